@@ -1,2 +1,3 @@
-//! (being written)
+//! `cargo sim SEED`: one seed, one run, one verdict.
+
 fn main() {}

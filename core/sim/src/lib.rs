@@ -1,0 +1,10 @@
+//! The rehearsal: the broker in a world that fails on command.
+//!
+//! One seed decides everything: how long each op takes, what a power loss leaves of the disk,
+//! where a connection breaks, when the process is killed and with how many shards it comes back.
+//! The same seed replays the same run, event for event; the hash of the trace shows it.
+//!
+//! Start reading at [`world`].
+
+pub mod disk;
+pub mod random;
