@@ -1,0 +1,88 @@
+//! Every upper bound of the broker, and how the bounds relate.
+//!
+//! A bound that a setting can lower is the greatest value that setting accepts. Nothing in the
+//! broker grows without a bound from here; what must hold between two of them is asserted at
+//! compile time below.
+
+use tidemill_runtime::edge::RECEIVE_BYTES_MAX;
+
+/// The greatest id of a node. Ids of shards are told to clients as `node + shard × 65,536`.
+pub const NODE_ID_MAX: i32 = 65_535;
+
+/// How far apart the ids of two neighbouring shards of one node are, as told to clients.
+pub const SHARD_ID_STRIDE: i32 = 65_536;
+
+/// The most shards of one node.
+pub const SHARDS_MAX: u16 = 256;
+
+/// The most replicas of a partition.
+pub const REPLICAS_MAX: u16 = 15;
+
+/// The most partitions of one topic.
+pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
+
+/// The most partitions of one node, over all topics.
+pub const PARTITIONS_MAX: u32 = 1_000_000;
+
+/// The longest name of a topic (Kafka's limit).
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+
+/// The longest host name in an endpoint (RFC 1035).
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// The longest name of a setting that is compared with those known.
+pub const SETTING_NAME_BYTES_MAX: usize = 64;
+
+/// The longest configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The smallest limit on record batches that still lets a useful one through.
+pub const BATCH_BYTES_MIN: u32 = 1024;
+
+/// The largest record batch: what `message.max.bytes` may be raised to.
+pub const BATCH_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// The largest request frame: what `socket.request.max.bytes` may be raised to.
+pub const REQUEST_BYTES_MAX: u32 = 256 * 1024 * 1024;
+
+/// The most record bytes in the answer to one fetch: what `fetch.max.bytes` may be raised to.
+pub const FETCH_BYTES_MAX: u32 = 256 * 1024 * 1024;
+
+/// The most connections of one node: what `max.connections` may be raised to.
+pub const CONNECTIONS_MAX: u32 = 1_000_000;
+
+/// The most incremental fetch sessions of one node.
+pub const FETCH_SESSIONS_MAX: u32 = 100_000;
+
+/// The most requests of one connection that wait for their reply; further ones are not read.
+/// Java clients keep 5 in flight, librdkafka up to this many.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 64;
+
+/// The longest wait a fetch may ask for; longer ones are answered after this time.
+pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
+
+/// The longest a produce or an admin request may wait; longer timeouts are cut to this.
+pub const REQUEST_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
+
+/// The most messages under way between one shard and another, in one direction.
+pub const MESH_MESSAGES_MAX: usize = 1024;
+
+const _: () = {
+    // The id of the last shard of the last node must be a Kafka broker id, an i32.
+    assert!(NODE_ID_MAX < SHARD_ID_STRIDE);
+    assert!((SHARDS_MAX as i64) * (SHARD_ID_STRIDE as i64) <= i32::MAX as i64);
+    // A batch of the greatest size must fit into a request, with room for what surrounds it.
+    assert!(BATCH_BYTES_MAX <= REQUEST_BYTES_MAX / 2);
+    // A fetch must be able to carry the largest batch, or its reader would hang.
+    assert!(BATCH_BYTES_MAX <= FETCH_BYTES_MAX);
+    // Frame lengths are i32 on the wire.
+    assert!(REQUEST_BYTES_MAX <= i32::MAX as u32);
+    assert!(FETCH_BYTES_MAX <= i32::MAX as u32 / 2);
+    assert!(BATCH_BYTES_MIN <= BATCH_BYTES_MAX);
+    // The smallest request limit accepted is above what one receive can bring.
+    assert!(RECEIVE_BYTES_MAX <= 64 * 1024);
+    assert!(PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_MAX);
+    // A topic's name is a file name nowhere, but it must fit a Kafka string.
+    assert!(TOPIC_NAME_BYTES_MAX <= i16::MAX as usize);
+    assert!(MESH_MESSAGES_MAX.is_power_of_two());
+};
