@@ -29,9 +29,11 @@ use std::mem::offset_of;
 use std::ops::Deref;
 
 use rkyv::rancor::Failure;
+use rkyv::ser::writer::Buffer;
 use rkyv::{Archive, Serialize};
 
 use crate::checksum;
+use crate::compression::Codec;
 use crate::id::{ProducerEpoch, ProducerId};
 use crate::offset::{LeaderEpoch, Offset, Sequence, Timestamp};
 
@@ -42,12 +44,12 @@ pub const HEADER_BYTES: usize = 61;
 pub const PREFIX_BYTES: usize = 12;
 
 /// The only version of the format that is stored.
-const MAGIC: i8 = 2;
+pub(crate) const MAGIC: i8 = 2;
 
 const CODEC_BITS: i16 = 0b111;
 const LOG_APPEND_TIME_BIT: i16 = 1 << 3;
-const TRANSACTIONAL_BIT: i16 = 1 << 4;
-const CONTROL_BIT: i16 = 1 << 5;
+pub(crate) const TRANSACTIONAL_BIT: i16 = 1 << 4;
+pub(crate) const CONTROL_BIT: i16 = 1 << 5;
 const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// What stands before the records of a batch. Its archive is Kafka's header, field for field.
@@ -82,6 +84,16 @@ pub struct BatchHeader {
     pub records_count: i32,
 }
 
+impl BatchHeader {
+    /// The header as it is sent and stored.
+    pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        rkyv::api::high::to_bytes_in::<_, Failure>(self, Buffer::from(&mut bytes))
+            .expect("the archive of a header has a header's size");
+        bytes
+    }
+}
+
 // The archive is the wire: should rkyv lay it out in another way, nothing may compile.
 const _: () = {
     assert!(size_of::<ArchivedBatchHeader>() == HEADER_BYTES);
@@ -100,41 +112,6 @@ const _: () = {
     assert!(offset_of!(ArchivedBatchHeader, base_sequence) == 53);
     assert!(offset_of!(ArchivedBatchHeader, records_count) == 57);
 };
-
-/// How the records of a batch are compressed.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Codec {
-    /// Not at all.
-    #[default]
-    None,
-    /// RFC 1952.
-    Gzip,
-    /// Snappy, in the framing of the Java library or bare.
-    Snappy,
-    /// The LZ4 frame format.
-    Lz4,
-    /// RFC 8878.
-    Zstd,
-}
-
-impl Codec {
-    /// The codec that the lowest three bits of the attributes name.
-    fn from_bits(bits: i16) -> Option<Codec> {
-        match bits {
-            0 => Some(Codec::None),
-            1 => Some(Codec::Gzip),
-            2 => Some(Codec::Snappy),
-            3 => Some(Codec::Lz4),
-            4 => Some(Codec::Zstd),
-            _ => None,
-        }
-    }
-
-    /// Its number in the attributes.
-    pub fn bits(self) -> i16 {
-        self as i16
-    }
-}
 
 /// Who says when a record was made.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -204,7 +181,11 @@ impl ArchivedBatchHeader {
 
     /// How the records are compressed.
     pub fn compression(&self) -> Codec {
-        Codec::from_bits(self.attributes() & CODEC_BITS).expect("parse refuses unknown codecs")
+        Codec::from_number(self.codec_number()).expect("parse refuses unknown codecs")
+    }
+
+    fn codec_number(&self) -> u8 {
+        (self.attributes() & CODEC_BITS) as u8
     }
 
     /// Who says when the records were made.
@@ -402,9 +383,9 @@ fn check_size(header: &ArchivedBatchHeader, found_bytes: usize) -> Result<(), Ba
 }
 
 fn check_readable(header: &ArchivedBatchHeader) -> Result<(), BatchError> {
-    let codec_bits = header.attributes() & CODEC_BITS;
-    if Codec::from_bits(codec_bits).is_none() {
-        return Err(BatchError::UnknownCodec { found: codec_bits as u8 });
+    let found = header.codec_number();
+    if Codec::from_number(found).is_none() {
+        return Err(BatchError::UnknownCodec { found });
     }
     let records_count = header.records_count.to_native();
     let last_offset_delta = header.last_offset_delta();

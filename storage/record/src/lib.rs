@@ -5,16 +5,24 @@
 //! consumer. So this crate reads batches where they lie and writes to them only what a leader must
 //! stamp. It performs no I/O, keeps no state, and believes no length that the bytes merely claim.
 //!
-//! Start reading at [`Batch`].
+//! Start reading at [`Batch`]; then [`Contents`] for what is inside one.
 
 mod batch;
+mod builder;
 pub mod checksum;
+mod compression;
+mod control;
 mod id;
 mod offset;
+mod records;
 
 pub use batch::{
-    ArchivedBatchHeader, Batch, BatchError, BatchHeader, Codec, HEADER_BYTES, Limits, PREFIX_BYTES,
+    ArchivedBatchHeader, Batch, BatchError, BatchHeader, HEADER_BYTES, Limits, PREFIX_BYTES,
     Producer, TimestampType, Validated, stamp, stamp_log_append_time, validate,
 };
+pub use builder::BatchBuilder;
+pub use compression::{Codec, DecompressError, compress, decompress};
+pub use control::{Marker, MarkerError, Outcome};
 pub use id::{NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use offset::{LeaderEpoch, Offset, Sequence, Timestamp};
+pub use records::{Contents, Header, HeaderIter, Headers, Record, RecordError, Records, Summary};
