@@ -4,6 +4,8 @@
 //! them, carries requests out in any order, and reports each one exactly once. Requests that must
 //! follow another are not handed out before that other has completed.
 
+use std::fmt;
+
 use bytes::Bytes;
 use tidemill_record::{Offset, PartitionId, TopicId};
 
@@ -229,4 +231,70 @@ pub enum DirName {
         /// Path below the data directory.
         path: String,
     },
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Base { incarnation } => write!(f, "{}/base-{incarnation}", DirName::Journals),
+            Self::Checkpoint { shard, slot } => {
+                write!(f, "{}/checkpoint-{slot}", DirName::Journal { shard })
+            }
+            Self::Journal { shard, number } => {
+                write!(f, "{}/{number:08}.journal", DirName::Journal { shard })
+            }
+            // Kafka's own names, so that its tools read them: the offset in twenty digits.
+            Self::Log { topic, partition, base_offset } => {
+                write!(f, "{}/{:020}.log", DirName::Partition { topic, partition }, base_offset.0)
+            }
+            Self::Index { topic, partition, base_offset } => {
+                write!(f, "{}/{:020}.index", DirName::Partition { topic, partition }, base_offset.0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for DirName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data => f.write_str("."),
+            Self::Journals => f.write_str("journal"),
+            Self::Journal { shard } => write!(f, "journal/shard-{shard}"),
+            Self::Partitions => f.write_str("partitions"),
+            Self::Topic { topic } => write!(f, "partitions/{topic}"),
+            Self::Partition { topic, partition } => {
+                write!(f, "partitions/{topic}/{}", partition.0)
+            }
+            Self::Unknown { path } => f.write_str(path),
+        }
+    }
+}
+
+impl FileName {
+    /// The directory that holds it.
+    #[must_use]
+    pub fn dir(&self) -> DirName {
+        match *self {
+            Self::Base { .. } => DirName::Journals,
+            Self::Checkpoint { shard, .. } | Self::Journal { shard, .. } => {
+                DirName::Journal { shard }
+            }
+            Self::Log { topic, partition, .. } | Self::Index { topic, partition, .. } => {
+                DirName::Partition { topic, partition }
+            }
+        }
+    }
+}
+
+impl DirName {
+    /// The directory it is an entry of.
+    #[must_use]
+    pub fn parent(&self) -> DirName {
+        match *self {
+            Self::Data | Self::Journals | Self::Partitions | Self::Unknown { .. } => DirName::Data,
+            Self::Journal { .. } => DirName::Journals,
+            Self::Topic { .. } => DirName::Partitions,
+            Self::Partition { topic, .. } => DirName::Topic { topic },
+        }
+    }
 }

@@ -1,1 +1,23 @@
-//! (being written)
+//! A partition's log and the shard's journal. Plans I/O, performs none.
+//!
+//! [`shard::ShardStorage`] is all the storage of one shard: many logs, one journal. It is told
+//! what happened (`handle_*`, `tick`) and what to do (`append`, `read`, `trim`, …), and asked what
+//! comes next (`poll_request` for the disk, `poll_event` for the broker). At every start of the
+//! node one [`recovery::Recovery`] turns what is on disk into the state the shards begin from.
+//!
+//! Reading order: [`io`] what is asked of the disk, [`shard`] the whole.
+
+pub mod block;
+pub mod config;
+pub mod epochs;
+pub mod error;
+pub mod io;
+pub mod log;
+pub mod recovery;
+pub mod shard;
+
+pub use config::{Config, Durability, LogConfig, TimestampPolicy};
+pub use error::{AppendError, ReadError, RecoverError, TrimError, TruncateError};
+pub use log::{Log, LogId};
+pub use recovery::{RecoveredShard, Recovery};
+pub use shard::{AppendKind, Appended, Event, Found, Lookup, Read, ReadId, ShardStorage};
