@@ -11,9 +11,13 @@ pub mod block;
 pub mod config;
 pub mod epochs;
 pub mod error;
+pub mod index;
 pub mod io;
 pub mod log;
+pub mod producers;
+pub mod read;
 pub mod recovery;
+pub mod retention;
 pub mod shard;
 
 pub use config::{Config, Durability, LogConfig, TimestampPolicy};
