@@ -15,12 +15,18 @@
 //!
 //! A test submits what `poll_request` gives, lets any of the pending requests end
 //! ([`Disk::complete`]), clones the disk wherever it wants to cut, and cuts ([`Disk::crash`]).
-#![allow(dead_code)] // Each test binary uses a part of it.
+// Each test binary has this as a module of its own, and uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+mod file;
+mod random;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use tidemill_storage::block::{AlignedBytes, is_aligned};
+use file::File;
+pub use random::Random;
+use random::{Luck, tear};
+use tidemill_storage::block::is_aligned;
 use tidemill_storage::io::{Action, Completion, DirName, Fault, FileName, Outcome, Request};
 
 /// What the device writes as a whole or not at all.
@@ -64,24 +70,6 @@ pub struct Disk {
 enum Node {
     Dir,
     File(usize),
-}
-
-/// A file's bytes. Its name may have changed, or be gone.
-#[derive(Clone, Debug, Default)]
-struct File {
-    /// As a read sees them.
-    now: Vec<u8>,
-    /// As they are after a crash at this moment.
-    durable: Vec<u8>,
-    /// What is between the two, oldest first.
-    unsynced: Vec<Unsynced>,
-}
-
-#[derive(Clone, Debug)]
-enum Unsynced {
-    Write { position: usize, bytes: Bytes },
-    Grow { size: usize },
-    Cut { size: usize },
 }
 
 #[derive(Clone, Debug)]
@@ -532,148 +520,5 @@ fn drop_orphans(names: &mut BTreeMap<String, Node>) {
     names.retain(|path, _| has_dir(path));
     if names.len() < before {
         drop_orphans(names);
-    }
-}
-
-impl File {
-    fn read(&self, position: u64, size: u32) -> Bytes {
-        let start = (position as usize).min(self.now.len());
-        let end = (start + size as usize).min(self.now.len());
-        AlignedBytes::copy_of(&self.now[start..end]).freeze()
-    }
-
-    fn write(&mut self, position: usize, bytes: &Bytes) {
-        put(&mut self.now, position, bytes);
-        self.unsynced.push(Unsynced::Write { position, bytes: bytes.clone() });
-    }
-
-    fn grow(&mut self, size: usize) {
-        if self.now.len() < size {
-            self.now.resize(size, 0);
-            self.unsynced.push(Unsynced::Grow { size });
-        }
-    }
-
-    fn cut(&mut self, size: usize) {
-        self.now.resize(size, 0);
-        self.unsynced.push(Unsynced::Cut { size });
-    }
-
-    fn sync(&mut self) {
-        self.durable.clone_from(&self.now);
-        self.unsynced.clear();
-    }
-
-    /// A durable write makes its own bytes durable and nothing else.
-    fn sync_range(&mut self, position: usize, bytes: &Bytes) {
-        put(&mut self.durable, position, bytes);
-        let end = position + bytes.len();
-        for earlier in &mut self.unsynced {
-            // What it wrote over cannot come back.
-            if let Unsynced::Write { position: start, bytes: old } = earlier {
-                let covered_from = (*start).max(position);
-                let covered_to = (*start + old.len()).min(end);
-                if covered_from < covered_to {
-                    let mut merged = old.to_vec();
-                    merged[covered_from - *start..covered_to - *start]
-                        .copy_from_slice(&bytes[covered_from - position..covered_to - position]);
-                    *old = Bytes::from(merged);
-                }
-            }
-        }
-        let last = self.unsynced.pop();
-        assert!(matches!(last, Some(Unsynced::Write { .. })), "the write itself");
-    }
-
-    fn forget_unsynced(&mut self) {
-        self.unsynced.clear();
-    }
-
-    fn crash(&mut self, luck: &mut Luck) {
-        for unsynced in std::mem::take(&mut self.unsynced) {
-            match unsynced {
-                Unsynced::Write { position, bytes } => {
-                    for (i, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                        if luck.toss() {
-                            put(&mut self.durable, position + i * SECTOR_BYTES, sector);
-                        }
-                    }
-                }
-                Unsynced::Grow { size } if luck.toss() => {
-                    let grown = size.max(self.durable.len());
-                    self.durable.resize(grown, 0);
-                }
-                Unsynced::Cut { size } if luck.toss() => self.durable.resize(size, 0),
-                Unsynced::Grow { .. } | Unsynced::Cut { .. } => {}
-            }
-        }
-        self.now.clone_from(&self.durable);
-    }
-}
-
-fn put(file: &mut Vec<u8>, position: usize, bytes: &[u8]) {
-    let end = position + bytes.len();
-    if file.len() < end {
-        file.resize(end, 0);
-    }
-    file[position..end].copy_from_slice(bytes);
-}
-
-/// `bytes` where the coin says so, in the other sectors what is there already.
-fn tear(now: &[u8], position: usize, bytes: &Bytes, random: &mut Random) -> Bytes {
-    let mut torn = bytes.to_vec();
-    for (i, sector) in torn.chunks_mut(SECTOR_BYTES).enumerate() {
-        let start = position + i * SECTOR_BYTES;
-        if random.below(2) == 0 {
-            sector.fill(0);
-            if let Some(old) = now.get(start..now.len().min(start + sector.len())) {
-                sector[..old.len()].copy_from_slice(old);
-            }
-        }
-    }
-    Bytes::from(torn)
-}
-
-/// Whether something survives.
-enum Luck {
-    Always(bool),
-    Toss(Random),
-}
-
-impl Luck {
-    fn of(survival: Survival) -> Self {
-        match survival {
-            Survival::Nothing => Self::Always(false),
-            Survival::Everything => Self::Always(true),
-            Survival::Torn { seed } => Self::Toss(Random(seed)),
-        }
-    }
-
-    fn toss(&mut self) -> bool {
-        match self {
-            Self::Always(luck) => *luck,
-            Self::Toss(random) => random.below(2) == 0,
-        }
-    }
-}
-
-/// Random numbers from a seed (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        assert!(0 < end);
-        self.next() % end
     }
 }
