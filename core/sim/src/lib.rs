@@ -6,5 +6,14 @@
 //!
 //! Start reading at [`world`].
 
+pub mod world;
+
 pub mod disk;
+pub mod edge;
+pub mod network;
+
 pub mod random;
+pub mod trace;
+
+mod agenda;
+mod describe;
