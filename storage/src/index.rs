@@ -273,25 +273,25 @@ const MAGIC: [u8; 8] = *b"TIDEINDX";
 /// The newest version of the file that is known.
 pub const FORMAT_VERSION: u16 = 1;
 
-const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 16 + 8 + 8 + 8 + 4 + 4 + 4;
+const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 16 + 4 + 8 + 8 + 4 + 4 + 4;
 const ENTRY_BYTES: usize = 8 + 8 + 4 + 4;
 /// The header's last field is a checksum of all of the file but itself and the padding.
 const CRC_AT: usize = HEADER_BYTES - 4;
 
-const _: () = assert!(HEADER_BYTES == 68);
+const _: () = assert!(HEADER_BYTES == 64);
 
 impl Index {
     /// The index file: zero-padded to whole blocks. `generation` is that of the log when the
     /// segment was begun: it tells this segment from one of the same name before a truncation.
     #[must_use]
-    pub fn encode(&self, generation: u64) -> Bytes {
+    pub fn encode(&self, generation: u32) -> Bytes {
         let mut file = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES);
         file.put_slice(&MAGIC);
         file.put_u16(FORMAT_VERSION);
         file.put_u16(0);
         file.put_i32(self.partition.partition.0);
         file.put_slice(&self.partition.topic.0);
-        file.put_u64(generation);
+        file.put_u32(generation);
         file.put_i64(self.base_offset.0);
         file.put_i64(self.next_offset.0);
         file.put_u32(self.size_bytes);
@@ -314,7 +314,7 @@ impl Index {
         bytes: &[u8],
         partition: TopicPartition,
         base_offset: Offset,
-        generation: u64,
+        generation: u32,
     ) -> Result<Self, IndexError> {
         let (mut header, mut rest) =
             bytes.split_at_checked(HEADER_BYTES).ok_or(IndexError::TooShort)?;
@@ -331,7 +331,7 @@ impl Index {
         let partition_id = header.get_i32();
         let mut topic = [0; 16];
         header.copy_to_slice(&mut topic);
-        let found_generation = header.get_u64();
+        let found_generation = header.get_u32();
         let found_base = Offset(header.get_i64());
         let next_offset = Offset(header.get_i64());
         let size_bytes = header.get_u32();
@@ -394,7 +394,7 @@ mod tests {
     use super::*;
 
     const BASE: Offset = Offset(1000);
-    const GENERATION: u64 = 7;
+    const GENERATION: u32 = 7;
 
     fn partition() -> TopicPartition {
         TopicPartition { topic: TopicId([0xab; 16]), partition: PartitionId(3) }
@@ -558,7 +558,7 @@ mod tests {
             0, 0, 0, 3,                                     // partition
             0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, // topic
             0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab,
-            0, 0, 0, 0, 0, 0, 0, 7,                         // generation
+            0, 0, 0, 7,                                     // generation
             0, 0, 0, 0, 0, 0, 3, 0xe8,                      // base offset
             0, 0, 0, 0, 0, 0, 3, 0xf2,                      // next offset
             0, 0, 1, 0,                                     // size of the segment
