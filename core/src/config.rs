@@ -584,7 +584,7 @@ mod tests {
     #[test]
     fn with_nothing_given_the_defaults_are_kafkas() {
         let config = Config::of_defaults();
-        assert_eq!(config.listen, "127.0.0.1:9092".parse().unwrap());
+        assert_eq!(config.listen, "127.0.0.1:9092".parse::<SocketAddr>().unwrap());
         assert_eq!(config.topic_defaults.retention, Some(Duration::from_hours(7 * 24)));
         assert_eq!(config.topic_defaults.batch_bytes_max, 1_048_588);
         assert_eq!(config.topic_defaults.segment_bytes, 1 << 30);

@@ -1,0 +1,122 @@
+//! `tidemill start`: from the command line to a running broker.
+//!
+//! The lock on the data directory lives as long as the process, so two brokers can never write to
+//! the same data.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::failure::Failure;
+use crate::config::{Config, Layers, Origin};
+use crate::logging;
+
+/// The name of the file in the data directory that a running broker holds a lock on.
+const LOCK_FILE: &str = "lock";
+
+/// `tidemill [start] …`
+#[derive(Args, Debug)]
+pub(super) struct Start {
+    #[command(flatten)]
+    given: Given,
+}
+
+/// What the command line says about the configuration.
+#[derive(Args, Debug)]
+pub(super) struct Given {
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the data is kept [default: ./tidemill-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The address to serve clients on [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// How many shards to run [default: one per core]
+    #[arg(long, value_name = "N")]
+    shards: Option<String>,
+    /// Any setting by its name; may be repeated. `tidemill config` lists them.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl Given {
+    /// Lays file, `--set` and flags over the defaults.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let mut layers = Layers::default();
+        if let Some(path) = &self.config {
+            layers.read_file(path)?;
+        }
+        for assignment in &self.set {
+            layers.assign(assignment)?;
+        }
+        let flags = [
+            ("log.dir", &self.data_dir, "--data-dir"),
+            ("listeners", &self.listen, "--listen"),
+            ("tidemill.shards", &self.shards, "--shards"),
+        ];
+        for (name, value, flag) in flags {
+            if let Some(value) = value {
+                layers.set(name, value, Origin::Flag(flag))?;
+            }
+        }
+        Ok(Config::from_layers(layers)?)
+    }
+}
+
+impl Start {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let config = self.given.config()?;
+        let _logs = logging::start(&config.log_filter)
+            .map_err(|reason| Failure::usage(format!("tidemill.log: {reason}")))?;
+        let _lock = lock(&config.data_dir)?;
+        crate::stop::watch().map_err(|e| Failure::new("cannot wait for signals").because(e))?;
+        Err(Failure::new("this build has no node to start yet"))
+    }
+}
+
+/// Makes the data directory if it is missing, and takes its lock.
+fn lock(data_dir: &Path) -> Result<File, Failure> {
+    let shown = data_dir.display();
+    std::fs::create_dir_all(data_dir).map_err(|e| {
+        Failure::new(format!("cannot make the data directory {shown}"))
+            .because(e)
+            .fix("name another with --data-dir DIR, or make it and give it to this user")
+    })?;
+    let unlockable = |e: std::io::Error| {
+        Failure::new(format!("cannot lock the data directory {shown}"))
+            .because(e)
+            .fix("give the directory and what is in it to the user the broker runs as")
+    };
+    let path = data_dir.join(LOCK_FILE);
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(unlockable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Failure::new(format!("the data directory {shown} is in use by another tidemill"))
+                .because(format!("it holds the lock on {}", path.display()))
+                .fix("stop the other one, or name another directory with --data-dir DIR"))
+        }
+        Err(TryLockError::Error(error)) => Err(unlockable(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two brokers on one directory would overwrite each other's journal.
+    #[test]
+    fn a_data_directory_has_one_broker_at_a_time() {
+        let dir = std::env::temp_dir().join(format!("tidemill-lock-{}", std::process::id()));
+        let held = lock(&dir).unwrap();
+        let refused = lock(&dir).unwrap_err();
+        assert!(refused.to_string().contains("in use by another tidemill"), "{refused}");
+        drop(held);
+        assert!(lock(&dir).is_ok(), "free again once the first is gone");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
