@@ -22,8 +22,8 @@
 //!
 //! Three steps of trust. [`Batch::parse`] believes the bytes only as far as memory and arithmetic
 //! are safe: for what we wrote ourselves. [`Batch::verify_checksum`] adds that they are unharmed.
-//! [`validate`] is for strangers: everything a header can be wrong in. None of them looks at the
-//! records themselves: see [`crate::records`].
+//! [`crate::validate()`] is for strangers: everything a header can be wrong in. None of them looks
+//! at the records themselves: see [`crate::Contents`].
 
 use std::mem::offset_of;
 use std::ops::Deref;
@@ -36,6 +36,7 @@ use crate::checksum;
 use crate::compression::Codec;
 use crate::id::{ProducerEpoch, ProducerId};
 use crate::offset::{LeaderEpoch, Offset, Sequence, Timestamp};
+use crate::validate::BatchError;
 
 /// Size of a batch's header, and of a batch without records.
 pub const HEADER_BYTES: usize = 61;
@@ -131,7 +132,7 @@ pub struct Producer {
     pub epoch: ProducerEpoch,
 }
 
-/// What the header says. Obtained through [`Batch`] or [`Validated`], which have made sure that
+/// What the header says. Obtained through [`Batch`] or [`crate::Validated`], which have made sure that
 /// every sum below stays in range and that the codec is a known one.
 impl ArchivedBatchHeader {
     /// Offset of the first record.
@@ -312,53 +313,7 @@ impl Deref for Batch<'_> {
     }
 }
 
-/// What a batch must keep to, to be accepted by [`validate`].
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Size of the whole batch as sent, so compressed and with its header, at most.
-    pub batch_bytes_max: u32,
-    /// Whether it may be a marker. Only the broker itself writes markers.
-    pub control_allowed: bool,
-}
-
-/// The header of a batch that passed [`validate`]. A copy, so that the batch can be written to
-/// (see [`stamp`]); it says what the batch said when it was validated.
-#[derive(Clone, Copy, Debug)]
-pub struct Validated {
-    header: ArchivedBatchHeader,
-}
-
-impl Deref for Validated {
-    type Target = ArchivedBatchHeader;
-
-    fn deref(&self) -> &ArchivedBatchHeader {
-        &self.header
-    }
-}
-
-/// Checks that `bytes` are exactly one batch, unharmed, with a header that is right in everything
-/// a header can be wrong in. The records in it are not looked at.
-pub fn validate(bytes: &[u8], limits: &Limits) -> Result<Validated, BatchError> {
-    let header = read_header(bytes)?;
-    // First the size: what is too large is not worth a checksum.
-    if limits.batch_bytes_max < header.size_bytes() && 0 < header.batch_length.to_native() {
-        let (size_bytes, limit_bytes) = (header.size_bytes(), limits.batch_bytes_max);
-        return Err(BatchError::TooLarge { size_bytes, limit_bytes });
-    }
-    let (batch, rest) = Batch::parse(bytes)?;
-    if !rest.is_empty() {
-        return Err(BatchError::TrailingBytes { extra_bytes: rest.len() });
-    }
-    batch.verify_checksum()?;
-    check_count(header)?;
-    check_producer(header)?;
-    if header.is_control() && !limits.control_allowed {
-        return Err(BatchError::ControlNotAllowed);
-    }
-    Ok(Validated { header: *header })
-}
-
-fn read_header(bytes: &[u8]) -> Result<&ArchivedBatchHeader, BatchError> {
+pub(crate) fn read_header(bytes: &[u8]) -> Result<&ArchivedBatchHeader, BatchError> {
     let cut_short = BatchError::Truncated { needed_bytes: HEADER_BYTES, found_bytes: bytes.len() };
     let header = bytes.get(..HEADER_BYTES).ok_or(cut_short)?;
     // Every bit pattern is a header, so only a wrong size could fail.
@@ -400,36 +355,6 @@ fn check_readable(header: &ArchivedBatchHeader) -> Result<(), BatchError> {
     Ok(())
 }
 
-/// A batch just made is dense: as many records as offsets. (Compaction may thin it out later.)
-fn check_count(header: &ArchivedBatchHeader) -> Result<(), BatchError> {
-    let records_count = header.records_count.to_native();
-    let last_offset_delta = header.last_offset_delta();
-    if records_count < 1 || last_offset_delta != records_count - 1 {
-        return Err(BatchError::CountMismatch { records_count, last_offset_delta });
-    }
-    Ok(())
-}
-
-/// Who has an id has an epoch too, and a sequence unless it is a marker. A transaction needs an id.
-fn check_producer(header: &ArchivedBatchHeader) -> Result<(), BatchError> {
-    let native = header.to_native();
-    let numbered = 0 <= native.producer_epoch && 0 <= native.base_sequence;
-    let marked = 0 <= native.producer_epoch && header.is_control();
-    let consistent = match header.producer() {
-        Some(_) => numbered || marked,
-        None => native.producer_id == -1 && !header.is_transactional(),
-    };
-    if consistent {
-        return Ok(());
-    }
-    Err(BatchError::InconsistentProducer {
-        producer_id: native.producer_id,
-        producer_epoch: native.producer_epoch,
-        base_sequence: native.base_sequence,
-        transactional: header.is_transactional(),
-    })
-}
-
 /// Gives a batch its place in the log: its base offset and the epoch of the leader.
 ///
 /// Both lie outside the checksum, which stays right. `batch` is one that was parsed or validated:
@@ -465,79 +390,4 @@ pub(crate) fn seal(batch: &mut [u8]) {
 fn put<const N: usize>(batch: &mut [u8], position: usize, field: [u8; N]) {
     assert!(HEADER_BYTES <= batch.len(), "only whole batches are written to");
     batch[position..position + N].copy_from_slice(&field);
-}
-
-/// Why bytes are not a batch, or not one that is accepted.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum BatchError {
-    /// The bytes end before the batch does.
-    Truncated {
-        /// What the batch needs, as far as known.
-        needed_bytes: usize,
-        /// What there is.
-        found_bytes: usize,
-    },
-    /// The batch says that it ends inside its own header.
-    LengthTooSmall {
-        /// What it says.
-        batch_length: i32,
-        /// The least it can say.
-        length_min: i32,
-    },
-    /// More bytes follow where exactly one batch was expected.
-    TrailingBytes {
-        /// How many.
-        extra_bytes: usize,
-    },
-    /// Another version of the format than 2.
-    UnknownMagic {
-        /// The version found.
-        found: i8,
-    },
-    /// The bytes do not match their checksum: damaged on the way here, or a faulty client.
-    ChecksumMismatch {
-        /// The checksum the batch carries.
-        expected: u32,
-        /// The checksum of its bytes.
-        found: u32,
-    },
-    /// A codec nobody has defined.
-    UnknownCodec {
-        /// Its number.
-        found: u8,
-    },
-    /// Not as many records as offsets, or none at all.
-    CountMismatch {
-        /// How many records the batch says it holds.
-        records_count: i32,
-        /// How many offsets after the first it says it spans.
-        last_offset_delta: i32,
-    },
-    /// Offsets below zero, or beyond what an offset can be.
-    OffsetOutOfRange {
-        /// Offset of the first record.
-        base_offset: Offset,
-        /// How many offsets follow it.
-        last_offset_delta: i32,
-    },
-    /// Producer id, epoch and sequence contradict one another.
-    InconsistentProducer {
-        /// −1 for none.
-        producer_id: i64,
-        /// Its era.
-        producer_epoch: i16,
-        /// Sequence of the first record.
-        base_sequence: i32,
-        /// Whether the batch belongs to a transaction, which needs a producer id.
-        transactional: bool,
-    },
-    /// A marker from someone who may not write markers.
-    ControlNotAllowed,
-    /// Above [`Limits::batch_bytes_max`].
-    TooLarge {
-        /// Size of the whole batch.
-        size_bytes: u32,
-        /// The limit.
-        limit_bytes: u32,
-    },
 }

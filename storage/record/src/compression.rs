@@ -11,6 +11,7 @@
 //! LZ4 as the frame format with independent blocks.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{Read, Write};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -80,6 +81,19 @@ pub enum DecompressError {
         limit_bytes: usize,
     },
 }
+
+impl fmt::Display for DecompressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecompressError::Corrupt { codec } => write!(f, "this is not {}", codec.name()),
+            DecompressError::TooLarge { limit_bytes } => {
+                write!(f, "decompressed, these are more than {limit_bytes} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for DecompressError {}
 
 /// Turns compressed bytes back, if they hold no more than `limit_bytes`.
 ///

@@ -9,6 +9,8 @@
 //! A marker takes an offset like any record and is never shown to applications: consumers that
 //! read only what is committed learn from it where a transaction ended, and how.
 
+use std::fmt;
+
 use bytes::BytesMut;
 
 use crate::batch::{Batch, Producer};
@@ -109,11 +111,25 @@ pub enum MarkerError {
     Unreadable(RecordError),
 }
 
+impl fmt::Display for MarkerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MarkerError::NotControl => write!(f, "this is a batch of records, not a marker"),
+            MarkerError::OtherKind { found } => write!(f, "a control batch of type {found}"),
+            MarkerError::Malformed => write!(f, "a control batch without a marker's fields"),
+            MarkerError::Unreadable(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MarkerError {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchError, HEADER_BYTES, Limits, validate};
+    use crate::batch::HEADER_BYTES;
     use crate::id::{ProducerEpoch, ProducerId};
+    use crate::validate::{BatchError, Limits, validate};
 
     const PRODUCER: Producer = Producer { id: ProducerId(4711), epoch: ProducerEpoch(3) };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);

@@ -15,10 +15,11 @@ mod control;
 mod id;
 mod offset;
 mod records;
+mod validate;
 
 pub use batch::{
-    ArchivedBatchHeader, Batch, BatchError, BatchHeader, HEADER_BYTES, Limits, PREFIX_BYTES,
-    Producer, TimestampType, Validated, stamp, stamp_log_append_time, validate,
+    ArchivedBatchHeader, Batch, BatchHeader, HEADER_BYTES, PREFIX_BYTES, Producer, TimestampType,
+    stamp, stamp_log_append_time,
 };
 pub use builder::BatchBuilder;
 pub use compression::{Codec, DecompressError, compress, decompress};
@@ -26,3 +27,4 @@ pub use control::{Marker, MarkerError, Outcome};
 pub use id::{NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use offset::{LeaderEpoch, Offset, Sequence, Timestamp};
 pub use records::{Contents, Header, HeaderIter, Headers, Record, RecordError, Records, Summary};
+pub use validate::{BatchError, Limits, Validated, validate};

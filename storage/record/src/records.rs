@@ -20,6 +20,7 @@
 //! Start reading at [`Contents::open`].
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::batch::{ArchivedBatchHeader, Batch, TimestampType};
 use crate::compression::{DecompressError, decompress};
@@ -406,3 +407,29 @@ pub enum RecordError {
         delta: i64,
     },
 }
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordError::Decompress(error) => error.fmt(f),
+            RecordError::Truncated { needed_bytes, found_bytes } => {
+                write!(f, "a field of {needed_bytes} bytes has {found_bytes} left")
+            }
+            RecordError::NumberTooLong { bits_max } => {
+                write!(f, "a number is longer than {bits_max} bits")
+            }
+            RecordError::NegativeLength { found } => write!(f, "{found} is not a length"),
+            RecordError::TrailingBytes { extra_bytes } => {
+                write!(f, "{extra_bytes} bytes are left over")
+            }
+            RecordError::OffsetDeltaOutOfOrder { found, lowest, highest } => {
+                write!(f, "offset delta {found} is not within {lowest} to {highest}")
+            }
+            RecordError::TimestampOutOfRange { base, delta } => {
+                write!(f, "timestamp {base} plus {delta} is out of range")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RecordError {}
