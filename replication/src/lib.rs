@@ -17,11 +17,14 @@
 //!
 //! Start reading at [`metadata::Record`], then [`controller`], then [`quorum::Log`].
 
+pub mod config;
+pub mod controller;
 pub mod identity;
 pub mod limits;
 pub mod metadata;
 pub mod quorum;
 mod wire;
 
+pub use config::TopicConfig;
 pub use identity::{ClusterId, DirectoryId, NodeEpoch};
 pub use metadata::{Image, Record, Resource};

@@ -42,6 +42,7 @@ pub struct Image {
     cluster_configs: Configs,
     node_configs: BTreeMap<NodeId, Configs>,
     next_producer_id: i64,
+    partitions_count: usize,
 }
 
 /// A node, as of its last start.
@@ -177,6 +178,12 @@ impl Image {
     #[must_use]
     pub fn topics_count(&self) -> usize {
         self.topics.len()
+    }
+
+    /// How many partitions all topics have together.
+    #[must_use]
+    pub fn partitions_count(&self) -> usize {
+        self.partitions_count
     }
 
     /// The existing topic whose name is `name` but for `.` and `_` being taken for the same.
@@ -317,6 +324,7 @@ impl Image {
         let partitions = self.new_partitions(id, partitions)?;
         let configs = configs.iter().cloned().collect();
 
+        self.partitions_count += partitions.len();
         let name: Arc<str> = name.into();
         self.ids.insert(Arc::clone(&name), id);
         if let Some(key) = alike_key(&name) {
@@ -357,6 +365,7 @@ impl Image {
             return Err(ReplayError::PartitionCount { topic: id, current, found: new_count });
         }
         let added = self.new_partitions(id, added)?;
+        self.partitions_count += added.len();
         let topic = self.topics.get_mut(&id).expect("found above");
         Arc::make_mut(topic).partitions.extend(added);
         Ok(())
@@ -368,6 +377,7 @@ impl Image {
         if let Some(key) = alike_key(&topic.name) {
             self.alike.remove(&key);
         }
+        self.partitions_count -= topic.partitions.len();
         let partitions = topic.partitions.len() as u32;
         self.tombstones.insert(id, Tombstone { name: Arc::clone(&topic.name), partitions });
         Ok(())

@@ -105,6 +105,7 @@ impl Image {
         for _ in 0..reader.count(usize::MAX, 28)? {
             let topic = self.decode_topic(reader)?;
             let id = topic.id;
+            self.partitions_count += topic.partitions.len();
             if let Some(key) = alike_key(&topic.name)
                 && self.alike.insert(key, id).is_some()
             {

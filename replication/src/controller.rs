@@ -1,0 +1,606 @@
+//! Decisions: a request and the image in, records or a refusal out.
+//!
+//! Nothing changes here. Whoever decides proposes the records to the log **and replays them at
+//! once into the image it decides with**, so that the next decision knows of them; a second image,
+//! which others see and snapshots are made of, replays them when they are committed. (If the log
+//! fails in between nothing is decided any more, so the first image is never wrong.)
+//!
+//! Errors correspond to Kafka's one to one.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tidemill_record::{NodeId, ProducerId, TopicId};
+
+use crate::config::{self, Kind, Layers, TopicConfig, topic_config};
+use crate::identity::{self, DirectoryId, NodeEpoch};
+use crate::limits::{
+    CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, PARTITIONS_PER_TOPIC_MAX,
+    PRODUCER_IDS_PER_GRANT, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
+};
+use crate::metadata::{Configs, Image, Record, Resource, Topic};
+
+/// Why a request is refused. Each variant is one of Kafka's error codes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Error {
+    /// UNKNOWN_TOPIC_OR_PARTITION: there is no topic of this name.
+    UnknownTopic,
+    /// INVALID_TOPIC_EXCEPTION: no topic can have this name.
+    InvalidTopicName(String),
+    /// TOPIC_ALREADY_EXISTS.
+    TopicExists(String),
+    /// INVALID_PARTITIONS: not a number of partitions this topic can have.
+    InvalidPartitions(String),
+    /// INVALID_REPLICATION_FACTOR: more replicas than nodes, or none.
+    InvalidReplicationFactor(String),
+    /// INVALID_REPLICA_ASSIGNMENT: the replicas asked for cannot be.
+    InvalidReplicaAssignment(String),
+    /// INVALID_CONFIG: an unknown config or a value it cannot take.
+    InvalidConfig(String),
+    /// INVALID_REQUEST: the request contradicts itself.
+    InvalidRequest(String),
+    /// UNKNOWN_TOPIC_ID: there is no topic of this id.
+    UnknownTopicId,
+}
+
+/// What new topics get where the request does not say, and the bounds they are held to.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// `num.partitions`.
+    pub partitions: u32,
+    /// `default.replication.factor`.
+    pub replication_factor: u16,
+    /// The most partitions of all topics together.
+    pub partitions_max: usize,
+}
+
+/// A topic to be made.
+#[derive(Clone, Debug, Default)]
+pub struct CreateTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions; -1 for the default.
+    pub partitions: i32,
+    /// How many replicas each; -1 for the default.
+    pub replication_factor: i16,
+    /// Each partition's replicas; if any are given, both numbers above are -1.
+    pub assignments: Vec<(i32, Vec<NodeId>)>,
+    /// Its overrides.
+    pub configs: Vec<(String, Option<String>)>,
+}
+
+/// One change of a config.
+#[derive(Clone, Debug)]
+pub struct ConfigChange {
+    /// Which config.
+    pub name: String,
+    /// How to change it.
+    pub operation: ConfigOperation,
+    /// With what.
+    pub value: Option<String>,
+}
+
+/// How to change a config.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConfigOperation {
+    /// Set it to the value.
+    Set,
+    /// Remove the override.
+    Delete,
+    /// Add the value's items to the list in force.
+    Append,
+    /// Remove the value's items from the list in force.
+    Subtract,
+}
+
+impl ConfigOperation {
+    /// The operation of this number on Kafka's wire.
+    #[must_use]
+    pub fn from_wire(number: i8) -> Option<Self> {
+        [Self::Set, Self::Delete, Self::Append, Self::Subtract]
+            .get(usize::try_from(number).ok()?)
+            .copied()
+    }
+}
+
+/// The first record of a node's start; it is committed before the node appends anything.
+#[must_use]
+pub fn decide_node_start(
+    image: &Image,
+    node: NodeId,
+    directory: DirectoryId,
+    shards: u16,
+) -> Record {
+    let node_epoch = NodeEpoch(image.node_epoch(node).0 + 1);
+    Record::NodeStarted { node, node_epoch, directory, shards }
+}
+
+/// A block of producer ids that nobody else gets: the first one and how many.
+#[must_use]
+pub fn decide_producer_ids(image: &Image) -> Record {
+    let ProducerId(first) = image.next_producer_id();
+    Record::ProducerIdsGranted { first, count: PRODUCER_IDS_PER_GRANT }
+}
+
+/// New topics: for each, its record or why there will be none. `seed` is 128 fresh random bits.
+#[must_use]
+pub fn decide_create_topics(
+    image: &Image,
+    requests: &[CreateTopic],
+    defaults: &Defaults,
+    seed: u128,
+) -> Vec<Result<Record, Error>> {
+    let mut batch = Batch { image, defaults, seed, ids: BTreeSet::new(), partitions: 0 };
+    let is_repeated = |request: &CreateTopic| {
+        1 < requests.iter().filter(|other| alike(&other.name, &request.name)).count()
+    };
+    let mut decide = |request| {
+        if is_repeated(request) {
+            let why = format!("topic {:?}, or one like it, is named twice", request.name);
+            return Err(Error::InvalidRequest(why));
+        }
+        batch.decide(request)
+    };
+    requests.iter().map(&mut decide).collect()
+}
+
+/// Topics made by one request.
+struct Batch<'a> {
+    image: &'a Image,
+    defaults: &'a Defaults,
+    seed: u128,
+    ids: BTreeSet<TopicId>,
+    partitions: usize,
+}
+
+impl Batch<'_> {
+    fn decide(&mut self, request: &CreateTopic) -> Result<Record, Error> {
+        check_topic_name(&request.name)?;
+        if self.image.topic_named(&request.name).is_some() {
+            return Err(Error::TopicExists(format!("topic {:?} exists", request.name)));
+        }
+        if let Some(other) = self.image.topic_alike(&request.name) {
+            let why = format!(
+                "{:?} and the existing {:?} differ only in '.' and '_', which metrics cannot tell",
+                request.name, other.name
+            );
+            return Err(Error::InvalidTopicName(why));
+        }
+        let partitions = self.assign(request)?;
+        check_total(self.image, self.partitions + partitions.len(), self.defaults)?;
+        let configs = new_topic_configs(&request.configs)?;
+
+        self.partitions += partitions.len();
+        Ok(Record::TopicCreated {
+            id: self.next_id(),
+            name: request.name.clone(),
+            partitions,
+            configs,
+        })
+    }
+
+    fn assign(&self, request: &CreateTopic) -> Result<Vec<Vec<NodeId>>, Error> {
+        if !request.assignments.is_empty() {
+            return assigned_by_hand(self.image, request);
+        }
+        let count = match request.partitions {
+            -1 => self.defaults.partitions as usize,
+            count => usize::try_from(count).unwrap_or(0),
+        };
+        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&count) {
+            let why = format!("a topic has from 1 to {PARTITIONS_PER_TOPIC_MAX} partitions");
+            return Err(Error::InvalidPartitions(why));
+        }
+        let factor = match request.replication_factor {
+            -1 => usize::from(self.defaults.replication_factor),
+            factor => usize::try_from(factor).unwrap_or(0),
+        };
+        let nodes = self.image.nodes().count();
+        if factor == 0 || nodes.min(REPLICAS_MAX) < factor {
+            let why = format!("{} replicas asked for, {nodes} nodes available", factor);
+            return Err(Error::InvalidReplicationFactor(why));
+        }
+        Ok(spread(self.image, 0, count, factor))
+    }
+
+    fn next_id(&mut self) -> TopicId {
+        loop {
+            self.seed = mix(self.seed);
+            let id = identity::topic_id(self.seed);
+            let is_known = self.image.topic(id).is_some() || self.image.is_tombstone(id);
+            if !is_known && self.ids.insert(id) {
+                return id;
+            }
+        }
+    }
+}
+
+/// More partitions for a topic.
+pub fn decide_create_partitions(
+    image: &Image,
+    topic: &str,
+    new_count: i32,
+    assignments: Option<&[Vec<NodeId>]>,
+    defaults: &Defaults,
+) -> Result<Record, Error> {
+    let topic = image.topic_named(topic).ok_or(Error::UnknownTopic)?;
+    let current = topic.partitions.len();
+    let count = usize::try_from(new_count).unwrap_or(0);
+    if count <= current || PARTITIONS_PER_TOPIC_MAX < count {
+        let why = format!(
+            "the topic has {current} partitions; the new number is above that and at most \
+             {PARTITIONS_PER_TOPIC_MAX}"
+        );
+        return Err(Error::InvalidPartitions(why));
+    }
+    check_total(image, count - current, defaults)?;
+    let factor = topic.partitions[0].replicas.len();
+    let partitions = match assignments {
+        None => spread(image, current, count - current, factor),
+        Some(assigned) if assigned.len() != count - current => {
+            let (given, needed) = (assigned.len(), count - current);
+            let why = format!("{given} assignments for {needed} new partitions");
+            return Err(Error::InvalidReplicaAssignment(why));
+        }
+        Some(assigned) => {
+            assigned.iter().try_for_each(|replicas| check_replicas(image, replicas, factor))?;
+            assigned.to_vec()
+        }
+    };
+    Ok(Record::PartitionsAdded { topic: topic.id, new_count: count as u32, partitions })
+}
+
+/// The end of a topic, by its name.
+pub fn decide_delete_topic(image: &Image, name: &str) -> Result<Record, Error> {
+    let topic = image.topic_named(name).ok_or(Error::UnknownTopic)?;
+    Ok(Record::TopicDeleted { id: topic.id })
+}
+
+/// The end of a topic, by its id.
+pub fn decide_delete_topic_id(image: &Image, id: TopicId) -> Result<Record, Error> {
+    image.topic(id).ok_or(Error::UnknownTopicId)?;
+    Ok(Record::TopicDeleted { id })
+}
+
+/// The end of a deletion: all files are gone. None if that was reported before.
+#[must_use]
+pub fn decide_deletion_finished(image: &Image, id: TopicId) -> Option<Record> {
+    image.is_tombstone(id).then_some(Record::TopicDeletionFinished { id })
+}
+
+/// Changes of a resource's configs, all or none. `file` is what the node's own file sets: lists
+/// are changed from what is in force. No record at all means that everything is so already.
+pub fn decide_alter_configs(
+    image: &Image,
+    resource: Resource,
+    changes: &[ConfigChange],
+    file: &Configs,
+) -> Result<Vec<Record>, Error> {
+    let current = image.configs(resource).ok_or(Error::UnknownTopic)?;
+    let mut altered = current.clone();
+    for (i, change) in changes.iter().enumerate() {
+        if changes[..i].iter().any(|other| other.name == change.name) {
+            return Err(Error::InvalidRequest(format!("{:?} is changed twice", change.name)));
+        }
+        alter(image, resource, change, file, &mut altered)?;
+    }
+    if CONFIGS_PER_RESOURCE_MAX < altered.len() {
+        let why = format!("more than {CONFIGS_PER_RESOURCE_MAX} configs on one resource");
+        return Err(Error::InvalidConfig(why));
+    }
+    check_together(image, resource, &altered, file)?;
+    Ok(difference(resource, current, &altered))
+}
+
+/// The records that lead from one set of overrides to another.
+fn difference(resource: Resource, current: &Configs, altered: &Configs) -> Vec<Record> {
+    let change = |name: &str, value: Option<&String>| Record::ConfigChanged {
+        resource,
+        name: name.to_owned(),
+        value: value.cloned(),
+    };
+    let removed = current.keys().filter(|name| !altered.contains_key(*name));
+    let set = altered.iter().filter(|(name, value)| current.get(*name) != Some(value));
+    removed
+        .map(|name| change(name, None))
+        .chain(set.map(|(name, value)| change(name, Some(value))))
+        .collect()
+}
+
+fn alter(
+    image: &Image,
+    resource: Resource,
+    change: &ConfigChange,
+    file: &Configs,
+    altered: &mut Configs,
+) -> Result<(), Error> {
+    if change.operation == ConfigOperation::Delete {
+        // Also of a name nobody knows: how else would one left by another version go?
+        altered.remove(&change.name);
+        return Ok(());
+    }
+    let kind = kind_of(resource, &change.name)?;
+    let Some(given) = &change.value else {
+        return Err(Error::InvalidRequest(format!("{:?} has no value", change.name)));
+    };
+    let value = match change.operation {
+        ConfigOperation::Set | ConfigOperation::Delete => given.clone(),
+        ConfigOperation::Append | ConfigOperation::Subtract => {
+            if !matches!(kind, Kind::List(_)) {
+                return Err(Error::InvalidConfig(format!("{:?} is not a list", change.name)));
+            }
+            let current = in_force(image, resource, &change.name, file);
+            changed_list(&current, given, change.operation)
+        }
+    };
+    check_value(resource, &change.name, &value)?;
+    altered.insert(change.name.clone(), value);
+    Ok(())
+}
+
+fn changed_list(current: &str, given: &str, operation: ConfigOperation) -> String {
+    let mut items: Vec<&str> = config::list(current).collect();
+    let given: Vec<&str> = config::list(given).collect();
+    if operation == ConfigOperation::Append {
+        for item in given {
+            if !items.contains(&item) {
+                items.push(item);
+            }
+        }
+    } else {
+        items.retain(|item| !given.contains(item));
+    }
+    items.join(",")
+}
+
+/// The kind of a config on a resource, if it can be changed there.
+fn kind_of(resource: Resource, name: &str) -> Result<Kind, Error> {
+    match resource {
+        Resource::Topic(_) => {
+            let definition = topic_config(name);
+            let definition = definition
+                .ok_or_else(|| Error::InvalidConfig(format!("unknown topic config {name:?}")))?;
+            Ok(definition.kind)
+        }
+        Resource::Node(_) | Resource::Cluster => {
+            let (definition, _) = config::node_config(name).ok_or_else(|| {
+                Error::InvalidRequest(format!("{name:?} cannot be changed while a node runs"))
+            })?;
+            Ok(definition.kind)
+        }
+    }
+}
+
+fn check_value(resource: Resource, name: &str, value: &str) -> Result<(), Error> {
+    if CONFIG_VALUE_BYTES_MAX < value.len() {
+        let why = format!("{name}: a value has at most {CONFIG_VALUE_BYTES_MAX} bytes");
+        return Err(Error::InvalidConfig(why));
+    }
+    let checked = match resource {
+        Resource::Topic(_) => topic_config(name).map(|definition| definition.kind.check(value)),
+        Resource::Node(_) | Resource::Cluster => config::check_node_value(name, value),
+    };
+    checked
+        .expect("the name was looked up before")
+        .map_err(|error| Error::InvalidConfig(format!("{name}: {error}")))
+}
+
+/// The value in force of a config of `resource`, under the name it has there.
+fn in_force(image: &Image, resource: Resource, name: &str, file: &Configs) -> String {
+    let none = Configs::new();
+    let set = image.configs(resource).unwrap_or(&none);
+    let (definition, layers) = match resource {
+        Resource::Topic(_) => {
+            let layers =
+                Layers { topic: Some(set), node: &none, cluster: image.cluster_configs(), file };
+            (topic_config(name), layers)
+        }
+        Resource::Node(_) | Resource::Cluster => {
+            let layers = Layers { topic: None, node: set, cluster: image.cluster_configs(), file };
+            (config::node_config(name).map(|(definition, _)| definition), layers)
+        }
+    };
+    definition.map_or(String::new(), |definition| definition.effective(&layers).0)
+}
+
+/// Rules between configs of one topic.
+fn check_together(
+    image: &Image,
+    resource: Resource,
+    altered: &Configs,
+    file: &Configs,
+) -> Result<(), Error> {
+    if !matches!(resource, Resource::Topic(_)) {
+        return Ok(());
+    }
+    let none = Configs::new();
+    let cluster = image.cluster_configs();
+    check_topic_configs(&Layers { topic: Some(altered), node: &none, cluster, file })
+}
+
+fn check_topic_configs(layers: &Layers<'_>) -> Result<(), Error> {
+    let config = TopicConfig::resolve(layers);
+    if config.max_compaction_lag_ms < config.min_compaction_lag_ms {
+        let why = "min.compaction.lag.ms is above max.compaction.lag.ms";
+        return Err(Error::InvalidConfig(why.to_owned()));
+    }
+    Ok(())
+}
+
+/// The overrides of a topic to be made.
+fn new_topic_configs(given: &[(String, Option<String>)]) -> Result<Vec<(String, String)>, Error> {
+    if CONFIGS_PER_RESOURCE_MAX < given.len() {
+        let why = format!("more than {CONFIGS_PER_RESOURCE_MAX} configs on one topic");
+        return Err(Error::InvalidConfig(why));
+    }
+    let resource = Resource::Topic(TopicId::ZERO);
+    let mut configs = Configs::new();
+    for (name, value) in given {
+        kind_of(resource, name)?;
+        let Some(value) = value else {
+            return Err(Error::InvalidConfig(format!("{name:?} has no value")));
+        };
+        check_value(resource, name, value)?;
+        if configs.insert(name.clone(), value.clone()).is_some() {
+            return Err(Error::InvalidConfig(format!("{name:?} is set twice")));
+        }
+    }
+    let none = Configs::new();
+    check_topic_configs(&Layers {
+        topic: Some(&configs),
+        node: &none,
+        cluster: &none,
+        file: &none,
+    })?;
+    Ok(configs.into_iter().collect())
+}
+
+/// Whether a topic can have this name: as in Kafka.
+pub fn check_topic_name(name: &str) -> Result<(), Error> {
+    let refuse = |why: &str| Err(Error::InvalidTopicName(format!("topic name {name:?} {why}")));
+    if name.is_empty() {
+        return refuse("is empty");
+    }
+    if name == "." || name == ".." {
+        return refuse("would name a directory");
+    }
+    if TOPIC_NAME_BYTES_MAX < name.len() {
+        return Err(Error::InvalidTopicName(format!(
+            "a topic name has at most {TOPIC_NAME_BYTES_MAX} characters, this one {}",
+            name.len()
+        )));
+    }
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !name.bytes().all(is_allowed) {
+        return refuse("has characters other than letters, digits, '.', '_' and '-'");
+    }
+    Ok(())
+}
+
+/// Whether metrics cannot tell two names.
+fn alike(a: &str, b: &str) -> bool {
+    let fold = |byte: u8| if byte == b'.' { b'_' } else { byte };
+    a.bytes().map(fold).eq(b.bytes().map(fold))
+}
+
+fn check_total(image: &Image, added: usize, defaults: &Defaults) -> Result<(), Error> {
+    let existing = image.partitions_count();
+    if defaults.partitions_max < existing + added {
+        let why = format!(
+            "{added} more than the {existing} partitions there are would exceed {}",
+            defaults.partitions_max
+        );
+        return Err(Error::InvalidPartitions(why));
+    }
+    Ok(())
+}
+
+/// The replicas the request names, in the order of the partitions.
+fn assigned_by_hand(image: &Image, request: &CreateTopic) -> Result<Vec<Vec<NodeId>>, Error> {
+    if request.partitions != -1 || request.replication_factor != -1 {
+        let why = "both an assignment and a number of partitions or replicas are given";
+        return Err(Error::InvalidRequest(why.to_owned()));
+    }
+    let count = request.assignments.len();
+    if PARTITIONS_PER_TOPIC_MAX < count {
+        let why = format!("a topic has from 1 to {PARTITIONS_PER_TOPIC_MAX} partitions");
+        return Err(Error::InvalidPartitions(why));
+    }
+    let factor = request.assignments[0].1.len();
+    let mut assigned: Vec<Option<&Vec<NodeId>>> = vec![None; count];
+    for (partition, replicas) in &request.assignments {
+        check_replicas(image, replicas, factor)?;
+        let place = usize::try_from(*partition).ok().and_then(|i| assigned.get_mut(i));
+        if place.is_none_or(|place| place.replace(replicas).is_some()) {
+            let why = "partitions are numbered from 0, each once, without a gap";
+            return Err(Error::InvalidReplicaAssignment(why.to_owned()));
+        }
+    }
+    Ok(assigned.into_iter().map(|replicas| replicas.expect("as many as places").clone()).collect())
+}
+
+fn check_replicas(image: &Image, replicas: &[NodeId], factor: usize) -> Result<(), Error> {
+    let refuse = |why: String| Err(Error::InvalidReplicaAssignment(why));
+    if replicas.is_empty() || REPLICAS_MAX < replicas.len() || replicas.len() != factor {
+        return refuse("all partitions have the same number of replicas, at least one".to_owned());
+    }
+    for (i, node) in replicas.iter().enumerate() {
+        if image.node(*node).is_none() {
+            return refuse(format!("there is no node {node}"));
+        }
+        if replicas[..i].contains(node) {
+            return refuse(format!("node {node} is named twice for one partition"));
+        }
+    }
+    Ok(())
+}
+
+/// Replicas for `count` partitions from number `first` on: leaders in turn over all nodes,
+/// followers on the nodes after them.
+fn spread(image: &Image, first: usize, count: usize, factor: usize) -> Vec<Vec<NodeId>> {
+    let nodes: Vec<NodeId> = image.nodes().map(|(id, _)| id).collect();
+    let factor = factor.min(nodes.len());
+    let replicas = |partition: usize| {
+        (0..factor).map(|i| nodes[(partition + i) % nodes.len()]).collect::<Vec<_>>()
+    };
+    (first..first + count).map(replicas).collect()
+}
+
+/// Other random bits from random bits: the finalizer of SplitMix64 on both halves.
+fn mix(seed: u128) -> u128 {
+    let half = |mut bits: u64| {
+        bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ bits >> 31
+    };
+    u128::from(half((seed >> 64) as u64)) << 64 | u128::from(half(seed as u64))
+}
+
+/// What is in force for a topic on a node.
+#[must_use]
+pub fn resolve_topic_config(
+    image: &Image,
+    topic: &Topic,
+    node: NodeId,
+    file: &Configs,
+) -> TopicConfig {
+    TopicConfig::resolve(&topic_layers(image, topic, node, file))
+}
+
+/// All that sets a topic's configs on a node.
+#[must_use]
+pub fn topic_layers<'a>(
+    image: &'a Image,
+    topic: &'a Topic,
+    node: NodeId,
+    file: &'a Configs,
+) -> Layers<'a> {
+    let node = image.node_configs(node);
+    Layers { topic: Some(&topic.configs), node, cluster: image.cluster_configs(), file }
+}
+
+/// All that sets a node's configs.
+#[must_use]
+pub fn node_layers<'a>(image: &'a Image, node: NodeId, file: &'a Configs) -> Layers<'a> {
+    let node = image.node_configs(node);
+    Layers { topic: None, node, cluster: image.cluster_configs(), file }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTopic => f.write_str("there is no such topic"),
+            Self::UnknownTopicId => f.write_str("there is no topic of this id"),
+            Self::InvalidTopicName(why)
+            | Self::TopicExists(why)
+            | Self::InvalidPartitions(why)
+            | Self::InvalidReplicationFactor(why)
+            | Self::InvalidReplicaAssignment(why)
+            | Self::InvalidConfig(why)
+            | Self::InvalidRequest(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
