@@ -12,6 +12,9 @@ pub mod disk;
 pub mod edge;
 pub mod network;
 
+pub mod checker;
+pub mod value;
+
 pub mod random;
 pub mod trace;
 

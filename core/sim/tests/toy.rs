@@ -159,7 +159,8 @@ impl Toy {
                     return self.close(edge, socket);
                 }
                 while 8 <= bytes.len() {
-                    let number = u64::from_be_bytes(bytes.split_to(8)[..].try_into().unwrap());
+                    let number =
+                        u64::from_be_bytes(bytes.split_to(8)[..].try_into().expect("eight bytes"));
                     self.tell(edge, ShardId(0), Message::Write { socket, number });
                 }
                 // What is left of a number stays in front of what comes next.
@@ -284,7 +285,8 @@ impl Clients for Numbers {
                 buffer.extend_from_slice(&bytes);
                 let mut echoes = 0;
                 while 8 <= buffer.len() {
-                    let number = u64::from_be_bytes(buffer.split_to(8)[..].try_into().unwrap());
+                    let number =
+                        u64::from_be_bytes(buffer.split_to(8)[..].try_into().expect("eight bytes"));
                     self.echoed.insert(number);
                     echoes += 1;
                 }
@@ -331,7 +333,7 @@ fn run(seed: u64, planted: Option<PlantedInDisk>) -> Verdict {
     let whole: BTreeSet<u64> = left
         .chunks_exact(BLOCK_BYTES)
         .filter(|block| block.chunks(8).all(|number| number == &block[..8]))
-        .map(|block| u64::from_ne_bytes(block[..8].try_into().unwrap()))
+        .map(|block| u64::from_ne_bytes(block[..8].try_into().expect("eight bytes")))
         .collect();
     let hash = world.trace().hash();
     let echoed = &world.clients().echoed;

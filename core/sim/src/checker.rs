@@ -1,0 +1,157 @@
+//! What must always hold, checked against everything clients see.
+//!
+//! Clients report what they do and what they are told; the [`History`] compares it with all that
+//! was said before and names the first contradiction:
+//!
+//! - [`records`]: an offset holds one record for ever, the same bytes for every observer; offsets
+//!   are dense; no value appears twice, and none that nobody sent;
+//! - [`order`]: an idempotent producer's values lie in the order it numbered them, without holes;
+//! - [`acked`]: what was acknowledged is still there in the end;
+//! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
+//! - [`topics`]: topics and partitions neither vanish nor return.
+
+pub mod acked;
+pub mod bounds;
+pub mod order;
+pub mod records;
+pub mod topics;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use tidemill_record::TopicId;
+
+use self::acked::Acked;
+use self::bounds::Bounds;
+use self::order::Order;
+use self::records::Records;
+use self::topics::Topics;
+use crate::value::Value;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Violation {
+    /// Which promise.
+    pub rule: &'static str,
+    /// The evidence.
+    pub evidence: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.evidence)
+    }
+}
+
+/// What a check finds.
+pub type Verdict = Result<(), Violation>;
+
+/// A violation of `rule`, unless `holds`.
+pub(crate) fn check(holds: bool, rule: &'static str, evidence: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(Violation { rule, evidence: evidence() }) }
+}
+
+/// One partition of one topic that ever was.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// A record as an observer saw it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Seen {
+    /// Its offset.
+    pub offset: i64,
+    /// Its value.
+    pub value: Value,
+    /// The checksum of the whole batch it came in, header included.
+    pub batch: u32,
+}
+
+/// All that was observed of one partition.
+#[derive(Debug, Default)]
+pub struct Partition {
+    /// What its offsets hold.
+    pub records: Records,
+    /// What was acknowledged.
+    pub acked: Acked,
+    /// In which order values lie.
+    pub order: Order,
+    /// Where it begins and ends.
+    pub bounds: Bounds,
+}
+
+/// All that clients ever saw.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Topics, by what was said of them.
+    pub topics: Topics,
+    partitions: BTreeMap<Place, Partition>,
+    /// How many records were acknowledged, with an offset.
+    pub acked_records: u64,
+    /// How many records were read, each reader's reads counted.
+    pub read_records: u64,
+}
+
+impl History {
+    /// What was observed of a partition.
+    pub fn partition(&mut self, place: Place) -> &mut Partition {
+        self.partitions.entry(place).or_default()
+    }
+
+    /// All partitions of which anything was observed.
+    #[must_use]
+    pub fn places(&self) -> Vec<Place> {
+        self.partitions.keys().copied().collect()
+    }
+
+    /// A writer is about to send a value.
+    pub fn sending(&mut self, place: Place, value: Value, idempotent: bool) {
+        let partition = self.partition(place);
+        partition.records.sending(value);
+        if idempotent {
+            partition.order.follow(value.writer);
+        }
+    }
+
+    /// Values were acknowledged, the first of them with `base_offset`.
+    pub fn acked(&mut self, place: Place, base_offset: i64, values: &[Value]) -> Verdict {
+        self.acked_records += values.len() as u64;
+        let partition = self.partition(place);
+        for (offset, value) in (base_offset..).zip(values) {
+            partition.records.told(offset, *value)?;
+            partition.order.add(offset, *value)?;
+            partition.acked.add(offset, *value);
+        }
+        partition.bounds.acked(base_offset + values.len() as i64);
+        Ok(())
+    }
+
+    /// A reader that asked for `from` was given these records.
+    pub fn read(&mut self, place: Place, from: i64, seen: &[Seen]) -> Verdict {
+        self.read_records += seen.len() as u64;
+        let partition = self.partition(place);
+        partition.records.read(from, seen)?;
+        for record in seen {
+            partition.order.add(record.offset, record.value)?;
+        }
+        Ok(())
+    }
+
+    /// At the end, the log of a living partition was read from `start` to `end`.
+    pub fn final_state(&mut self, place: Place, start: i64, end: i64) -> Verdict {
+        let partition = self.partition(place);
+        partition.bounds.final_state(start, end)?;
+        partition.acked.final_state(start, end, &partition.records)?;
+        partition.order.final_state(start, end)
+    }
+}
