@@ -4,4 +4,22 @@
 //! running shard. Start reading at [`edge`]: what a shard may ask for.
 #![allow(unsafe_code)]
 
+pub mod buffer;
+pub mod chores;
+pub mod clock;
+mod doorbell;
 pub mod edge;
+pub mod fault;
+mod flight;
+pub mod kernel;
+mod mesh;
+mod receive_buffers;
+pub mod ring;
+pub mod shard;
+pub mod socket;
+mod submission;
+#[cfg(test)]
+mod test_dir;
+pub mod timer;
+
+pub use mesh::OUTSIDE;
