@@ -76,7 +76,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
 #[derive(Args, Debug)]
 struct Bootstrap {
     /// A broker of the cluster.
-    #[arg(short, long = "bootstrap", value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    #[arg(
+        short = 'b',
+        long = "bootstrap",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:9092"
+    )]
     address: String,
 }
 
@@ -180,5 +185,18 @@ impl Progress {
             self.records as f64 / seconds,
             mebibytes / seconds
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Two flags of one letter would only be met by the first person who asks for help.
+    #[test]
+    fn no_command_contradicts_itself() {
+        Arguments::command().debug_assert();
     }
 }
