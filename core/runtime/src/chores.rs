@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::buffer::AlignedBuffer;
+use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 use crate::doorbell::{Doorbell, event_fd, signal};
 use crate::edge::{Chore, Completion, DirEntry, Done, Fault, Token};
 use crate::fault::fault_of_error;
@@ -302,7 +302,7 @@ fn prewrite(path: &Path, size: u64) -> io::Result<()> {
     let mut left = size;
     while left != 0 {
         let piece = left.min(PREWRITE_BYTES as u64) as usize;
-        if piece % crate::buffer::BLOCK_BYTES != 0 {
+        if !piece.is_multiple_of(BLOCK_BYTES) {
             file = how.clone().truncate(false).append(true).open(path)?;
         }
         file.write_all(&zeros[..piece])?;
@@ -325,7 +325,8 @@ pub(crate) fn path_bytes(path: &Path) -> Option<CString> {
     CString::new(path.as_os_str().as_bytes()).ok()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::test_dir::TestDir;

@@ -63,7 +63,7 @@ pub(crate) struct Flight {
 pub(crate) enum Task {
     Accept { listener: usize },
     Receive { socket: usize, into: BytesMut },
-    Send { socket: usize, outgoing: Box<Outgoing> },
+    Send { socket: usize, outgoing: Outgoing },
     Open { path: CString, how: OpenHow, direct: bool },
     Write { file: usize, position: u64, bytes: Bytes, durable: bool },
     Read { file: usize, position: u64, buffer: AlignedBuffer, filled: usize },
@@ -77,14 +77,14 @@ pub(crate) struct Outgoing {
     /// The parts before this one are gone.
     first: usize,
     vectors: Vec<libc::iovec>,
-    header: libc::msghdr,
+    header: Box<libc::msghdr>,
 }
 
 impl Outgoing {
-    pub(crate) fn empty() -> Box<Self> {
+    pub(crate) fn empty() -> Self {
         // SAFETY: a message header of zeros is valid: no name, no parts, no control data.
-        let header = unsafe { std::mem::zeroed() };
-        Box::new(Self { parts: Vec::new(), first: 0, vectors: Vec::new(), header })
+        let header = Box::new(unsafe { std::mem::zeroed() });
+        Self { parts: Vec::new(), first: 0, vectors: Vec::new(), header }
     }
 
     pub(crate) fn refill(&mut self, parts: Vec<Bytes>) {
@@ -139,7 +139,7 @@ impl Outgoing {
         }));
         self.header.msg_iov = self.vectors.as_mut_ptr();
         self.header.msg_iovlen = self.vectors.len() as _;
-        let header = &raw const self.header;
+        let header = &raw const *self.header;
         aim!(target, |fd| opcode::SendMsg::new(fd, header).flags(FLAGS as u32).build())
     }
 }
@@ -215,7 +215,8 @@ fn open(root: Target, path: &CString, how: OpenHow, direct: bool) -> squeue::Ent
         .build()
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -21,5 +21,6 @@ mod submission;
 #[cfg(test)]
 mod test_dir;
 pub mod timer;
+pub mod topology;
 
 pub use mesh::OUTSIDE;

@@ -73,8 +73,15 @@ impl RingConfig {
     /// The usual sizes, for the data directory `root`.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
+        Self { root, ..Self::default() }
+    }
+}
+
+impl Default for RingConfig {
+    /// The usual sizes, for the current directory.
+    fn default() -> Self {
         Self {
-            root,
+            root: PathBuf::from("."),
             submissions: 1024,
             receive_buffers: 128,
             mesh_messages: 1024,
@@ -97,7 +104,7 @@ pub struct RingEdge<M> {
     registered: RegisteredFiles,
     lent: ReceiveBuffers,
     pool: BufferPool,
-    spare_outgoing: Vec<Box<Outgoing>>,
+    spare_outgoing: Vec<Outgoing>,
     mesh: MeshPort<M>,
     chores: ChoreSender,
     root: OwnedFd,
@@ -426,7 +433,7 @@ impl<M> RingEdge<M> {
         self.settle_close(socket_key);
     }
 
-    fn keep_outgoing(&mut self, mut outgoing: Box<Outgoing>) {
+    fn keep_outgoing(&mut self, mut outgoing: Outgoing) {
         outgoing.clear();
         if self.spare_outgoing.len() < SPARE_OUTGOING_MAX {
             self.spare_outgoing.push(outgoing);

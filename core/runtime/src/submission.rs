@@ -153,7 +153,8 @@ pub(crate) struct End {
     pub(crate) flags: u32,
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use io_uring::opcode;
 

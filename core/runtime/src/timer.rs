@@ -114,7 +114,8 @@ fn is_pending<T>(pending: &Slab<(u64, T)>, place: &Place) -> bool {
     pending.get(place.key).is_some_and(|(serial, _)| *serial == place.serial)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
