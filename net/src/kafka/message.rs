@@ -164,6 +164,22 @@ macro_rules! messages {
             }
         }
 
+        #[cfg(test)]
+        impl $crate::kafka::differential::Random for $name {
+            fn random(
+                seed: &mut $crate::kafka::differential::Seed,
+                form: $crate::cursor::Form,
+            ) -> Self {
+                let mut message = $name::default();
+                $(
+                    if messages!(@carries form, $since $(, $until)?) {
+                        message.$field = messages!(@random $type, seed, form $(, $null)?);
+                    }
+                )*
+                message
+            }
+        }
+
         $(
             impl $crate::kafka::Message for $name {
                 const API: $crate::kafka::ApiKey = $crate::kafka::ApiKey::$api;
@@ -201,6 +217,16 @@ macro_rules! messages {
             <$type as $crate::cursor::Wire>::write($value, $writer, $form)
         } else {
             <$type as $crate::cursor::NullableWire>::write_present($value, $writer, $form)
+        }
+    };
+    (@random $type:ty, $seed:ident, $form:ident) => {
+        <$type as $crate::kafka::differential::Random>::random_present($seed, $form)
+    };
+    (@random $type:ty, $seed:ident, $form:ident, $null:literal) => {
+        if $null <= $form.version {
+            <$type as $crate::kafka::differential::Random>::random($seed, $form)
+        } else {
+            <$type as $crate::kafka::differential::Random>::random_present($seed, $form)
         }
     };
 }

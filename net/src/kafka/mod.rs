@@ -12,6 +12,8 @@
 //! and without an allocation; every other message is one declaration in a file of its own (see
 //! [`message`]).
 
+#[cfg(test)]
+mod differential;
 mod error;
 pub mod message;
 mod topic;
