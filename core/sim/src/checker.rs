@@ -16,7 +16,7 @@ pub mod order;
 pub mod records;
 pub mod topics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tidemill_record::TopicId;
@@ -96,6 +96,7 @@ pub struct History {
     /// Topics, by what was said of them.
     pub topics: Topics,
     partitions: BTreeMap<Place, Partition>,
+    producer_ids: BTreeSet<i64>,
     /// How many records were acknowledged, with an offset.
     pub acked_records: u64,
     /// How many records were read, each reader's reads counted.
@@ -121,6 +122,11 @@ impl History {
         if idempotent {
             partition.order.follow(value.writer);
         }
+    }
+
+    /// A producer without an id was given this one.
+    pub fn told_producer_id(&mut self, id: i64) -> Verdict {
+        check(self.producer_ids.insert(id), "a producer id is given once", || id.to_string())
     }
 
     /// Values were acknowledged, the first of them with `base_offset`.

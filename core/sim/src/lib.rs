@@ -12,6 +12,8 @@ pub mod disk;
 pub mod edge;
 pub mod network;
 
+pub mod workload;
+
 pub mod checker;
 pub mod value;
 

@@ -59,6 +59,7 @@ pub trait Clients {
 pub struct Port<'a> {
     now: Instant,
     next_connection: &'a mut u64,
+    connected: Vec<ConnectionId>,
     commands: Vec<Command>,
 }
 
@@ -81,8 +82,14 @@ impl Port<'_> {
     pub fn connect(&mut self, port: u16) -> ConnectionId {
         let id = ConnectionId(*self.next_connection);
         *self.next_connection += 1;
+        self.connected.push(id);
         self.commands.push(Command::Connect(id, port));
         id
+    }
+
+    /// The connections begun since this was last asked.
+    pub fn take_connected(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.connected)
     }
 
     /// Sends bytes on a connection.
@@ -362,6 +369,7 @@ impl<N: Node, C: Clients> World<N, C> {
             let mut port = Port {
                 now: self.agenda.now(),
                 next_connection: &mut self.next_connection,
+                connected: Vec::new(),
                 commands: Vec::new(),
             };
             self.clients.handle(event, &mut port);

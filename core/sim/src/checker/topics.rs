@@ -46,9 +46,9 @@ impl Topics {
         *most = (*most).max(partitions);
     }
 
-    /// Somebody asks to delete a topic by its name.
-    pub fn asking_to_delete(&mut self, name: &str) {
-        for topic in self.known.values_mut().filter(|topic| topic.name == name) {
+    /// Somebody asks to delete a topic.
+    pub fn asking_to_delete(&mut self, id: TopicId) {
+        if let Some(topic) = self.known.get_mut(&id) {
             topic.delete_asked = true;
         }
     }
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_returned_topic_is_found() {
         let mut topics = topics();
-        topics.asking_to_delete("t");
+        topics.asking_to_delete(ID);
         let expected = topics.expected();
         topics.listed(&listed(&[0, 0]), &expected).unwrap();
         topics.listed(&[], &expected).unwrap();

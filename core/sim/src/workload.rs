@@ -1,0 +1,272 @@
+//! Simulated Kafka clients: they speak the real protocol, retry as real clients do, and report
+//! all they do and see to the [`History`].
+//!
+//! - [`producer`]: idempotent ones, which must never duplicate or reorder, and plain ones;
+//! - [`reader`]: readers that start at the beginning, follow, and ask for ends of logs;
+//! - [`admin`]: creates and deletes topics, adds partitions, deletes records.
+//!
+//! The names of ordinary topics are never used again, so that a request which names its topic
+//! cannot meet another one. Names that begin with [`REBORN`] are, and are used by id only.
+//!
+//! Start reading at [`Workload::handle`].
+
+mod admin;
+mod lines;
+mod map;
+mod producer;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidemill_runtime::edge::Instant;
+
+use self::admin::Admin;
+use self::producer::Producer;
+use self::reader::Reader;
+use crate::checker::{History, Place, Verdict, Violation, check};
+use crate::network::{ClientEvent, ConnectionId};
+use crate::random::Random;
+use crate::world::{Clients, Port};
+
+/// The beginning of names that are used again after their topic was deleted.
+pub(crate) const REBORN: &str = "reborn";
+
+/// What kind of clients there are, and how many.
+#[derive(Clone, Debug)]
+pub struct Crowd {
+    /// Idempotent producers.
+    pub idempotent_producers: u32,
+    /// Producers without any promise, with acks 0, 1 and all in turn.
+    pub plain_producers: u32,
+    /// Readers.
+    pub readers: u32,
+    /// Topics made at the beginning.
+    pub topics: u32,
+    /// The most partitions of a topic.
+    pub partitions_max: i32,
+    /// Record values are rarely longer than this.
+    pub value_bytes: usize,
+    /// Records of a batch, at most.
+    pub batch_records_max: usize,
+    /// Parts per million of batches that are a few hundred kilobytes.
+    pub large_batches: u32,
+    /// The longest pause of a client between two steps.
+    pub pause_max: Duration,
+    /// Parts per million of an administrator's steps that delete a topic.
+    pub topic_deletions: u32,
+    /// Parts per million of an administrator's steps that delete records.
+    pub record_deletions: u32,
+}
+
+/// What the run is at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Phase {
+    /// Everybody does what it likes.
+    Work,
+    /// No new records: what was begun is brought to an end.
+    Drain,
+    /// All that is left is read once more.
+    Audit,
+}
+
+/// What an actor has to hand while it acts.
+pub(crate) struct Scene<'a, 'b> {
+    pub(crate) port: &'a mut Port<'b>,
+    pub(crate) history: &'a mut History,
+    pub(crate) random: &'a mut Random,
+    pub(crate) crowd: &'a Crowd,
+    pub(crate) phase: Phase,
+}
+
+/// One client.
+enum Actor {
+    Producer(Producer),
+    Reader(Reader),
+    Admin(Admin),
+}
+
+/// All clients of a run.
+pub struct Workload {
+    crowd: Crowd,
+    random: Random,
+    history: History,
+    actors: Vec<Actor>,
+    owner_of: BTreeMap<ConnectionId, usize>,
+    violation: Option<Violation>,
+    phase: Phase,
+    /// The auditor, once there is one.
+    auditor: Option<usize>,
+}
+
+impl Workload {
+    /// The clients `crowd` describes.
+    #[must_use]
+    pub fn new(crowd: Crowd, random: Random) -> Self {
+        let mut actors = vec![Actor::Admin(Admin::new(crowd.topics))];
+        for number in 0..crowd.idempotent_producers {
+            actors.push(Actor::Producer(Producer::idempotent(1 + number, &random)));
+        }
+        for number in 0..crowd.plain_producers {
+            actors.push(Actor::Producer(Producer::plain(1_000 + number, &random)));
+        }
+        for number in 0..crowd.readers {
+            actors.push(Actor::Reader(Reader::new(number, &random)));
+        }
+        Self {
+            crowd,
+            random,
+            history: History::default(),
+            actors,
+            owner_of: BTreeMap::new(),
+            violation: None,
+            phase: Phase::Work,
+            auditor: None,
+        }
+    }
+
+    /// The first broken promise, if there is one.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// From now on nobody writes new records.
+    pub fn drain(&mut self) {
+        self.phase = Phase::Drain;
+    }
+
+    /// Whether all that was begun has come to an end.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.actors.iter().all(|actor| match actor {
+            Actor::Producer(producer) => producer.is_drained(),
+            Actor::Admin(admin) => admin.is_drained(),
+            Actor::Reader(_) => true,
+        })
+    }
+
+    /// Why it has not, for people.
+    #[must_use]
+    pub fn undrained(&self) -> String {
+        let state = |actor: &Actor| match actor {
+            Actor::Producer(producer) if !producer.is_drained() => Some(producer.describe()),
+            Actor::Admin(admin) if !admin.is_drained() => Some(admin.describe()),
+            _ => None,
+        };
+        self.actors.iter().filter_map(state).collect::<Vec<_>>().join("; ")
+    }
+
+    /// From now on one reader reads all there is, from start to end. The world must wake it with
+    /// the number this returns.
+    pub fn audit(&mut self) -> u64 {
+        self.phase = Phase::Audit;
+        let auditor = self.actors.len();
+        self.actors.push(Actor::Reader(Reader::auditor(&self.random)));
+        self.auditor = Some(auditor);
+        auditor as u64
+    }
+
+    /// Whether the audit is done.
+    #[must_use]
+    pub fn is_audited(&self) -> bool {
+        self.auditor.is_some_and(|auditor| match &self.actors[auditor] {
+            Actor::Reader(reader) => reader.is_done(),
+            _ => false,
+        })
+    }
+
+    /// Compares what the audit found with what must be there.
+    pub fn verdict(&mut self) -> Verdict {
+        let auditor = self.auditor.expect("the audit comes before the verdict");
+        let Actor::Reader(reader) = &self.actors[auditor] else {
+            unreachable!("the auditor reads");
+        };
+        let found: BTreeMap<Place, (i64, i64)> = reader.found();
+        for (place, (start, end)) in &found {
+            self.history.final_state(*place, *start, *end)?;
+        }
+        for place in self.history.places() {
+            let topic = self.history.topics.get(place.topic);
+            let may_be_gone = topic.is_none_or(|topic| topic.delete_asked);
+            check(may_be_gone || found.contains_key(&place), "no partition vanishes", || {
+                format!("{place:?} cannot be found")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The numbers to wake all clients with at the beginning.
+    #[must_use]
+    pub fn numbers(&self) -> std::ops::Range<u64> {
+        0..self.actors.len() as u64
+    }
+
+    fn act(
+        &mut self,
+        index: usize,
+        port: &mut Port<'_>,
+        act: impl FnOnce(&mut Actor, &mut Scene<'_, '_>) -> Verdict,
+    ) {
+        let mut scene = Scene {
+            port,
+            history: &mut self.history,
+            random: &mut self.random,
+            crowd: &self.crowd,
+            phase: self.phase,
+        };
+        if let Err(violation) = act(&mut self.actors[index], &mut scene)
+            && self.violation.is_none()
+        {
+            self.violation = Some(violation);
+        }
+        for id in scene.port.take_connected() {
+            self.owner_of.insert(id, index);
+        }
+    }
+}
+
+impl Clients for Workload {
+    fn handle(&mut self, event: ClientEvent, port: &mut Port<'_>) {
+        if self.violation.is_some() {
+            return;
+        }
+        match event {
+            ClientEvent::Woken(number) => {
+                let index = number as usize;
+                let pause = self.random.latency(Duration::from_micros(200), self.crowd.pause_max);
+                port.wake_in(pause, number);
+                self.act(index, port, |actor, scene| match actor {
+                    Actor::Producer(producer) => producer.step(scene),
+                    Actor::Reader(reader) => reader.step(scene),
+                    Actor::Admin(admin) => admin.step(scene),
+                });
+            }
+            ClientEvent::Connected(id) | ClientEvent::Bytes(id, _) | ClientEvent::Closed(id) => {
+                let Some(index) = self.owner_of.get(&id).copied() else { return };
+                if matches!(event, ClientEvent::Closed(_)) {
+                    self.owner_of.remove(&id);
+                }
+                self.act(index, port, |actor, scene| match actor {
+                    Actor::Producer(producer) => producer.handle(event, scene),
+                    Actor::Reader(reader) => reader.handle(event, scene),
+                    Actor::Admin(admin) => admin.handle(event, scene),
+                });
+            }
+        }
+    }
+}
+
+/// How long a client waits for an answer.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Whether so much time has passed since `then`.
+pub(crate) fn passed(now: Instant, then: Option<Instant>, wait: Duration) -> bool {
+    then.is_none_or(|then| wait <= now.since(then))
+}

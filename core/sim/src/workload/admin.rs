@@ -1,0 +1,319 @@
+//! The administrator: creates and deletes topics, adds partitions, deletes records; one thing at
+//! a time, and each only once it knows how the last one ended.
+
+use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::create_partitions::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic,
+};
+use tidemill_net::kafka::create_topics::{
+    CreatableTopic, CreateTopicsRequest, CreateTopicsResponse,
+};
+use tidemill_net::kafka::delete_records::{
+    DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopic,
+};
+use tidemill_net::kafka::delete_topics::{
+    DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
+};
+use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
+use tidemill_record::TopicId;
+
+use super::lines::{Heard, Lines};
+use super::map::{Map, unreadable};
+use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene};
+use crate::checker::bounds::Floor;
+use crate::checker::topics::Expected;
+use crate::checker::{Place, Verdict, check};
+use crate::network::{BOOTSTRAP_PORT, ClientEvent};
+
+/// The administrator.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    lines: Lines<Ask>,
+    map: Map,
+    /// Topics still to be made at the beginning.
+    to_create: u32,
+    names: u32,
+    busy: bool,
+    looked: bool,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Map(Expected),
+    Create { version: i16, name: String, partitions: i32 },
+    Delete { version: i16, topic: TopicId },
+    Grow { version: i16, topic: TopicId, name: String, partitions: i32 },
+    Trim { version: i16, place: Place, before: i64, sent: Floor },
+}
+
+impl Admin {
+    pub(crate) fn new(topics: u32) -> Self {
+        Self {
+            lines: Lines::new(REQUEST_TIMEOUT),
+            map: Map::default(),
+            to_create: topics,
+            names: 0,
+            busy: false,
+            looked: false,
+        }
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        !self.busy
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        "the administrator waits for an answer".to_owned()
+    }
+
+    pub(crate) fn handle(&mut self, event: ClientEvent, scene: &mut Scene<'_, '_>) -> Verdict {
+        for heard in self.lines.handle(event, scene.port)? {
+            self.hear(heard, scene)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn step(&mut self, scene: &mut Scene<'_, '_>) -> Verdict {
+        for heard in self.lines.expire(scene.port) {
+            self.hear(heard, scene)?;
+        }
+        if self.busy || scene.phase != Phase::Work {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.looked, true) {
+            let ask = Ask::Map(scene.history.topics.expected());
+            self.busy = true;
+            self.lines.ask(BOOTSTRAP_PORT, Some(ask), scene.port, Map::encode_question);
+            return Ok(());
+        }
+        self.looked = false;
+        if 0 < self.to_create {
+            self.create(scene);
+        } else if scene.random.happens(scene.crowd.topic_deletions) {
+            self.delete(scene);
+        } else if scene.random.happens(scene.crowd.record_deletions) {
+            self.trim(scene);
+        } else if scene.random.happens(20_000) {
+            self.create(scene);
+        } else if scene.random.happens(20_000) {
+            self.grow(scene);
+        }
+        Ok(())
+    }
+
+    fn ask<R: Request>(&mut self, ask: Ask, version: i16, request: &R, scene: &mut Scene<'_, '_>) {
+        self.busy = true;
+        self.lines.ask(BOOTSTRAP_PORT, Some(ask), scene.port, |out: &mut BytesMut, correlation| {
+            encode_request(out, version, correlation, Some("sim"), request);
+        });
+    }
+
+    fn create(&mut self, scene: &mut Scene<'_, '_>) {
+        let reborn = format!("{REBORN}-{}", scene.random.below(2));
+        let there = self.map.topics.values().any(|topic| topic.name == reborn);
+        let name = if scene.random.happens(300_000) && !there {
+            reborn
+        } else {
+            self.names += 1;
+            format!("topic-{}", self.names)
+        };
+        let partitions = scene.random.between(1, scene.crowd.partitions_max as u64) as i32;
+        let version = scene.random.between(2, 7) as i16;
+        let request = CreateTopicsRequest {
+            topics: vec![CreatableTopic {
+                name: name.clone(),
+                num_partitions: partitions,
+                replication_factor: 1,
+                ..CreatableTopic::default()
+            }],
+            timeout_ms: 2_000,
+            validate_only: false,
+        };
+        scene.history.topics.asking(&name, partitions);
+        self.ask(Ask::Create { version, name, partitions }, version, &request, scene);
+    }
+
+    fn delete(&mut self, scene: &mut Scene<'_, '_>) {
+        let topics: Vec<TopicId> = self.map.topics.keys().copied().collect();
+        if topics.is_empty() {
+            return;
+        }
+        let topic = *scene.random.pick(&topics);
+        let name = self.map.topics[&topic].name.clone();
+        let by_id = name.starts_with(REBORN) || scene.random.coin();
+        let version = if by_id { 6 } else { scene.random.between(1, 5) as i16 };
+        let request = DeleteTopicsRequest {
+            topics: vec![DeleteTopicState { name: None, topic_id: topic }],
+            topic_names: vec![name],
+            timeout_ms: 2_000,
+        };
+        scene.history.topics.asking_to_delete(topic);
+        self.ask(Ask::Delete { version, topic }, version, &request, scene);
+    }
+
+    fn grow(&mut self, scene: &mut Scene<'_, '_>) {
+        let topics: Vec<TopicId> = self.map.topics.keys().copied().collect();
+        if topics.is_empty() {
+            return;
+        }
+        let topic = *scene.random.pick(&topics);
+        let known = &self.map.topics[&topic];
+        if known.name.starts_with(REBORN) || 8 <= known.leaders.len() {
+            return;
+        }
+        let (name, partitions) = (known.name.clone(), known.leaders.len() as i32 + 1);
+        let version = scene.random.between(0, 3) as i16;
+        let request = CreatePartitionsRequest {
+            topics: vec![CreatePartitionsTopic {
+                name: name.clone(),
+                count: partitions,
+                assignments: None,
+            }],
+            timeout_ms: 2_000,
+            validate_only: false,
+        };
+        scene.history.topics.asking(&name, partitions);
+        self.ask(Ask::Grow { version, topic, name, partitions }, version, &request, scene);
+    }
+
+    fn trim(&mut self, scene: &mut Scene<'_, '_>) {
+        let places = self.map.places();
+        if places.is_empty() {
+            return;
+        }
+        let place = *scene.random.pick(&places);
+        let name = self.map.topics[&place.topic].name.clone();
+        if name.starts_with(REBORN) {
+            return;
+        }
+        let bounds = &mut scene.history.partition(place).bounds;
+        let sent = bounds.floor();
+        let all = scene.random.happens(50_000);
+        let before = if all { -1 } else { scene.random.between(0, sent.end as u64) as i64 };
+        bounds.trim_asked(before);
+        let version = scene.random.between(0, 2) as i16;
+        let request = DeleteRecordsRequest {
+            topics: vec![DeleteRecordsTopic {
+                name,
+                partitions: vec![DeleteRecordsPartition {
+                    partition_index: place.partition,
+                    offset: before,
+                }],
+            }],
+            timeout_ms: 2_000,
+        };
+        self.ask(Ask::Trim { version, place, before, sent }, version, &request, scene);
+    }
+
+    fn hear(&mut self, heard: Heard<Ask>, scene: &mut Scene<'_, '_>) -> Verdict {
+        self.busy = false;
+        let (ask, frame) = match heard {
+            Heard::Answer(ask, frame) => (ask, frame),
+            // What became of it, the next look at the map tells.
+            Heard::Lost(_) => return Ok(()),
+        };
+        match ask {
+            Ask::Map(expected) => {
+                self.map = Map::decode_answer(&frame)?;
+                scene.history.topics.listed(&self.map.listed(), &expected)
+            }
+            Ask::Create { version, name, partitions } => {
+                self.created(version, &name, partitions, &frame, scene)
+            }
+            Ask::Delete { version, topic } => deleted(version, topic, &frame, scene),
+            Ask::Grow { version, topic, name, partitions } => {
+                grown(version, topic, &name, partitions, &frame, scene)
+            }
+            Ask::Trim { version, place, before, sent } => {
+                trimmed(version, place, before, sent, &frame, scene)
+            }
+        }
+    }
+
+    fn created(
+        &mut self,
+        version: i16,
+        name: &str,
+        partitions: i32,
+        frame: &Bytes,
+        scene: &mut Scene<'_, '_>,
+    ) -> Verdict {
+        let (_, response) = decode_response::<CreateTopicsResponse>(version, frame)
+            .map_err(|error| unreadable("create topics", &error))?;
+        let result = response.topics.first();
+        let error = result.map_or(ErrorCode::UnknownServerError, |topic| topic.error_code);
+        if error.is_none() {
+            self.to_create = self.to_create.saturating_sub(1);
+        }
+        // The answer to a request that was lost may have made it already.
+        let may_fail = error.is_retriable() || error == ErrorCode::TopicAlreadyExists;
+        check(error.is_none() || may_fail, "a topic can be created", || {
+            format!("{name}: {error}")
+        })?;
+        match result.filter(|topic| error.is_none() && 7 <= version && !topic.topic_id.is_zero()) {
+            Some(topic) => scene.history.topics.told(name, topic.topic_id, partitions),
+            None => Ok(()),
+        }
+    }
+}
+
+fn deleted(version: i16, topic: TopicId, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {
+    let (_, response) = decode_response::<DeleteTopicsResponse>(version, frame)
+        .map_err(|error| unreadable("delete topics", &error))?;
+    let result = response.responses.first();
+    let error = result.map_or(ErrorCode::UnknownServerError, |topic| topic.error_code);
+    let gone = matches!(
+        error,
+        ErrorCode::None | ErrorCode::UnknownTopicId | ErrorCode::UnknownTopicOrPartition
+    );
+    if gone {
+        scene.history.topics.told_deleted(topic);
+    }
+    check(gone || error.is_retriable(), "a topic can be deleted", || format!("{topic}: {error}"))
+}
+
+fn grown(
+    version: i16,
+    topic: TopicId,
+    name: &str,
+    partitions: i32,
+    frame: &Bytes,
+    scene: &mut Scene<'_, '_>,
+) -> Verdict {
+    let (_, response) = decode_response::<CreatePartitionsResponse>(version, frame)
+        .map_err(|error| unreadable("create partitions", &error))?;
+    let result = response.results.first();
+    let error = result.map_or(ErrorCode::UnknownServerError, |topic| topic.error_code);
+    if error.is_none() {
+        return scene.history.topics.told(name, topic, partitions);
+    }
+    // A lost request may have done it already.
+    let may_fail = error.is_retriable() || error == ErrorCode::InvalidPartitions;
+    check(may_fail, "partitions can be added", || format!("{name}: {error}"))
+}
+
+fn trimmed(
+    version: i16,
+    place: Place,
+    before: i64,
+    sent: Floor,
+    frame: &Bytes,
+    scene: &mut Scene<'_, '_>,
+) -> Verdict {
+    let (_, response) = decode_response::<DeleteRecordsResponse>(version, frame)
+        .map_err(|error| unreadable("delete records", &error))?;
+    let mut results = response.topics.iter().flat_map(|topic| &topic.partitions);
+    let Some(result) = results.next() else {
+        return check(false, "every partition is answered", || format!("{place:?}"));
+    };
+    let error = result.error_code;
+    if !error.is_none() {
+        return check(error.is_retriable(), "records can be deleted", || {
+            format!("{place:?} before {before}, known {sent:?}: {error}")
+        });
+    }
+    check(before <= result.low_watermark, "what was deleted stays deleted", || {
+        format!("{place:?} cut to {before}, told {}", result.low_watermark)
+    })?;
+    scene.history.partition(place).bounds.told_start(result.low_watermark, sent)
+}

@@ -1,0 +1,465 @@
+//! Readers: from the start of each partition to its end and on, as consumers do, and at the end
+//! of a run the auditor, which reads all there is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::fetch::{
+    FetchPartition, FetchPartitionResponse, FetchResponse, OutgoingFetch,
+};
+use tidemill_net::kafka::list_offsets::{
+    EARLIEST, LATEST, ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest,
+    ListOffsetsResponse, ListOffsetsTopic,
+};
+use tidemill_net::kafka::{
+    ApiKey, ErrorCode, TopicRef, decode_response, encode_request, parse_response_header,
+};
+use tidemill_record::{Batch, Contents};
+use tidemill_runtime::edge::Instant;
+
+use super::lines::{Heard, Lines};
+use super::map::{Map, unreadable};
+use super::{REBORN, REQUEST_TIMEOUT, Scene, passed};
+use crate::checker::bounds::Floor;
+use crate::checker::topics::Expected;
+use crate::checker::{Place, Seen, Verdict, Violation, check};
+use crate::network::{BOOTSTRAP_PORT, ClientEvent};
+use crate::random::Random;
+use crate::value::Value;
+
+/// From here on topics are named by their ids.
+const BY_ID_FROM: i16 = 13;
+const REFRESH: Duration = Duration::from_millis(500);
+/// Partitions read at a time, at most.
+const PLACES_MAX: usize = 8;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// One reader.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    auditor: bool,
+    version: i16,
+    random: Random,
+    lines: Lines<Ask>,
+    map: Map,
+    map_asked: Option<Instant>,
+    has_map: bool,
+    positions: BTreeMap<Place, Position>,
+}
+
+/// Where a reader is in one partition.
+#[derive(Debug, Default)]
+struct Position {
+    next: i64,
+    start: Option<i64>,
+    end: Option<i64>,
+    fetching: bool,
+    listing: bool,
+    /// A fetch at this offset was refused, so the log must begin behind it.
+    refused_at: Option<i64>,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Map(Expected),
+    Fetch { version: i16, at: Vec<(Place, i64, Floor)> },
+    List { version: i16, which: i64, place: Place, sent: Floor },
+}
+
+impl Reader {
+    pub(crate) fn new(number: u32, random: &Random) -> Self {
+        let mut random = random.fork(&format!("reader {number}"));
+        let version = random.between(4, 18) as i16;
+        Self::with(false, version, random)
+    }
+
+    pub(crate) fn auditor(random: &Random) -> Self {
+        let mut random = random.fork("auditor");
+        let version = random.between(i64::from(BY_ID_FROM) as u64, 18) as i16;
+        Self::with(true, version, random)
+    }
+
+    fn with(auditor: bool, version: i16, random: Random) -> Self {
+        Self {
+            auditor,
+            version,
+            random,
+            lines: Lines::new(REQUEST_TIMEOUT),
+            map: Map::default(),
+            map_asked: None,
+            has_map: false,
+            positions: BTreeMap::new(),
+        }
+    }
+
+    /// Whether everything was read to its end.
+    pub(crate) fn is_done(&self) -> bool {
+        let done = |position: &Position| {
+            position.start.is_some() && position.end.is_some_and(|end| end <= position.next)
+        };
+        self.has_map && self.positions.values().all(done)
+    }
+
+    /// Where each partition began and ended.
+    pub(crate) fn found(&self) -> BTreeMap<Place, (i64, i64)> {
+        let ends = self.positions.iter().map(|(place, position)| {
+            (*place, (position.start.unwrap_or(0), position.end.unwrap_or(0)))
+        });
+        ends.collect()
+    }
+
+    pub(crate) fn step(&mut self, scene: &mut Scene<'_, '_>) -> Verdict {
+        for heard in self.lines.expire(scene.port) {
+            self.hear(heard, scene)?;
+        }
+        let now = scene.port.now();
+        let wants_map = !self.auditor || !self.has_map;
+        if wants_map && passed(now, self.map_asked, REFRESH) {
+            self.map_asked = Some(now);
+            let ask = Ask::Map(scene.history.topics.expected());
+            self.lines.ask(BOOTSTRAP_PORT, Some(ask), scene.port, Map::encode_question);
+        }
+        self.choose();
+        let places: Vec<Place> = self.positions.keys().copied().collect();
+        for place in places {
+            let position = &self.positions[&place];
+            let lost = position.refused_at.is_some();
+            let curious = !self.auditor && self.random.happens(20_000);
+            let ignorant = self.auditor && (position.start.is_none() || position.end.is_none());
+            if !position.listing && (lost || curious || ignorant) {
+                self.list(place, scene);
+            }
+        }
+        self.fetch(scene);
+        Ok(())
+    }
+
+    pub(crate) fn handle(&mut self, event: ClientEvent, scene: &mut Scene<'_, '_>) -> Verdict {
+        for heard in self.lines.handle(event, scene.port)? {
+            self.hear(heard, scene)?;
+        }
+        Ok(())
+    }
+
+    /// Takes up partitions: the auditor all, others some.
+    fn choose(&mut self) {
+        let places = self.map.places();
+        if self.auditor {
+            for place in places {
+                self.positions.entry(place).or_default();
+            }
+        } else if !places.is_empty() && self.positions.len() < PLACES_MAX {
+            let place = *self.random.pick(&places);
+            let reborn = self.map.name(place.topic).is_some_and(|name| name.starts_with(REBORN));
+            if !reborn || BY_ID_FROM <= self.version {
+                self.positions.entry(place).or_default();
+            }
+        }
+        if !self.auditor && self.random.happens(5_000) {
+            // Somebody new comes and begins at the beginning.
+            self.positions.retain(|_, position| position.fetching || position.listing);
+        }
+    }
+
+    fn list(&mut self, place: Place, scene: &mut Scene<'_, '_>) {
+        let Some(name) = self.map.name(place.topic) else { return };
+        if name.starts_with(REBORN) && !self.auditor {
+            // Its name may mean another topic by now: take it that the start is unknown.
+            self.positions.remove(&place);
+            return;
+        }
+        let position = &self.positions[&place];
+        let which = match (position.refused_at, self.auditor, position.start) {
+            (Some(_), _, _) | (_, true, None) => EARLIEST,
+            (_, true, Some(_)) => LATEST,
+            _ => *self.random.pick(&[EARLIEST, LATEST, LATEST]),
+        };
+        let version = self.random.between(1, 11) as i16;
+        let request = ListOffsetsRequest {
+            topics: vec![ListOffsetsTopic {
+                name: name.to_owned(),
+                partitions: vec![ListOffsetsPartition {
+                    partition_index: place.partition,
+                    timestamp: which,
+                    ..ListOffsetsPartition::default()
+                }],
+            }],
+            timeout_ms: 1_000,
+            ..ListOffsetsRequest::default()
+        };
+        let sent = scene.history.partition(place).bounds.floor();
+        let ask = Ask::List { version, which, place, sent };
+        let to = self.port_for(place);
+        self.positions.get_mut(&place).expect("listed above").listing = true;
+        self.lines.ask(to, Some(ask), scene.port, |out, correlation| {
+            encode_request(out, version, correlation, Some("sim"), &request);
+        });
+    }
+
+    fn port_for(&mut self, place: Place) -> u16 {
+        if self.random.happens(50_000) { BOOTSTRAP_PORT } else { self.map.leader(place) }
+    }
+
+    /// Asks for more, of several partitions of one leader at once.
+    fn fetch(&mut self, scene: &mut Scene<'_, '_>) {
+        let ready: Vec<Place> = self
+            .positions
+            .iter()
+            .filter(|(_, position)| !position.fetching && position.refused_at.is_none())
+            .filter(|(_, position)| {
+                !self.auditor || position.end.is_some_and(|end| position.next < end)
+            })
+            .map(|(place, _)| *place)
+            .collect();
+        let Some(first) = ready.first() else { return };
+        let to = self.port_for(*first);
+        if 0 < self.lines.in_flight(to) && self.lines.all_in_flight() != 0 && self.random.coin() {
+            return;
+        }
+        let at: Vec<(Place, i64, Floor)> = ready
+            .into_iter()
+            .filter(|place| to == BOOTSTRAP_PORT || self.map.leader(*place) == to)
+            .map(|place| {
+                let floor = scene.history.partition(place).bounds.floor();
+                (place, self.positions[&place].next, floor)
+            })
+            .collect();
+        let version = self.version;
+        let partition_max = *self.random.pick(&[1, 4 << 10, 64 << 10, 1 << 20]);
+        let partitions: Vec<FetchPartition<'_>> = at
+            .iter()
+            .map(|(place, next, _)| {
+                let topic = if BY_ID_FROM <= version {
+                    TopicRef::Id(place.topic)
+                } else {
+                    TopicRef::Name(self.map.name(place.topic).unwrap_or("forgotten"))
+                };
+                FetchPartition::from_consumer(topic, place.partition, *next, partition_max)
+            })
+            .collect();
+        let request = OutgoingFetch {
+            max_wait_ms: *self.random.pick(&[0, 5, 100, 500]),
+            min_bytes: *self.random.pick(&[0, 1, 1, 1, 10_000]),
+            max_bytes: *self.random.pick(&[1, 16 << 10, 1 << 20, 50 << 20]),
+            partitions: &partitions,
+            ..OutgoingFetch::default()
+        };
+        for (place, _, _) in &at {
+            self.positions.get_mut(place).expect("just listed").fetching = true;
+        }
+        let ask = Ask::Fetch { version, at: at.clone() };
+        let encode = |out: &mut BytesMut, correlation| {
+            request.encode(out, version, correlation, Some("sim"))
+        };
+        self.lines.ask(to, Some(ask), scene.port, encode);
+    }
+
+    fn hear(&mut self, heard: Heard<Ask>, scene: &mut Scene<'_, '_>) -> Verdict {
+        match heard {
+            Heard::Answer(Ask::Map(expected), frame) => {
+                self.map = Map::decode_answer(&frame)?;
+                self.has_map = true;
+                scene.history.topics.listed(&self.map.listed(), &expected)?;
+            }
+            Heard::Answer(Ask::Fetch { version, at }, frame) => {
+                self.fetched(version, &at, &frame, scene)?;
+            }
+            Heard::Answer(Ask::List { version, which, place, sent }, frame) => {
+                if let Some(position) = self.positions.get_mut(&place) {
+                    position.listing = false;
+                }
+                let answer = decode_list(version, place, &frame)?;
+                self.listed(which, place, sent, &answer, scene)?;
+            }
+            Heard::Lost(Ask::Map(_)) => self.map_asked = None,
+            Heard::Lost(Ask::Fetch { at, .. }) => {
+                for (place, _, _) in at {
+                    if let Some(position) = self.positions.get_mut(&place) {
+                        position.fetching = false;
+                    }
+                }
+            }
+            Heard::Lost(Ask::List { place, .. }) => {
+                if let Some(position) = self.positions.get_mut(&place) {
+                    position.listing = false;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn listed(
+        &mut self,
+        which: i64,
+        place: Place,
+        sent: Floor,
+        answer: &ListOffsetsPartitionResponse,
+        scene: &mut Scene<'_, '_>,
+    ) -> Verdict {
+        if !answer.error_code.is_none() {
+            return self.failed(place, answer.error_code, scene);
+        }
+        let bounds = &mut scene.history.partition(place).bounds;
+        let found = format!("{place:?} offset {}", answer.offset);
+        let verdict = if which == LATEST {
+            bounds.told_end(answer.offset, sent)
+        } else {
+            bounds.told_start(answer.offset, sent)
+        };
+        verdict.map_err(|violation| at(&found, violation))?;
+        let Some(position) = self.positions.get_mut(&place) else { return Ok(()) };
+        if which == LATEST {
+            position.end = Some(answer.offset);
+            return Ok(());
+        }
+        if let Some(refused) = position.refused_at.take() {
+            check(refused < answer.offset, "what is in the log can be read", || {
+                format!(
+                    "{place:?}: {refused} was out of range, the log begins at {}",
+                    answer.offset
+                )
+            })?;
+        }
+        position.start = Some(answer.offset);
+        position.next = position.next.max(answer.offset);
+        Ok(())
+    }
+
+    fn fetched(
+        &mut self,
+        version: i16,
+        asked: &[(Place, i64, Floor)],
+        frame: &Bytes,
+        scene: &mut Scene<'_, '_>,
+    ) -> Verdict {
+        let (_, body) = parse_response_header(ApiKey::Fetch, version, frame)
+            .map_err(|error| unreadable("fetch", &error))?;
+        let body = frame.slice(body..);
+        let response =
+            FetchResponse::parse(version, &body).map_err(|error| unreadable("fetch", &error))?;
+        check(
+            response.error_code.is_none() || response.error_code.is_retriable(),
+            "a valid fetch is served",
+            || response.error_code.to_string(),
+        )?;
+        for (place, from, sent) in asked {
+            if let Some(position) = self.positions.get_mut(place) {
+                position.fetching = false;
+            }
+            let answer = response.partitions.iter().find(|answer| {
+                let same = match answer.topic {
+                    TopicRef::Id(id) => id == place.topic,
+                    TopicRef::Name(name) => {
+                        scene.history.topics.get(place.topic).is_some_and(|t| t.name == name)
+                    }
+                };
+                same && answer.partition == place.partition
+            });
+            let Some(answer) = answer else {
+                return check(
+                    !response.error_code.is_none(),
+                    "every partition is answered",
+                    || format!("{place:?} is missing in a fetch of {asked:?}"),
+                );
+            };
+            self.fetched_one(*place, *from, *sent, answer, scene)
+                .map_err(|violation| at(&format!("{place:?} from {from}"), violation))?;
+        }
+        Ok(())
+    }
+
+    fn fetched_one(
+        &mut self,
+        place: Place,
+        from: i64,
+        sent: Floor,
+        answer: &FetchPartitionResponse<'_>,
+        scene: &mut Scene<'_, '_>,
+    ) -> Verdict {
+        if answer.error_code == ErrorCode::OffsetOutOfRange {
+            if let Some(position) = self.positions.get_mut(&place) {
+                position.refused_at = Some(from);
+                position.start = None;
+            }
+            return Ok(());
+        }
+        if !answer.error_code.is_none() {
+            return self.failed(place, answer.error_code, scene);
+        }
+        check(sent.start <= from, "what was deleted stays deleted", || {
+            format!("read though the log was cut to {}", sent.start)
+        })?;
+        let bounds = &mut scene.history.partition(place).bounds;
+        bounds.told_end(answer.high_watermark, sent)?;
+        if answer.log_start_offset != -1 {
+            bounds.told_start(answer.log_start_offset, sent)?;
+        }
+        let seen = decode_records(&answer.records)?;
+        if let Some(last) = seen.last() {
+            check(last.offset < answer.high_watermark, "only durable records are shown", || {
+                format!("offset {}, high watermark {}", last.offset, answer.high_watermark)
+            })?;
+            scene.history.read(place, from, &seen)?;
+            if let Some(position) = self.positions.get_mut(&place) {
+                position.next = last.offset + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A partition could not be read for now, or is gone.
+    fn failed(&mut self, place: Place, error: ErrorCode, scene: &Scene<'_, '_>) -> Verdict {
+        self.map_asked = None;
+        let deleted = scene.history.topics.get(place.topic).is_some_and(|t| t.delete_asked);
+        if deleted {
+            self.positions.remove(&place);
+            return Ok(());
+        }
+        check(error.is_retriable(), "a valid read is served", || format!("{place:?}: {error}"))
+    }
+}
+
+fn at(place: &str, violation: Violation) -> Violation {
+    Violation { evidence: format!("{place}: {}", violation.evidence), ..violation }
+}
+
+fn decode_list(
+    version: i16,
+    place: Place,
+    frame: &Bytes,
+) -> Result<ListOffsetsPartitionResponse, Violation> {
+    let (_, response) = decode_response::<ListOffsetsResponse>(version, frame)
+        .map_err(|error| unreadable("offsets", &error))?;
+    let answers = response.topics.into_iter().flat_map(|topic| topic.partitions);
+    let answer = answers.into_iter().find(|answer| answer.partition_index == place.partition);
+    answer.ok_or_else(|| Violation {
+        rule: "every partition is answered",
+        evidence: format!("{place:?} is missing in an answer about offsets"),
+    })
+}
+
+/// All records of a fetch: whole batches, each with its checksum right, each value whole.
+fn decode_records(slices: &[Bytes]) -> Result<Vec<Seen>, Violation> {
+    let damaged = |what: String| Violation { rule: "records come back as sent", evidence: what };
+    let mut seen = Vec::new();
+    for slice in slices {
+        let mut rest: &[u8] = slice;
+        while !rest.is_empty() {
+            let (batch, behind) = Batch::parse(rest).map_err(|error| damaged(error.to_string()))?;
+            rest = behind;
+            batch.verify_checksum().map_err(|error| damaged(error.to_string()))?;
+            let sum = crc32c::crc32c(batch.bytes());
+            let contents = Contents::open(&batch, BATCH_BYTES_MAX)
+                .map_err(|error| damaged(error.to_string()))?;
+            for record in contents.records() {
+                let record = record.map_err(|error| damaged(error.to_string()))?;
+                let value = record.value.and_then(Value::decode);
+                let value = value
+                    .ok_or_else(|| damaged(format!("offset {} holds no value", record.offset.0)))?;
+                seen.push(Seen { offset: record.offset.0, value, batch: sum });
+            }
+        }
+    }
+    Ok(seen)
+}
