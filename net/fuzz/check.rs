@@ -87,6 +87,11 @@ fn same_again<M: Message + Debug + PartialEq>(message: &M, version: i16) {
 }
 
 fn produce_request(request: &ProduceRequest<'_>, version: i16, body: &[u8]) {
+    let mut behind = 0;
+    for range in request.partitions().filter_map(|partition| partition.records) {
+        assert!(behind <= range.start && range.end <= body.len());
+        behind = range.end;
+    }
     let partitions: Vec<_> = request
         .partitions()
         .map(|partition| OutgoingProducePartition {

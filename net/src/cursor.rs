@@ -659,3 +659,131 @@ nullable! {
     [] Bytes;
     [T: Wire] Vec<T>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
+        let mut out = BytesMut::new();
+        write(&mut Writer::new(&mut out));
+        out
+    }
+
+    /// Each value has exactly one form, the shortest: the sizes at which it grows are well known.
+    #[test]
+    fn varints_are_read_as_written_and_only_in_their_shortest_form() {
+        for (value, size_bytes) in
+            [(0, 1), (127, 1), (128, 2), (16_383, 2), (16_384, 3), (1 << 28, 5), (u32::MAX, 5)]
+        {
+            let bytes = written(|writer| writer.unsigned_varint(value));
+            assert_eq!(bytes.len(), size_bytes);
+            assert_eq!(Reader::new(&bytes).unsigned_varint(), Ok(value));
+        }
+        for bad in [
+            &[0x80, 0x00][..],                         // zero in two bytes
+            &[0xff, 0x80, 0x00][..],                   // 127 in three
+            &[0xff, 0xff, 0xff, 0xff, 0x1f][..],       // 33 bits
+            &[0x80, 0x80, 0x80, 0x80, 0x80, 0x01][..], // six bytes
+        ] {
+            assert_eq!(Reader::new(bad).unsigned_varint(), Err(WireError::BadVarint), "{bad:?}");
+        }
+        assert!(matches!(
+            Reader::new(&[0x80, 0x80]).unsigned_varint(),
+            Err(WireError::Truncated { .. })
+        ));
+    }
+
+    /// Null and empty are two things, in both forms.
+    #[test]
+    fn null_and_empty_are_told_apart() {
+        for flexible in [false, true] {
+            let bytes = written(|writer| {
+                writer.nullable_string(None, flexible);
+                writer.string("", flexible);
+                writer.nullable_bytes(None, flexible);
+                writer.nullable_bytes(Some(&[]), flexible);
+                writer.nullable_count(None, flexible);
+                writer.count(0, flexible);
+            });
+            let mut reader = Reader::new(&bytes);
+            assert_eq!(reader.nullable_string(flexible), Ok(None));
+            assert_eq!(reader.nullable_string(flexible), Ok(Some("")));
+            assert_eq!(reader.nullable_bytes(flexible), Ok(None));
+            assert_eq!(reader.nullable_bytes(flexible), Ok(Some(&[][..])));
+            assert_eq!(reader.nullable_count(flexible, 1), Ok(None));
+            assert_eq!(reader.count(flexible, 1), Ok(0));
+            assert!(reader.is_empty());
+            assert_eq!(Reader::new(&bytes).string(flexible), Err(WireError::UnexpectedNull));
+        }
+    }
+
+    /// A count is refused when the bytes behind it could not hold as many elements.
+    #[test]
+    fn counts_are_bounded_by_what_is_left() {
+        let mut bytes = 3_i32.to_be_bytes().to_vec();
+        bytes.resize(4 + 12, 0);
+        assert_eq!(Reader::new(&bytes).count(false, 4), Ok(3));
+        assert_eq!(
+            Reader::new(&bytes).count(false, 5),
+            Err(WireError::CountTooLarge { count: 3, remaining_bytes: 12 })
+        );
+        assert_eq!(
+            Reader::new(&(-2_i32).to_be_bytes()).count(false, 1),
+            Err(WireError::NegativeLength { found: -2 })
+        );
+    }
+
+    /// A list of empty names is true to its count and still must not take the memory it would.
+    #[test]
+    fn tiny_elements_exhaust_the_allowance() {
+        let mut bytes = 200_000_i32.to_be_bytes().to_vec();
+        bytes.resize(4 + 400_000, 0);
+        let form = Form { version: 0, flexible: false };
+        assert!(matches!(
+            Vec::<String>::read(&mut Reader::new(&bytes), form),
+            Err(WireError::AllowanceExceeded { .. })
+        ));
+        bytes.truncate(4 + 2_000);
+        bytes[..4].copy_from_slice(&1_000_i32.to_be_bytes());
+        assert_eq!(Vec::<String>::read(&mut Reader::new(&bytes), form).unwrap().len(), 1_000);
+    }
+
+    /// Kafka refuses strings above 32,767 bytes in either form; we never write one.
+    #[test]
+    fn strings_end_at_their_limit_and_at_a_character() {
+        let long = "é".repeat(20_000);
+        for flexible in [false, true] {
+            let bytes = written(|writer| writer.string(&long, flexible));
+            let read = Reader::new(&bytes).string(flexible).unwrap();
+            assert_eq!(read.len(), STRING_BYTES_MAX - 1, "an é takes two bytes");
+        }
+        let mut bytes = written(|writer| writer.unsigned_varint(40_001));
+        bytes.resize(3 + 40_000, b'x');
+        assert_eq!(
+            Reader::new(&bytes).string(true),
+            Err(WireError::StringTooLong { size_bytes: 40_000 })
+        );
+        assert_eq!(Reader::new(&[0, 1, 0xff]).string(false), Err(WireError::NotUtf8));
+    }
+
+    /// Unknown tagged fields are passed over; what breaks their rules is refused.
+    #[test]
+    fn tagged_fields_are_passed_over_in_order_and_in_bounds() {
+        let read = |bytes: &[u8]| {
+            let mut seen = Vec::new();
+            let mut reader = Reader::new(bytes);
+            reader
+                .tagged_fields(true, |tag, field| {
+                    seen.push(tag);
+                    Ok(tag == 1 && field.i8().is_ok())
+                })
+                .map(|()| (seen, reader.remaining()))
+        };
+        assert_eq!(read(&[2, 1, 1, 0, 9, 2, 7, 7, 42]), Ok((vec![1, 9], 1)));
+        assert_eq!(read(&[2, 9, 0, 9, 0]), Err(WireError::TagOutOfOrder { tag: 9 }));
+        assert_eq!(read(&[1, 1, 2, 0, 0]), Err(WireError::TagTooLong { remaining_bytes: 1 }));
+        assert_eq!(read(&[65]), Err(WireError::TooManyTags { count: 65 }));
+        assert!(matches!(read(&[1, 0, 5, 0]), Err(WireError::Truncated { .. })));
+    }
+}

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use peak_alloc::PeakAlloc;
 use std::path::Path;
+use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::fetch::FetchResponse;
 use tidemill_net::kafka::produce::ProduceResponse;
 use tidemill_net::kafka::{APIS, AnyRequest, ApiKey, Message, create_topics, metadata};
@@ -68,6 +69,8 @@ fn hostile_input_allocates_within_its_allowance() {
         let mut body = 100_000_u32.to_be_bytes().to_vec();
         body.resize(1 << 19, fill);
         every_reader(&body);
+        let topics = metadata::MetadataRequest::decode(0, &body);
+        assert!(fill != 0 || matches!(topics, Err(WireError::AllowanceExceeded { .. })));
     }
 
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/request");

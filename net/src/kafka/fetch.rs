@@ -7,7 +7,7 @@
 //! | length, header, partition 0 ... | records of 0 | partition 1 ... | records of 1 | ... | end |
 //! ```
 //!
-//! The request is in this file, the response in [`response`].
+//! The request is in this file, the response in `fetch/response.rs`.
 
 mod response;
 

@@ -46,7 +46,8 @@ pub struct ProducePartition<'a> {
     pub topic: TopicRef<'a>,
     /// The partition's number.
     pub partition: i32,
-    /// Where in the body the records lie; `None` if the client sent null.
+    /// Where in the body the records lie; `None` if the client sent null. The ranges of a request
+    /// come in ascending order and never overlap.
     pub records: Option<Range<usize>>,
 }
 
@@ -382,5 +383,84 @@ impl<'a> ProduceResponse<'a> {
             Ok(true)
         })?;
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: TopicRef<'_> = TopicRef::Name("t");
+
+    fn outgoing<'a>(partitions: &'a [OutgoingProducePartition<'a>]) -> OutgoingProduce<'a> {
+        OutgoingProduce { transactional_id: None, acks: -1, timeout_ms: 100, partitions }
+    }
+
+    /// Old producers are told in their own version that their records cannot be stored.
+    #[test]
+    fn versions_below_3_are_understood_and_can_be_refused() {
+        for version in 0..3 {
+            let records = [OutgoingProducePartition {
+                topic: TOPIC,
+                partition: 4,
+                records: Some(b"an old message set"),
+            }];
+            let mut frame = BytesMut::new();
+            outgoing(&records).encode(&mut frame, version, 7, Some("old"));
+            let header = RequestHeader::parse(&frame[4..]).unwrap();
+            assert!(header.version < ApiKey::Produce.api().served_min);
+            let body = &frame[4 + header.body_start..];
+            let request = ProduceRequest::parse(version, body).unwrap();
+
+            let mut answer = BytesMut::new();
+            request.error_response(ErrorCode::UnsupportedForMessageFormat).encode(
+                &mut answer,
+                version,
+                7,
+            );
+            let answer = ProduceResponse::parse(version, &answer[8..]).unwrap();
+            let refused = &answer.partitions[0];
+            assert_eq!((refused.topic, refused.partition), (TOPIC, 4));
+            assert_eq!(refused.error_code, ErrorCode::UnsupportedForMessageFormat);
+        }
+    }
+
+    /// The receiver splits its buffer at the ranges, so they must be in order; and it must be
+    /// able to see that a partition is named twice.
+    #[test]
+    fn ranges_ascend_and_duplicates_are_visible() {
+        let partition = |partition, records| OutgoingProducePartition {
+            topic: TOPIC,
+            partition,
+            records: Some(records),
+        };
+        let partitions = [partition(0, &b"first"[..]), partition(1, b""), partition(0, b"again")];
+        let mut frame = BytesMut::new();
+        outgoing(&partitions).encode(&mut frame, 9, 1, None);
+        let start = 4 + RequestHeader::parse(&frame[4..]).unwrap().body_start;
+        let body = &frame[start..];
+        let request = ProduceRequest::parse(9, body).unwrap();
+
+        let read: Vec<_> = request.partitions().map(|read| read.records.unwrap()).collect();
+        assert_eq!(&body[read[0].clone()], b"first");
+        assert_eq!(&body[read[2].clone()], b"again");
+        assert!(read.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        let named: Vec<_> = request.partitions().map(|read| read.partition).collect();
+        assert_eq!(named, [0, 1, 0]);
+    }
+
+    /// A request cut anywhere is refused as a whole, before any of its partitions is seen.
+    #[test]
+    fn a_cut_request_is_refused_before_anything_is_done_with_it() {
+        let whole =
+            OutgoingProducePartition { topic: TOPIC, partition: 0, records: Some(b"whole") };
+        for version in [3, 9] {
+            let mut frame = BytesMut::new();
+            outgoing(&[whole, whole]).encode(&mut frame, version, 1, None);
+            let start = 4 + RequestHeader::parse(&frame[4..]).unwrap().body_start;
+            for cut in start..frame.len() {
+                assert!(ProduceRequest::parse(version, &frame[start..cut]).is_err());
+            }
+        }
     }
 }
