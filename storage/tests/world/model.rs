@@ -1,0 +1,111 @@
+//! What one log has promised.
+
+use bytes::BytesMut;
+use tidemill_record::{Batch, LeaderEpoch, Offset, TopicPartition, stamp};
+
+/// What was done to a log, and what of it was reported done.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// Every batch that may be there, as stored, in order.
+    pub batches: Vec<Stored>,
+    /// Everything below was reported durable.
+    pub durable_end: Offset,
+    /// The start reported durable.
+    pub start: Offset,
+    /// A start that was asked for: it may be there already.
+    pub start_asked: Offset,
+    /// A truncation that was asked for and has not been reported.
+    pub truncating: Option<Offset>,
+}
+
+/// A batch in a log.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub base_offset: Offset,
+    pub next_offset: Offset,
+    pub bytes: Vec<u8>,
+}
+
+impl Model {
+    /// The offset after the last record that may be there.
+    pub fn end(&self) -> Offset {
+        self.batches.last().map_or(Offset::ZERO, |last| last.next_offset)
+    }
+
+    pub fn appended(&mut self, mut sent: BytesMut, base_offset: Offset, epoch: LeaderEpoch) {
+        assert!(self.truncating.is_none(), "an append to a log that is being cut");
+        assert_eq!(base_offset, self.end().max(self.start), "offsets are dense");
+        stamp(&mut sent, base_offset, epoch);
+        let (batch, _) = Batch::parse(&sent).expect("a batch");
+        let next_offset = batch.next_offset();
+        self.batches.push(Stored { base_offset, next_offset, bytes: sent.to_vec() });
+    }
+
+    pub fn durable(&mut self, end: Offset) {
+        assert!(self.durable_end <= end, "the durable end moved back");
+        assert!(end <= self.end(), "more is durable than was appended");
+        self.durable_end = end;
+    }
+
+    pub fn trimming(&mut self, before: Offset) {
+        self.start_asked = self.start_asked.max(before);
+    }
+
+    pub fn trimmed(&mut self, start: Offset) {
+        self.start = self.start.max(start);
+        self.start_asked = self.start_asked.max(start);
+    }
+
+    pub fn truncating(&mut self, to: Offset) {
+        self.truncating = Some(to);
+        self.durable_end = self.durable_end.min(to);
+    }
+
+    pub fn truncated(&mut self, end: Offset) {
+        let asked = self.truncating.take().expect("a truncation that was asked for");
+        assert!(end <= asked);
+        self.forget_from(end);
+        self.durable_end = end;
+    }
+
+    /// The node has started with these records.
+    pub fn recovered(&mut self, tp: TopicPartition, start: Offset, end: Offset) {
+        assert!(self.start <= start, "{tp}: deleted records have returned");
+        assert!(start <= self.start_asked, "{tp}: records were deleted that nobody asked to");
+        assert!(self.durable_end <= end, "{tp}: an acknowledged record is lost");
+        assert!(end <= self.end().max(start), "{tp}: records from nowhere");
+        if let Some(to) = self.truncating.take() {
+            // Durable or not, but nothing half.
+            assert!(end <= self.end(), "{tp}: {to}");
+        }
+        self.forget_from(end);
+        self.durable_end = end;
+        self.start = start;
+        self.start_asked = start;
+    }
+
+    /// `found` are the batches from the one that holds `start` up to `end`.
+    pub fn check_bytes(&self, tp: TopicPartition, start: Offset, end: Offset, found: &[u8]) {
+        let mut rest = found;
+        let wanted = self
+            .batches
+            .iter()
+            .filter(|batch| start < batch.next_offset && batch.next_offset <= end);
+        for batch in wanted {
+            let offset = batch.base_offset;
+            assert!(batch.bytes.len() <= rest.len(), "{tp}: the batch at {offset} is missing");
+            let (bytes, behind) = rest.split_at(batch.bytes.len());
+            assert!(bytes == batch.bytes, "{tp}: the batch at {offset} is another");
+            rest = behind;
+        }
+        assert!(rest.is_empty(), "{tp}: batches from nowhere");
+    }
+
+    fn forget_from(&mut self, end: Offset) {
+        self.batches.retain(|batch| batch.base_offset < end);
+        assert!(
+            self.batches.last().is_none_or(|last| last.next_offset <= end),
+            "a batch was cut in two at {end}"
+        );
+    }
+}
