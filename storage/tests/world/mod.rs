@@ -24,7 +24,8 @@ use tidemill_record::{
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::recovery::{Known, Recovered, Report};
 use tidemill_storage::{
-    AppendKind, Appended, Config, Event, LogConfig, LogId, Read, ReadId, Recovery, ShardStorage,
+    AppendKind, Appended, Config, Event, LogConfig, LogId, Read, ReadId, RecoverError, Recovery,
+    ShardStorage,
 };
 
 use crate::disk::{Disk, Random, Survival};
@@ -116,16 +117,24 @@ impl World {
 
     /// Recovers and starts so many shards. Panics if recovery fails.
     pub fn start_unchecked(&mut self, shards: u16) {
+        self.try_start(shards).expect("recovery succeeds");
+    }
+
+    /// Lets the next start be this one, counted from the first.
+    pub fn set_incarnation(&mut self, incarnation: u64) {
+        self.incarnation = incarnation - 1;
+    }
+
+    /// Recovers and starts so many shards, from a disk that may hold anything.
+    pub fn try_start(&mut self, shards: u16) -> Result<(), RecoverError> {
         let mut recovery = self.begin_recovery(shards);
-        let mut finished = None;
         for _ in 0..STEPS_MAX {
-            finished = self.recovery_step(&mut recovery);
-            if finished.is_some() {
-                break;
+            if let Some(finished) = self.recovery_step(&mut recovery) {
+                self.take_over(finished?);
+                return Ok(());
             }
         }
-        let recovered = finished.expect("recovery ends").expect("recovery succeeds");
-        self.take_over(recovered);
+        panic!("recovery never ends");
     }
 
     /// Recovers for at most so many ended requests, then the power goes.
@@ -151,7 +160,7 @@ impl World {
     fn recovery_step(
         &mut self,
         recovery: &mut Recovery,
-    ) -> Option<Result<Recovered, tidemill_storage::RecoverError>> {
+    ) -> Option<Result<Recovered, RecoverError>> {
         while let Some(request) = recovery.poll_request() {
             self.disk.submit(request);
         }
