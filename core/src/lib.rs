@@ -1,9 +1,31 @@
 //! The broker: assembles the parts into one node that Kafka clients talk to.
 //!
-//! Reading order: [`config`] says what it is told, [`limits`] how far anything may grow.
+//! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
+//! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
+//! here or, by [`message`], elsewhere. [`startup`] is how a node gets there, [`controller`] how
+//! its metadata changes. [`config`] says what it is told, [`limits`] how far anything may grow.
+
+pub mod node;
+pub mod shard;
+
+pub mod api;
+pub mod connection;
+pub mod dispatch;
+pub mod job;
+pub mod message;
+pub mod partition;
+pub mod placement;
+pub mod topic_rules;
+
+pub mod background;
+pub mod controller;
+pub mod disk;
+pub mod startup;
+pub mod token;
 
 pub mod cli;
 pub mod config;
 pub mod limits;
 pub mod logging;
+pub mod random;
 pub mod stop;

@@ -67,6 +67,27 @@ pub const REQUEST_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 /// The most messages under way between one shard and another, in one direction.
 pub const MESH_MESSAGES_MAX: usize = 1024;
 
+/// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
+pub const MESSAGES_PER_TURN_MAX: usize = 1024;
+
+/// The most requests of one connection that are begun in one turn.
+pub const REQUESTS_PER_CONNECTION_AND_TURN_MAX: usize = 16;
+
+/// The most bytes of replies one connection may hold back before its socket is not read.
+pub const REPLY_BYTES_PER_CONNECTION_MAX: usize = 8 * 1024 * 1024;
+
+/// The memory set aside for a large frame before more than its length has arrived.
+pub const FRAME_BYTES_FIRST_ALLOCATION: usize = 1024 * 1024;
+
+/// The most appends to one partition that wait for space; further ones are refused.
+pub const APPENDS_QUEUED_MAX: usize = 4096;
+
+/// The most files of one shard that stay open while they are idle.
+pub const FILES_OPEN_MAX: usize = 1024;
+
+/// The most changes of metadata that wait; further ones are refused.
+pub const PROPOSALS_QUEUED_MAX: usize = 10_000;
+
 const _: () = {
     // The id of the last shard of the last node must be a Kafka broker id, an i32.
     assert!(NODE_ID_MAX < SHARD_ID_STRIDE);

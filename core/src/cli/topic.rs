@@ -48,11 +48,11 @@ pub(super) struct Create {
     /// Its name: letters, digits, dots, underscores and dashes.
     name: String,
     /// How many partitions [default: what the broker says]
-    #[arg(short, long, default_value_t = -1, hide_default_value = true, value_parser = clap::value_parser!(i32).range(1..))]
-    partitions: i32,
+    #[arg(short, long, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: Option<i32>,
     /// How many replicas each partition has [default: what the broker says]
-    #[arg(short, long, default_value_t = -1, hide_default_value = true, value_parser = clap::value_parser!(i16).range(1..))]
-    replication_factor: i16,
+    #[arg(short, long, value_parser = clap::value_parser!(i16).range(1..))]
+    replication_factor: Option<i16>,
     /// A setting of the topic, such as retention.ms=3600000; may be repeated.
     #[arg(short = 'X', long = "config", value_name = "NAME=VALUE")]
     configs: Vec<String>,
@@ -124,8 +124,8 @@ impl Create {
         });
         let topic = CreatableTopic {
             name: self.name.clone(),
-            num_partitions: self.partitions,
-            replication_factor: self.replication_factor,
+            num_partitions: self.partitions.unwrap_or(-1),
+            replication_factor: self.replication_factor.unwrap_or(-1),
             assignments: Vec::new(),
             configs: configs.collect::<Result<_, Failure>>()?,
         };

@@ -1,0 +1,125 @@
+//! DescribeConfigs: what is in force for a topic or a node, and where it comes from (KIP-226).
+//!
+//! Every well-known config is told, whether or not it means something here: tools look them up by
+//! name.
+
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::describe_configs::{
+    DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
+    DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use tidemill_replication::config::{
+    Described, Kind, Layers, NodeConfig, describe_cluster, describe_node, describe_topic,
+    node_config,
+};
+use tidemill_replication::metadata::Resource;
+
+use super::ReplyForm;
+use crate::config::settings;
+use crate::controller::code;
+use crate::shard::Shard;
+use crate::topic_rules;
+
+impl Shard {
+    pub(crate) fn handle_describe_configs(
+        &mut self,
+        reply: ReplyForm,
+        request: &DescribeConfigsRequest,
+    ) {
+        let results = request.resources.iter().map(|asked| {
+            let mut result = DescribeConfigsResult {
+                resource_type: asked.resource_type,
+                resource_name: asked.resource_name.clone(),
+                ..DescribeConfigsResult::default()
+            };
+            match self.describe_resource(asked) {
+                Ok(described) => {
+                    let told = described.into_iter().filter(|config| is_asked_for(asked, config));
+                    result.configs = told.map(|config| tell(config, request)).collect();
+                }
+                Err((error, message)) => {
+                    result.error_code = error;
+                    result.error_message = Some(message);
+                }
+            }
+            result
+        });
+        let results = results.collect();
+        self.reply_message(reply, &DescribeConfigsResponse { results, ..Default::default() });
+    }
+
+    fn describe_resource(
+        &self,
+        asked: &DescribeConfigsResource,
+    ) -> Result<Vec<Described>, (ErrorCode, String)> {
+        let resource = self
+            .find_resource(asked.resource_type, &asked.resource_name)
+            .map_err(|error| (code(&error), error.to_string()))?;
+        Ok(match resource {
+            Resource::Topic(id) => {
+                let topic = self.image.topic(id).expect("just found");
+                let layers = topic_rules::layers(&self.settings, &self.image, &topic.configs);
+                describe_topic(&layers)
+            }
+            Resource::Cluster => describe_cluster(self.image.cluster_configs()),
+            Resource::Node(node) => {
+                let layers = Layers {
+                    topic: None,
+                    node: self.image.node_configs(node),
+                    cluster: self.image.cluster_configs(),
+                    file: &self.settings.file_configs,
+                };
+                describe_node(&layers, &self.own_configs())
+            }
+        })
+    }
+
+    /// Settings of the node that no topic inherits.
+    fn own_configs(&self) -> Vec<NodeConfig> {
+        let described = self.settings.config.described();
+        described
+            .filter(|(setting, _, _)| node_config(setting.name).is_none())
+            .map(|(setting, _, _)| NodeConfig {
+                name: setting.name.to_owned(),
+                value: self.settings.config.value_text(setting.name),
+                default: setting.default.to_owned(),
+                kind: kind_of(setting.kind),
+                doc: setting.doc,
+            })
+            .collect()
+    }
+}
+
+fn kind_of(kind: settings::Kind) -> Kind {
+    match kind {
+        settings::Kind::Integer { min, max, .. } => Kind::Long(min, max),
+        settings::Kind::Boolean => Kind::Boolean,
+        _ => Kind::Text,
+    }
+}
+
+fn is_asked_for(asked: &DescribeConfigsResource, config: &Described) -> bool {
+    // Kafka treats no keys like null: all of them.
+    match &asked.configuration_keys {
+        Some(keys) if !keys.is_empty() => keys.contains(&config.name),
+        _ => true,
+    }
+}
+
+fn tell(config: Described, request: &DescribeConfigsRequest) -> DescribeConfigsResourceResult {
+    let synonyms = config.synonyms.into_iter().map(|synonym| DescribeConfigsSynonym {
+        name: synonym.name,
+        value: Some(synonym.value),
+        source: synonym.source as i8,
+    });
+    DescribeConfigsResourceResult {
+        name: config.name,
+        value: Some(config.value),
+        read_only: config.is_read_only,
+        config_source: config.source as i8,
+        is_sensitive: false,
+        synonyms: if request.include_synonyms { synonyms.collect() } else { Vec::new() },
+        config_type: config.kind.wire_type(),
+        documentation: request.include_documentation.then(|| config.doc.to_owned()),
+    }
+}

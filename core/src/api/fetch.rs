@@ -1,0 +1,447 @@
+//! Fetch: records to read, waiting for them if there are none (KIP-74, KIP-227, KIP-320, KIP-516).
+//!
+//! A fetch is a job of rounds. In a round it reads its partitions, each within what is left of the
+//! request's bytes. If that gave enough, or an error, or time is up, it replies; otherwise it
+//! watches its partitions and reads those again in which something has arrived.
+//!
+//! The first batch of the first partition that has one is returned whole, however long (KIP-74):
+//! otherwise a consumer with a small limit would ask for the same offset for ever.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::fetch::{
+    self, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
+};
+use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
+use tidemill_runtime::edge::Instant;
+
+use super::fetch_session::{Opened, SessionPart};
+use super::{Job, ReplyForm, TopicName};
+use crate::job::{JobId, ReplyTo};
+use crate::limits::FETCH_WAIT_MS_MAX;
+use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
+use crate::partition::Times;
+use crate::placement;
+use crate::shard::Shard;
+
+/// Zstd is known from this version on (KIP-110).
+const ZSTD_FROM: i16 = 10;
+
+/// A fetch under way.
+pub struct Fetch {
+    reply: ReplyForm,
+    min_bytes: u64,
+    max_bytes: u64,
+    read_committed: bool,
+    deadline: Instant,
+    session_id: i32,
+    incremental: bool,
+    parts: Vec<Part>,
+    outstanding: usize,
+    watching: bool,
+    /// A partition whose first batch alone is longer than the limits: read with force.
+    forced: Option<usize>,
+}
+
+/// One partition of a fetch.
+struct Part {
+    topic: TopicName,
+    partition: i32,
+    id: Result<TopicPartition, ErrorCode>,
+    wanted: Wanted,
+    /// To be read in the next round.
+    stale: bool,
+    answer: Option<PartAnswer>,
+}
+
+/// What a client wants of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The first offset.
+    pub from: Offset,
+    /// How many bytes at most.
+    pub limit_bytes: u32,
+    /// The client's view of the leader epoch.
+    pub current_leader_epoch: Option<LeaderEpoch>,
+    /// Epoch of the last record it has.
+    pub last_fetched_epoch: Option<LeaderEpoch>,
+}
+
+enum PartAnswer {
+    Read(ReadAnswer),
+    Failed(ErrorCode),
+}
+
+impl Wanted {
+    /// Takes a partition's part of a request.
+    pub fn of(partition: &fetch::FetchPartition<'_>) -> Self {
+        let epoch = |epoch| (0 <= epoch).then_some(LeaderEpoch(epoch));
+        Self {
+            from: Offset(partition.fetch_offset),
+            limit_bytes: u32::try_from(partition.partition_max_bytes).unwrap_or(0),
+            current_leader_epoch: epoch(partition.current_leader_epoch),
+            last_fetched_epoch: epoch(partition.last_fetched_epoch),
+        }
+    }
+}
+
+impl Fetch {
+    fn bytes(&self) -> u64 {
+        let read = |part: &Part| match &part.answer {
+            Some(PartAnswer::Read(read)) => u64::from(read.size_bytes),
+            _ => 0,
+        };
+        self.parts.iter().map(read).sum()
+    }
+
+    fn must_reply_now(&self) -> bool {
+        self.parts.iter().any(|part| match &part.answer {
+            Some(PartAnswer::Failed(_)) => true,
+            Some(PartAnswer::Read(read)) => read.diverging.is_some(),
+            None => part.id.is_err(),
+        })
+    }
+
+    /// A partition that has records, none of which fitted, while nothing else was read.
+    fn held_back(&self) -> Option<usize> {
+        if 0 < self.bytes() {
+            return None;
+        }
+        self.parts
+            .iter()
+            .position(|part| matches!(&part.answer, Some(PartAnswer::Read(read)) if read.held_back))
+    }
+
+    fn take_answer(&mut self, index: usize, answer: Answer) {
+        let part = &mut self.parts[index];
+        self.outstanding -= 1;
+        part.answer = Some(match answer {
+            Answer::Read(read) => PartAnswer::Read(read),
+            Answer::Refused { error, .. } => PartAnswer::Failed(error),
+            other => unreachable!("a read is answered as such, not with {other:?}"),
+        });
+    }
+}
+
+impl Shard {
+    /// Answers a fetch request, now or when there is enough.
+    pub(crate) fn handle_fetch(
+        &mut self,
+        reply: ReplyForm,
+        request: &FetchRequest<'_>,
+        times: Times,
+    ) {
+        let opened = match self.open_fetch_session(reply.version, request, times) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let response = FetchResponse { error_code: error, ..FetchResponse::default() };
+                return self.reply_fetch(reply, &response);
+            }
+        };
+        let Opened { session_id, incremental, parts } = opened;
+        let parts: Vec<Part> = parts.into_iter().map(|part| self.fetch_part(part)).collect();
+        let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
+        let deadline = times.now.after(Duration::from_millis(wait_ms));
+        let limit = u64::from(self.settings.config.fetch_bytes_max);
+        let fetch = Fetch {
+            reply,
+            min_bytes: u64::try_from(request.min_bytes).unwrap_or(0),
+            max_bytes: u64::try_from(request.max_bytes).unwrap_or(0).min(limit),
+            read_committed: request.isolation_level == fetch::READ_COMMITTED,
+            deadline,
+            session_id,
+            incremental,
+            parts,
+            outstanding: 0,
+            watching: false,
+            forced: None,
+        };
+        let job = self.jobs.insert(Job::Fetch(Box::new(fetch)));
+        self.fetch_round(job, times);
+    }
+
+    fn fetch_part(&self, part: SessionPart) -> Part {
+        let id = self.find_partition(part.topic.as_ref(), part.partition);
+        Part {
+            topic: part.topic,
+            partition: part.partition,
+            id,
+            wanted: part.wanted,
+            stale: true,
+            answer: None,
+        }
+    }
+
+    /// Reads all stale partitions; goes on when the last answer is there.
+    fn fetch_round(&mut self, job: JobId, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        fetch.watching = false;
+        let mut left = fetch.max_bytes.saturating_sub(fetch.bytes());
+        let mut min_one = fetch.bytes() == 0;
+        let forced = fetch.forced.take();
+        let reads: Vec<(usize, TopicPartition, Wanted)> = fetch
+            .parts
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, part)| part.stale)
+            .filter_map(|(index, part)| {
+                part.stale = false;
+                Some((index, part.id.ok()?, part.wanted))
+            })
+            .collect();
+        fetch.outstanding = reads.len();
+        for (index, id, wanted) in reads {
+            let limit_bytes = u64::from(wanted.limit_bytes).min(left) as u32;
+            let call = Call::Read(ReadCall {
+                from: wanted.from,
+                limit_bytes,
+                min_one: forced.map_or(min_one, |forced| forced == index),
+                current_leader_epoch: wanted.current_leader_epoch,
+                last_fetched_epoch: wanted.last_fetched_epoch,
+            });
+            self.call(job, [(index as u32, id, call)], times);
+            // What is in memory here is answered at once, so that the next partition knows what
+            // is left; for what is not, the whole limit is set aside.
+            match self.take_own_answer(job, index as u32) {
+                Some(answer) => {
+                    let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+                    fetch.take_answer(index, answer);
+                    let read = match &fetch.parts[index].answer {
+                        Some(PartAnswer::Read(read)) => u64::from(read.size_bytes),
+                        _ => 0,
+                    };
+                    min_one &= read == 0;
+                    left = left.saturating_sub(read);
+                }
+                None => {
+                    min_one = false;
+                    left -= u64::from(limit_bytes);
+                }
+            }
+        }
+        self.fetch_progress(job, times);
+    }
+
+    /// The answer just given by this shard's own home, if it was given at once.
+    fn take_own_answer(&mut self, job: JobId, index: u32) -> Option<Answer> {
+        let reply_to = ReplyTo { shard: self.id, job, index };
+        self.home.as_mut()?.take_last_answer(reply_to)
+    }
+
+    /// A read or a watch of a fetch is answered.
+    pub(super) fn fetch_answered(&mut self, id: JobId, index: u32, answer: Answer, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(id) else { return };
+        let index = index as usize;
+        if fetch.watching {
+            // Also a refusal of the watch: reading again tells why.
+            fetch.parts[index].stale = true;
+            self.unwatch(id);
+            self.fetch_round(id, times);
+            return;
+        }
+        if matches!(answer, Answer::Moved) || fetch.parts[index].answer.is_some() {
+            // A watch that was answered while its fetch was already reading again.
+            return;
+        }
+        fetch.take_answer(index, answer);
+        self.fetch_progress(id, times);
+    }
+
+    /// Replies, reads again or waits, once a round is complete.
+    fn fetch_progress(&mut self, job: JobId, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        if 0 < fetch.outstanding {
+            return;
+        }
+        if let Some(index) = fetch.held_back() {
+            fetch.parts[index].stale = true;
+            fetch.parts[index].answer = None;
+            fetch.forced = Some(index);
+            return self.fetch_round(job, times);
+        }
+        let enough = fetch.min_bytes <= fetch.bytes();
+        if enough || fetch.deadline <= times.now || fetch.must_reply_now() {
+            return self.finish_fetch(job, times);
+        }
+        self.watch(job, times);
+    }
+
+    /// Waits for arrivals in every partition of a fetch.
+    fn watch(&mut self, job: JobId, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        fetch.watching = true;
+        let read_committed = fetch.read_committed;
+        let deadline = fetch.deadline;
+        let calls: Vec<_> = fetch
+            .parts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, part)| match (&part.answer, part.id) {
+                (Some(PartAnswer::Read(read)), Ok(id)) => {
+                    let seen_end = read.high_watermark;
+                    Some((index as u32, id, Call::Watch { seen_end, read_committed }))
+                }
+                _ => None,
+            })
+            .collect();
+        self.jobs.set_deadline(job, deadline);
+        self.call(job, calls, times);
+    }
+
+    /// Ends the watches of a fetch; partitions read before keep their answers.
+    fn unwatch(&mut self, job: JobId) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        for part in &mut fetch.parts {
+            if part.stale {
+                part.answer = None;
+            }
+        }
+        let ids: Vec<TopicPartition> = fetch.parts.iter().filter_map(|part| part.id.ok()).collect();
+        let shards = self.settings.shards;
+        let mut remote: Vec<Vec<TopicPartition>> = Vec::new();
+        for id in ids {
+            let shard = placement::home(id, shards);
+            if shard == self.id {
+                if let Some(home) = &mut self.home {
+                    home.unwatch(id, job, shard);
+                }
+            } else {
+                if remote.is_empty() {
+                    remote.resize_with(usize::from(shards), Vec::new);
+                }
+                remote[usize::from(shard.0)].push(id);
+            }
+        }
+        for (shard, partitions) in remote.into_iter().enumerate() {
+            if !partitions.is_empty() {
+                let shard = tidemill_runtime::edge::ShardId(shard as u16);
+                self.tell(shard, Message::Unwatch { job, partitions });
+            }
+        }
+    }
+
+    /// The time a fetch may wait is over: it replies with what there is.
+    pub(super) fn fetch_expired(&mut self, job: JobId, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        // A round still under way ends by itself and then finds the deadline passed.
+        if fetch.watching {
+            self.unwatch(job);
+            self.finish_fetch(job, times);
+        }
+    }
+
+    fn finish_fetch(&mut self, job: JobId, times: Times) {
+        let Some(Job::Fetch(fetch)) = self.jobs.remove(job) else { return };
+        let Fetch { reply, read_committed, session_id, incremental, mut parts, .. } = *fetch;
+        if incremental || session_id != fetch::NO_SESSION {
+            self.sessions.tell(session_id, times.now, |session| {
+                parts.retain_mut(|part| {
+                    let news = part.news(reply.version);
+                    session.told(&part.topic, part.partition, news) || !incremental
+                });
+            });
+        }
+        let partitions: Vec<FetchPartitionResponse<'_>> =
+            parts.iter_mut().map(|part| part.response(reply.version, read_committed)).collect();
+        let response = FetchResponse {
+            session_id,
+            partitions: Cow::Owned(partitions),
+            ..FetchResponse::default()
+        };
+        self.reply_fetch(reply, &response);
+    }
+
+    fn reply_fetch(&mut self, reply: ReplyForm, response: &FetchResponse<'_>) {
+        let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
+        let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
+        response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
+        self.reply(reply.slot, parts);
+    }
+}
+
+/// What an answer would tell of a partition that a session has not told before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct News {
+    /// Records, an error or a divergence: always told.
+    pub always: bool,
+    /// High watermark, log start offset: told when they differ from what was told last.
+    pub state: Option<(Offset, Offset)>,
+}
+
+impl Part {
+    fn news(&self, version: i16) -> News {
+        let failed = News { always: true, state: None };
+        match &self.answer {
+            Some(PartAnswer::Read(read)) if !zstd_unknown(read, version) => News {
+                always: 0 < read.size_bytes || read.diverging.is_some(),
+                state: Some((read.high_watermark, read.log_start_offset)),
+            },
+            Some(_) => failed,
+            None => failed,
+        }
+    }
+
+    fn response(&mut self, version: i16, read_committed: bool) -> FetchPartitionResponse<'_> {
+        let topic = self.topic.as_ref();
+        let partition = self.partition;
+        let read = match self.answer.take() {
+            Some(PartAnswer::Read(read)) => read,
+            Some(PartAnswer::Failed(error)) => {
+                return FetchPartitionResponse::failed(
+                    topic,
+                    partition,
+                    for_version(error, version),
+                );
+            }
+            None => {
+                let error = self.id.err().unwrap_or(ErrorCode::UnknownServerError);
+                return FetchPartitionResponse::failed(topic, partition, error);
+            }
+        };
+        if zstd_unknown(&read, version) {
+            let error = ErrorCode::UnsupportedCompressionType;
+            return FetchPartitionResponse::failed(topic, partition, error);
+        }
+        FetchPartitionResponse {
+            last_stable_offset: read.last_stable_offset.0,
+            log_start_offset: read.log_start_offset.0,
+            diverging_epoch: read
+                .diverging
+                .map(|(epoch, end)| DivergingEpoch { epoch: epoch.0, end_offset: end.0 }),
+            aborted_transactions: read_committed.then_some(Cow::Borrowed(&[])),
+            records: Cow::Owned(read.batches),
+            ..FetchPartitionResponse::at(topic, partition, read.high_watermark.0)
+        }
+    }
+}
+
+/// Clients before version 6 know no storage error (it is told as "not leader").
+fn for_version(error: ErrorCode, version: i16) -> ErrorCode {
+    if error == ErrorCode::KafkaStorageError && version < 6 {
+        ErrorCode::NotLeaderOrFollower
+    } else {
+        error
+    }
+}
+
+/// Whether a client too old for zstd would get zstd.
+fn zstd_unknown(read: &ReadAnswer, version: i16) -> bool {
+    version < ZSTD_FROM && read.batches.iter().any(|run| has_zstd(run))
+}
+
+fn has_zstd(run: &Bytes) -> bool {
+    let mut rest = &run[..];
+    while let Ok((batch, more)) = tidemill_record::Batch::parse(rest) {
+        if batch.header().compression() == tidemill_record::Codec::Zstd {
+            return true;
+        }
+        rest = more;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    false
+}

@@ -1,0 +1,172 @@
+//! Metadata: which topics there are, who leads their partitions and where to reach them.
+//!
+//! Answered from this shard's own image of the cluster. The leader of a partition is told as the
+//! endpoint of its home shard, so that clients talk straight to the core that owns it; replicas
+//! and ISR are told as nodes. Unknown topics are made first if the broker and the request allow it
+//! (never by Produce, Fetch or ListOffsets).
+
+use std::collections::HashSet;
+
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
+use tidemill_net::kafka::metadata::{
+    MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker,
+    MetadataResponsePartition, MetadataResponseTopic,
+};
+use tidemill_record::{PartitionId, TopicPartition};
+use tidemill_replication::controller::check_topic_name;
+use tidemill_replication::metadata::Topic;
+
+use super::{Job, ReplyForm};
+use crate::controller::{Outcome, Proposal};
+use crate::message::Message;
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// Below this version a request cannot forbid the making of topics, and means to allow it.
+const AUTO_CREATE_IN_REQUEST_FROM: i16 = 4;
+
+/// A request whose unknown topics are being made.
+pub struct AutoCreate {
+    reply: ReplyForm,
+    request: MetadataRequest,
+}
+
+impl Shard {
+    pub(crate) fn handle_metadata(
+        &mut self,
+        reply: ReplyForm,
+        request: MetadataRequest,
+        _times: Times,
+    ) {
+        let allowed = self.settings.config.auto_create_topics
+            && (reply.version < AUTO_CREATE_IN_REQUEST_FROM || request.allow_auto_topic_creation);
+        let missing = if allowed { self.missing_topics(&request) } else { Vec::new() };
+        if missing.is_empty() {
+            let response = self.metadata_response(reply.version, &request, &[]);
+            return self.reply_message(reply, &response);
+        }
+        let topics = missing.into_iter().map(|name| CreatableTopic {
+            name,
+            num_partitions: -1,
+            replication_factor: -1,
+            ..CreatableTopic::default()
+        });
+        let proposal = Proposal::CreateTopics(CreateTopicsRequest {
+            topics: topics.collect(),
+            ..CreateTopicsRequest::default()
+        });
+        let job = self.jobs.insert(Job::AutoCreate(Box::new(AutoCreate { reply, request })));
+        self.tell_controller(Message::Propose { job, proposal });
+    }
+
+    /// Names asked for that no topic has, but one could have.
+    fn missing_topics(&self, request: &MetadataRequest) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_deref());
+        names
+            .filter(|name| check_topic_name(name).is_ok() && self.image.topic_named(name).is_none())
+            .filter(|name| seen.insert(*name))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(super) fn finish_auto_create(&mut self, create: AutoCreate, outcome: Outcome) {
+        let AutoCreate { reply, request } = create;
+        let Outcome::CreateTopics(created) = outcome else {
+            unreachable!("topics were to be made");
+        };
+        let failures: Vec<(String, ErrorCode)> = created
+            .topics
+            .into_iter()
+            .filter(|topic| topic.error_code != ErrorCode::None)
+            .map(|topic| (topic.name, topic.error_code))
+            .collect();
+        let response = self.metadata_response(reply.version, &request, &failures);
+        self.reply_message(reply, &response);
+    }
+
+    fn metadata_response(
+        &self,
+        version: i16,
+        request: &MetadataRequest,
+        failures: &[(String, ErrorCode)],
+    ) -> MetadataResponse {
+        let brokers = self.settings.endpoints.all().map(|endpoint| MetadataResponseBroker {
+            node_id: endpoint.id,
+            host: endpoint.host.to_owned(),
+            port: i32::from(endpoint.port),
+            rack: endpoint.rack.map(str::to_owned),
+        });
+        // Null asks for all topics; version 0 has no null and asks with an empty list.
+        let topics = match &request.topics {
+            Some(topics) if 0 < version || !topics.is_empty() => {
+                topics.iter().map(|topic| self.describe_named(topic, failures)).collect()
+            }
+            _ => self.image.topics().map(|topic| self.describe_topic(topic)).collect(),
+        };
+        MetadataResponse {
+            brokers: brokers.collect(),
+            cluster_id: Some(self.image.cluster().to_string()),
+            controller_id: self.settings.endpoints.node.0,
+            topics,
+            ..MetadataResponse::default()
+        }
+    }
+
+    fn describe_named(
+        &self,
+        asked: &MetadataRequestTopic,
+        failures: &[(String, ErrorCode)],
+    ) -> MetadataResponseTopic {
+        let failed = |error_code| MetadataResponseTopic {
+            error_code,
+            name: asked.name.clone(),
+            topic_id: asked.topic_id,
+            ..MetadataResponseTopic::default()
+        };
+        if let Some(name) = asked.name.as_deref() {
+            if let Some(topic) = self.image.topic_named(name) {
+                return self.describe_topic(topic);
+            }
+            if check_topic_name(name).is_err() {
+                return failed(ErrorCode::InvalidTopicException);
+            }
+            let failure = failures.iter().find(|(failed, _)| failed == name);
+            let error = match failure {
+                Some((_, ErrorCode::TopicAlreadyExists)) | None => {
+                    ErrorCode::UnknownTopicOrPartition
+                }
+                Some((_, error)) => *error,
+            };
+            return failed(error);
+        }
+        match self.image.topic(asked.topic_id) {
+            Some(topic) => self.describe_topic(topic),
+            None => failed(ErrorCode::UnknownTopicId),
+        }
+    }
+
+    fn describe_topic(&self, topic: &Topic) -> MetadataResponseTopic {
+        let partitions = topic.partitions.iter().enumerate().map(|(number, partition)| {
+            let number = number as i32;
+            let id = TopicPartition { topic: topic.id, partition: PartitionId(number) };
+            let replicas: Vec<i32> = partition.replicas.iter().map(|node| node.0).collect();
+            MetadataResponsePartition {
+                error_code: ErrorCode::None,
+                partition_index: number,
+                leader_id: self.settings.endpoints.leader(id, self.settings.shards),
+                leader_epoch: self.image.leader_epoch_of(partition).0,
+                isr_nodes: replicas.clone(),
+                replica_nodes: replicas,
+                offline_replicas: Vec::new(),
+            }
+        });
+        MetadataResponseTopic {
+            name: Some(topic.name.to_string()),
+            topic_id: topic.id,
+            partitions: partitions.collect(),
+            ..MetadataResponseTopic::default()
+        }
+    }
+}

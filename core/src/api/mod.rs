@@ -1,0 +1,216 @@
+//! The APIs: what each request means here, one file per family.
+//!
+//! A request that can be answered from what this shard knows is answered at once. Any other
+//! becomes a [`Job`]: it asks the home shards of its partitions ([`Call`]) or the controller
+//! ([`crate::controller::Proposal`]), collects their answers and then replies.
+
+pub mod cluster;
+pub mod configs;
+pub mod fetch;
+pub mod fetch_session;
+pub mod metadata;
+pub mod offsets;
+pub mod produce;
+pub mod producer_ids;
+pub mod topics;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::{self, ErrorCode, Message, TopicRef};
+use tidemill_record::{PartitionId, TopicId, TopicPartition};
+
+use crate::connection::ReplySlot;
+use crate::controller::Outcome;
+use crate::job::JobId;
+use crate::message::Answer;
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// Where an answer goes and in which form.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyForm {
+    /// The slot of the request.
+    pub slot: ReplySlot,
+    /// The version asked in.
+    pub version: i16,
+    /// The number the client gave its request.
+    pub correlation_id: i32,
+}
+
+/// A request under way.
+pub enum Job {
+    /// One call per partition; the reply is made when all are answered.
+    Collect(Collect),
+    /// A fetch: rounds of reads until there is enough.
+    Fetch(Box<fetch::Fetch>),
+    /// Waits for the controller.
+    Change(topics::Change),
+    /// Metadata that makes a topic first.
+    AutoCreate(Box<metadata::AutoCreate>),
+    /// Waits until this shard has producer ids again.
+    ProducerId(ReplyForm),
+    /// Fetches new producer ids for all who wait.
+    ProducerIdGrant,
+}
+
+/// A job of one answer per partition.
+pub struct Collect {
+    /// Where the reply goes.
+    pub reply: ReplyForm,
+    /// By the index of the call; `None` until it has come.
+    pub answers: Vec<Option<Answer>>,
+    /// How many have not come.
+    pub missing: usize,
+    /// What the reply is made of.
+    pub purpose: Purpose,
+}
+
+/// Which reply a [`Collect`] makes.
+pub enum Purpose {
+    /// See [`produce`].
+    Produce(produce::Produce),
+    /// See [`offsets`].
+    ListOffsets(tidemill_net::kafka::list_offsets::ListOffsetsRequest),
+    /// See [`offsets`].
+    EpochEnds(tidemill_net::kafka::offset_for_leader_epoch::OffsetForLeaderEpochRequest),
+    /// See [`offsets`].
+    Trim(tidemill_net::kafka::delete_records::DeleteRecordsRequest),
+}
+
+/// A topic as a request has named it.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum TopicName {
+    /// By name.
+    Name(Arc<str>),
+    /// By id.
+    Id(TopicId),
+}
+
+impl TopicName {
+    /// As the wire wants it.
+    pub fn as_ref(&self) -> TopicRef<'_> {
+        match self {
+            Self::Name(name) => TopicRef::Name(name),
+            Self::Id(id) => TopicRef::Id(*id),
+        }
+    }
+}
+
+impl Collect {
+    /// A job that waits for `count` answers.
+    pub fn new(reply: ReplyForm, count: usize, purpose: Purpose) -> Self {
+        let answers = (0..count).map(|_| None).collect();
+        Self { reply, answers, missing: count, purpose }
+    }
+
+    /// Sets the answer of one call; later ones to the same call are ignored.
+    pub fn fill(&mut self, index: u32, answer: Answer) {
+        let place = &mut self.answers[index as usize];
+        if place.is_none() {
+            *place = Some(answer);
+            self.missing -= 1;
+        }
+    }
+}
+
+impl Shard {
+    /// An answer has come for a job of this shard; if the job has ended, nobody misses it.
+    pub(crate) fn answered(&mut self, id: JobId, index: u32, answer: Answer, times: Times) {
+        match self.jobs.get_mut(id) {
+            Some(Job::Collect(collect)) => {
+                collect.fill(index, answer);
+                if collect.missing == 0 {
+                    self.finish_collect(id);
+                }
+            }
+            Some(Job::Fetch(_)) => self.fetch_answered(id, index, answer, times),
+            Some(_) => unreachable!("only jobs that call are answered"),
+            None => {}
+        }
+    }
+
+    /// The controller has carried out or refused a proposal.
+    pub(crate) fn proposed(&mut self, id: JobId, outcome: Outcome, times: Times) {
+        match self.jobs.remove(id) {
+            Some(Job::Change(change)) => self.finish_change(change, outcome),
+            Some(Job::AutoCreate(create)) => self.finish_auto_create(*create, outcome),
+            Some(Job::ProducerIdGrant) => self.producer_ids_granted(outcome, times),
+            Some(_) => unreachable!("only changes are proposed"),
+            None => {}
+        }
+    }
+
+    /// The deadline of a job has passed.
+    pub(crate) fn job_expired(&mut self, id: JobId, times: Times) {
+        match self.jobs.get_mut(id) {
+            Some(Job::Collect(collect)) => {
+                for index in 0..collect.answers.len() {
+                    let message = Some("not done within the request's timeout".to_owned());
+                    let error = ErrorCode::RequestTimedOut;
+                    collect.fill(index as u32, Answer::Refused { error, message });
+                }
+                self.finish_collect(id);
+            }
+            Some(Job::Fetch(_)) => self.fetch_expired(id, times),
+            Some(_) | None => {}
+        }
+    }
+
+    pub(crate) fn finish_collect(&mut self, id: JobId) {
+        let Some(Job::Collect(collect)) = self.jobs.remove(id) else {
+            unreachable!("the caller has just seen it");
+        };
+        let Collect { reply, answers, purpose, .. } = collect;
+        let answers = answers.into_iter().map(|answer| answer.expect("all have come"));
+        match purpose {
+            Purpose::Produce(produce) => self.finish_produce(reply, produce, answers),
+            Purpose::ListOffsets(request) => self.finish_list_offsets(reply, &request, answers),
+            Purpose::EpochEnds(request) => self.finish_epoch_ends(reply, &request, answers),
+            Purpose::Trim(request) => self.finish_trim(reply, &request, answers),
+        }
+    }
+
+    /// Sends a message as the reply to a request.
+    pub(crate) fn reply_message<M: Message>(&mut self, reply: ReplyForm, message: &M) {
+        let mut out = BytesMut::new();
+        kafka::encode_response(&mut out, reply.version, reply.correlation_id, message);
+        self.reply(reply.slot, vec![out.freeze()]);
+    }
+
+    /// Sends encoded bytes as the reply to a request.
+    pub(crate) fn reply_bytes(&mut self, reply: ReplyForm, bytes: Bytes) {
+        self.reply(reply.slot, vec![bytes]);
+    }
+
+    /// Finds the partition a request names.
+    pub(crate) fn find_partition(
+        &self,
+        topic: TopicRef<'_>,
+        partition: i32,
+    ) -> Result<TopicPartition, ErrorCode> {
+        let (found, unknown) = match topic {
+            TopicRef::Name(name) => {
+                (self.image.topic_named(name), ErrorCode::UnknownTopicOrPartition)
+            }
+            TopicRef::Id(id) => (self.image.topic(id), ErrorCode::UnknownTopicId),
+        };
+        let topic = found.ok_or(unknown)?;
+        let exists = usize::try_from(partition).is_ok_and(|p| p < topic.partitions.len());
+        if !exists {
+            return Err(ErrorCode::UnknownTopicOrPartition);
+        }
+        Ok(TopicPartition { topic: topic.id, partition: PartitionId(partition) })
+    }
+
+    /// The name of a topic in owned form; without a copy if the topic exists.
+    pub(crate) fn own_topic(&self, topic: TopicRef<'_>) -> TopicName {
+        match topic {
+            TopicRef::Id(id) => TopicName::Id(id),
+            TopicRef::Name(name) => TopicName::Name(match self.image.topic_named(name) {
+                Some(topic) => Arc::clone(&topic.name),
+                None => Arc::from(name),
+            }),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Produce: batches to append (KIP-98, KIP-467, KIP-951).
+//!
+//! The batches are taken out of the received frame without a copy and sent to their home shards.
+//! The reply waits for all of them, each as durable as the topic and the acks ask. With acks=0
+//! there is no reply; if anything fails, the connection is closed, as Kafka does, so that the
+//! client notices.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tidemill_net::cursor::WireError;
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceRequest, ProduceResponse};
+use tidemill_record::TopicPartition;
+
+use super::{Collect, Job, Purpose, ReplyForm, TopicName};
+use crate::limits::REQUEST_WAIT_MS_MAX;
+use crate::message::{Acks, Answer, Call};
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// From this version on a producer knows zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+/// Versions below carry record formats that are not stored.
+const SERVED_FROM: i16 = 3;
+/// Up to here clients know no storage error (it is told as "not leader").
+const STORAGE_ERROR_FROM: i16 = 4;
+
+/// What the reply is made of, beside the answers.
+pub struct Produce {
+    partitions: Vec<(TopicName, i32)>,
+    acks: Acks,
+}
+
+struct Incoming {
+    topic: TopicName,
+    partition: i32,
+    target: Result<(TopicPartition, Range<usize>), ErrorCode>,
+}
+
+impl Shard {
+    /// Answers a produce request. `body` is the frame behind the header.
+    pub(crate) fn handle_produce(
+        &mut self,
+        reply: ReplyForm,
+        mut body: BytesMut,
+        times: Times,
+    ) -> Result<(), WireError> {
+        let request = ProduceRequest::parse(reply.version, &body)?;
+        let acks = match request.acks {
+            0 => Acks::None,
+            1 => Acks::Leader,
+            -1 => Acks::InSync,
+            _ => {
+                let response = request.error_response(ErrorCode::InvalidRequiredAcks);
+                let mut out = BytesMut::new();
+                response.encode(&mut out, reply.version, reply.correlation_id);
+                self.reply_bytes(reply, out.freeze());
+                return Ok(());
+            }
+        };
+        let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
+        let incoming = self.produce_targets(reply.version, &request);
+
+        let partitions = incoming.iter().map(|i| (i.topic.clone(), i.partition)).collect();
+        let purpose = Purpose::Produce(Produce { partitions, acks });
+        let job = self.jobs.insert(Job::Collect(Collect::new(reply, incoming.len(), purpose)));
+        if incoming.is_empty() {
+            self.finish_empty(job);
+            return Ok(());
+        }
+        self.jobs.set_deadline(job, times.now.after(Duration::from_millis(timeout_ms)));
+        let zstd_allowed = ZSTD_FROM <= reply.version;
+        let mut calls = Vec::with_capacity(incoming.len());
+        let mut refused = Vec::new();
+        let mut cut = 0;
+        for (index, partition) in incoming.into_iter().enumerate() {
+            match partition.target {
+                Ok((id, range)) => {
+                    // Ranges ascend, so each batch is split off the front in turn.
+                    let mut batch = body.split_to(range.end - cut);
+                    let batch = batch.split_off(range.start - cut);
+                    cut = range.end;
+                    calls.push((index as u32, id, Call::Append { batch, acks, zstd_allowed }));
+                }
+                Err(error) => refused.push((index as u32, error)),
+            }
+        }
+        for (index, error) in refused {
+            self.answered(job, index, Answer::Refused { error, message: None }, times);
+        }
+        self.call(job, calls, times);
+        Ok(())
+    }
+
+    fn produce_targets(&self, version: i16, request: &ProduceRequest<'_>) -> Vec<Incoming> {
+        let mut incoming: Vec<Incoming> = Vec::with_capacity(request.partitions_count());
+        for partition in request.partitions() {
+            let target = if version < SERVED_FROM {
+                Err(ErrorCode::UnsupportedForMessageFormat)
+            } else if request.transactional_id.is_some() {
+                Err(ErrorCode::InvalidTxnState)
+            } else {
+                self.find_partition(partition.topic, partition.partition).and_then(|id| {
+                    let records = partition.records.ok_or(ErrorCode::InvalidRecord)?;
+                    Ok((id, records))
+                })
+            };
+            let topic = match incoming.last() {
+                Some(last) if last.topic.as_ref() == partition.topic => last.topic.clone(),
+                _ => self.own_topic(partition.topic),
+            };
+            incoming.push(Incoming { topic, partition: partition.partition, target });
+        }
+        refuse_repeated(&mut incoming);
+        incoming
+    }
+
+    fn finish_empty(&mut self, job: crate::job::JobId) {
+        let Some(Job::Collect(Collect { reply, purpose: Purpose::Produce(produce), .. })) =
+            self.jobs.remove(job)
+        else {
+            unreachable!("just inserted");
+        };
+        self.finish_produce(reply, produce, std::iter::empty());
+    }
+
+    pub(super) fn finish_produce(
+        &mut self,
+        reply: ReplyForm,
+        produce: Produce,
+        answers: impl Iterator<Item = Answer>,
+    ) {
+        let mut failed = false;
+        let partitions: Vec<ProducePartitionResponse<'_>> = produce
+            .partitions
+            .iter()
+            .zip(answers)
+            .map(|((topic, partition), answer)| {
+                let response = partition_response(topic, *partition, answer, reply.version);
+                failed |= response.error_code != ErrorCode::None;
+                response
+            })
+            .collect();
+        if produce.acks == Acks::None {
+            self.reply(reply.slot, Vec::new());
+            if failed {
+                self.break_off(reply.slot);
+            }
+            return;
+        }
+        let response =
+            ProduceResponse { partitions: Cow::Owned(partitions), ..ProduceResponse::default() };
+        let mut out = BytesMut::with_capacity(64 + 64 * produce.partitions.len());
+        response.encode(&mut out, reply.version, reply.correlation_id);
+        self.reply_bytes(reply, out.freeze());
+    }
+}
+
+/// A partition named twice in one request is refused both times: which batch would be first?
+fn refuse_repeated(incoming: &mut [Incoming]) {
+    if incoming.len() < 2 {
+        return;
+    }
+    let mut seen = std::collections::HashMap::with_capacity(incoming.len());
+    let mut repeated = Vec::new();
+    for (index, partition) in incoming.iter().enumerate() {
+        if let Ok((id, _)) = &partition.target
+            && let Some(first) = seen.insert(*id, index)
+        {
+            repeated.extend([first, index]);
+        }
+    }
+    for index in repeated {
+        incoming[index].target = Err(ErrorCode::InvalidRequest);
+    }
+}
+
+fn partition_response<'a>(
+    topic: &'a TopicName,
+    partition: i32,
+    answer: Answer,
+    version: i16,
+) -> ProducePartitionResponse<'a> {
+    let topic = topic.as_ref();
+    match answer {
+        Answer::Appended { base_offset, log_append_time, log_start_offset } => {
+            let response = ProducePartitionResponse::appended(
+                topic,
+                partition,
+                base_offset.0,
+                log_start_offset.0,
+            );
+            let log_append_time_ms = log_append_time.map_or(-1, |time| time.0);
+            ProducePartitionResponse { log_append_time_ms, ..response }
+        }
+        Answer::Refused { error, message } => {
+            let unknown_to_client =
+                error == ErrorCode::KafkaStorageError && version < STORAGE_ERROR_FROM;
+            let error = if unknown_to_client { ErrorCode::NotLeaderOrFollower } else { error };
+            let response = ProducePartitionResponse::failed(topic, partition, error);
+            ProducePartitionResponse { error_message: message.map(Cow::Owned), ..response }
+        }
+        other => unreachable!("an append is answered as such, not with {other:?}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! InitProducerId: a number for a producer that wants no duplicates (KIP-98, KIP-360).
+//!
+//! Each shard takes numbers from the controller in blocks and hands them out one by one. A number
+//! is never handed out twice, in this run or a later one: the block is committed first, and what a
+//! stopped shard had left of it is lost.
+
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::init_producer_id::{
+    InitProducerIdRequest, InitProducerIdResponse, NO_PRODUCER_ID,
+};
+
+use super::{Job, ReplyForm};
+use crate::controller::{Outcome, Proposal};
+use crate::job::JobId;
+use crate::message::Message;
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// The numbers a shard has left, and who waits for more.
+#[derive(Debug, Default)]
+pub struct ProducerIds {
+    next: i64,
+    end: i64,
+    waiting: Vec<JobId>,
+    asked: bool,
+}
+
+impl ProducerIds {
+    fn take(&mut self) -> Option<i64> {
+        let id = self.next;
+        (id < self.end).then(|| {
+            self.next += 1;
+            id
+        })
+    }
+}
+
+impl Shard {
+    pub(crate) fn handle_init_producer_id(
+        &mut self,
+        reply: ReplyForm,
+        request: &InitProducerIdRequest,
+        times: Times,
+    ) {
+        let refused = match request.transactional_id.as_deref() {
+            Some("") => Some(ErrorCode::InvalidRequest),
+            // Transactions are not served; no client gets here without asking FindCoordinator
+            // first, which is not advertised either.
+            Some(_) => Some(ErrorCode::UnsupportedVersion),
+            None => None,
+        };
+        if let Some(error_code) = refused {
+            let response = InitProducerIdResponse { error_code, ..Default::default() };
+            return self.reply_message(reply, &response);
+        }
+        // A producer that lost count goes on with its number and the next epoch (KIP-360), until
+        // the epochs are used up.
+        let keeps = request.producer_id != NO_PRODUCER_ID
+            && (0..i16::MAX - 1).contains(&request.producer_epoch);
+        if keeps {
+            let response = InitProducerIdResponse {
+                producer_id: request.producer_id,
+                producer_epoch: request.producer_epoch + 1,
+                ..InitProducerIdResponse::default()
+            };
+            return self.reply_message(reply, &response);
+        }
+        let job = self.jobs.insert(Job::ProducerId(reply));
+        self.producer_ids.waiting.push(job);
+        self.hand_out_producer_ids(times);
+    }
+
+    fn hand_out_producer_ids(&mut self, _times: Times) {
+        while !self.producer_ids.waiting.is_empty() {
+            let Some(producer_id) = self.producer_ids.take() else { break };
+            let job = self.producer_ids.waiting.remove(0);
+            let Some(Job::ProducerId(reply)) = self.jobs.remove(job) else { continue };
+            let response =
+                InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() };
+            self.reply_message(reply, &response);
+        }
+        if !self.producer_ids.waiting.is_empty() && !self.producer_ids.asked {
+            self.producer_ids.asked = true;
+            let job = self.jobs.insert(Job::ProducerIdGrant);
+            self.tell_controller(Message::Propose { job, proposal: Proposal::ProducerIds });
+        }
+    }
+
+    pub(super) fn producer_ids_granted(&mut self, outcome: Outcome, times: Times) {
+        self.producer_ids.asked = false;
+        match outcome {
+            Outcome::ProducerIds(Ok(block)) => {
+                self.producer_ids.next = block.start;
+                self.producer_ids.end = block.end;
+                self.hand_out_producer_ids(times);
+            }
+            Outcome::ProducerIds(Err(error_code)) => {
+                for job in std::mem::take(&mut self.producer_ids.waiting) {
+                    let Some(Job::ProducerId(reply)) = self.jobs.remove(job) else { continue };
+                    let response = InitProducerIdResponse { error_code, ..Default::default() };
+                    self.reply_message(reply, &response);
+                }
+            }
+            _ => unreachable!("producer ids were asked for"),
+        }
+    }
+}

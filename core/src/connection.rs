@@ -1,0 +1,371 @@
+//! One client's connection: bytes in order in, replies in request order out, and back-pressure.
+//!
+//! Requests of one connection may be answered in any order by the shards that do the work; the
+//! client sees the answers in the order it asked. So each request takes a *slot*; a slot's reply
+//! leaves when all slots before it have left. When too many slots are open, or the client does not
+//! take its replies, the socket is not read any more: the client feels it as a full TCP window.
+//!
+//! This module does no I/O: it says what to receive and send next. Start at
+//! [`Connection::next_receive`].
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use tidemill_net::frame::{self, FrameError};
+use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
+
+use crate::limits::{
+    FRAME_BYTES_FIRST_ALLOCATION, REPLY_BYTES_PER_CONNECTION_MAX, REQUESTS_PER_CONNECTION_MAX,
+};
+
+/// A connection of this shard, by a name that is never used twice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ConnectionId {
+    /// Its place in the shard's table.
+    pub index: usize,
+    /// Counts all connections of the shard.
+    pub serial: u64,
+}
+
+/// Where the reply to one request goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReplySlot {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Which of its requests, counted from 0.
+    pub number: u64,
+}
+
+/// The state of one client's connection.
+pub struct Connection {
+    /// Its name.
+    pub id: ConnectionId,
+    /// Its socket.
+    pub socket: SocketId,
+    /// Who it is.
+    pub client: SocketAddr,
+    /// What the client calls its software (KIP-511), once told.
+    pub software: Option<String>,
+    /// When the last request arrived.
+    pub last_active: Instant,
+    frame_bytes_max: usize,
+    incoming: BytesMut,
+    slots: VecDeque<Slot>,
+    first_slot: u64,
+    ready_bytes: usize,
+    receiving: bool,
+    sending: usize,
+    stage: Stage,
+}
+
+enum Slot {
+    Working,
+    Ready(Vec<Bytes>),
+    /// acks=0: nothing is sent.
+    Silent,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Open,
+    /// No more requests are read; closed when the last reply has left.
+    Draining,
+    /// Nothing of it is answered any more.
+    Broken,
+    /// The close has been asked for.
+    Closing,
+}
+
+/// What may be taken off the received bytes.
+#[derive(Debug)]
+pub enum Taken {
+    /// A whole request, without its length prefix.
+    Frame(BytesMut),
+    /// Nothing now: more bytes or free slots are needed first.
+    Nothing,
+    /// The stream cannot be understood any more: close.
+    Broken(FrameError),
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    pub fn new(
+        id: ConnectionId,
+        socket: SocketId,
+        client: SocketAddr,
+        frame_bytes_max: usize,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            socket,
+            client,
+            software: None,
+            last_active: now,
+            frame_bytes_max,
+            incoming: BytesMut::new(),
+            slots: VecDeque::new(),
+            first_slot: 0,
+            ready_bytes: 0,
+            receiving: false,
+            sending: 0,
+            stage: Stage::Open,
+        }
+    }
+
+    /// Where to receive into, if the client may send more now.
+    ///
+    /// With a large frame half there, its rest is received in place; otherwise the edge lends its
+    /// own buffer, so that an idle connection holds none.
+    pub fn next_receive(&mut self) -> Option<BytesMut> {
+        if self.receiving || self.stage != Stage::Open || !self.has_room() {
+            return None;
+        }
+        self.receiving = true;
+        let missing = match frame::frame_size(&self.incoming, self.frame_bytes_max) {
+            Ok(Some(size)) => size.saturating_sub(self.incoming.len()),
+            Ok(None) | Err(_) => 0,
+        };
+        if missing <= RECEIVE_BYTES_MAX {
+            return Some(BytesMut::new());
+        }
+        // What a client merely claims is not allocated at once: the buffer doubles as it fills.
+        let step = missing.min(self.incoming.len().max(FRAME_BYTES_FIRST_ALLOCATION));
+        let mut into = std::mem::take(&mut self.incoming);
+        into.reserve(step);
+        Some(into)
+    }
+
+    /// Bytes arrived in what [`Connection::next_receive`] gave out; none means the end.
+    pub fn received(&mut self, bytes: BytesMut, now: Instant) {
+        self.receiving = false;
+        self.last_active = now;
+        if self.incoming.is_empty() {
+            self.incoming = bytes;
+        } else {
+            self.incoming.extend_from_slice(&bytes);
+        }
+    }
+
+    /// The receive ended without bytes: the client is gone or has said all.
+    pub fn receive_ended(&mut self) {
+        self.receiving = false;
+        self.drain();
+    }
+
+    /// The next whole request, if there is one and a slot for it.
+    pub fn take_frame(&mut self) -> Taken {
+        if self.stage != Stage::Open || !self.has_room() || self.receiving {
+            return Taken::Nothing;
+        }
+        match frame::frame_size(&self.incoming, self.frame_bytes_max) {
+            Ok(Some(size)) if size <= self.incoming.len() => {
+                let mut frame = self.incoming.split_to(size);
+                let _prefix = frame.split_to(frame::LENGTH_BYTES);
+                Taken::Frame(frame)
+            }
+            Ok(_) => Taken::Nothing,
+            Err(error) => Taken::Broken(error),
+        }
+    }
+
+    /// Opens the slot for a request's reply.
+    pub fn open_slot(&mut self) -> ReplySlot {
+        let number = self.first_slot + self.slots.len() as u64;
+        self.slots.push_back(Slot::Working);
+        ReplySlot { connection: self.id, number }
+    }
+
+    /// Fills a slot; an empty reply means that the client expects none.
+    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>) {
+        let index = (number - self.first_slot) as usize;
+        let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
+        assert!(matches!(slot, Slot::Working), "a request is answered once");
+        self.ready_bytes += parts.iter().map(Bytes::len).sum::<usize>();
+        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts) };
+    }
+
+    /// What to send next: all replies at the front that are ready. At most one send at a time.
+    pub fn next_send(&mut self) -> Option<Vec<Bytes>> {
+        if 0 < self.sending || matches!(self.stage, Stage::Broken | Stage::Closing) {
+            return None;
+        }
+        let mut parts = Vec::new();
+        while let Some(Slot::Ready(_) | Slot::Silent) = self.slots.front() {
+            if let Some(Slot::Ready(reply)) = self.slots.pop_front() {
+                parts.extend(reply);
+            }
+            self.first_slot += 1;
+        }
+        if parts.is_empty() {
+            return None;
+        }
+        self.sending = parts.iter().map(Bytes::len).sum();
+        Some(parts)
+    }
+
+    /// The send has ended.
+    pub fn sent(&mut self, well: bool) {
+        self.ready_bytes -= self.sending;
+        self.sending = 0;
+        if !well {
+            self.drain();
+            // Nobody takes replies any more.
+            self.slots.iter_mut().for_each(|slot| {
+                if let Slot::Ready(_) = slot {
+                    *slot = Slot::Silent;
+                }
+            });
+        }
+    }
+
+    /// Reads no more requests; the connection closes when its open slots are answered.
+    pub fn drain(&mut self) {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Draining;
+            self.incoming = BytesMut::new();
+        }
+    }
+
+    /// Answers nobody any more: what cannot be understood or fulfilled ends the connection.
+    pub fn break_off(&mut self) {
+        if self.stage != Stage::Closing {
+            self.incoming = BytesMut::new();
+            self.stage = Stage::Broken;
+        }
+    }
+
+    /// Whether the socket should be closed now.
+    pub fn should_close(&self) -> bool {
+        match self.stage {
+            Stage::Open | Stage::Closing => false,
+            Stage::Draining => self.slots.is_empty() && self.sending == 0,
+            Stage::Broken => true,
+        }
+    }
+
+    /// The close is being submitted; false if it was before.
+    pub fn begin_close(&mut self) -> bool {
+        let first = self.stage != Stage::Closing;
+        self.stage = Stage::Closing;
+        first
+    }
+
+    /// Whether the client owes nothing and is owed nothing.
+    pub fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.sending == 0 && self.incoming.is_empty()
+    }
+
+    /// Whether a whole request is at hand, and a slot for it.
+    pub fn has_frame(&self) -> bool {
+        if self.stage != Stage::Open || self.receiving || !self.has_room() {
+            return false;
+        }
+        match frame::frame_size(&self.incoming, self.frame_bytes_max) {
+            Ok(size) => size.is_some_and(|size| size <= self.incoming.len()),
+            Err(_) => true,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.slots.len() < REQUESTS_PER_CONNECTION_MAX
+            && self.ready_bytes < REPLY_BYTES_PER_CONNECTION_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn connection() -> Connection {
+        Connection::new(
+            ConnectionId { index: 0, serial: 0 },
+            SocketId(1),
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1),
+            1 << 20,
+            Instant::default(),
+        )
+    }
+
+    fn frame(size: usize) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        bytes.extend_from_slice(&(size as u32).to_be_bytes());
+        bytes.resize(frame::LENGTH_BYTES + size, 7);
+        bytes
+    }
+
+    /// Shards answer in any order; the client sees the order in which it asked.
+    #[test]
+    fn replies_leave_in_the_order_of_their_requests() {
+        let mut connection = connection();
+        let first = connection.open_slot();
+        let second = connection.open_slot();
+
+        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")]);
+        assert_eq!(connection.next_send(), None, "the first reply is still missing");
+
+        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")]);
+        let parts = connection.next_send().unwrap();
+        assert_eq!(parts, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
+    }
+
+    /// acks=0 takes a slot, so that order holds, but sends nothing.
+    #[test]
+    fn a_silent_slot_lets_the_next_reply_pass() {
+        let mut connection = connection();
+        let silent = connection.open_slot();
+        let loud = connection.open_slot();
+        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")]);
+        connection.fill_slot(silent.number, Vec::new());
+        assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
+    }
+
+    /// A client that asks without taking answers stops being read instead of filling memory.
+    #[test]
+    fn with_all_slots_open_the_socket_is_not_read() {
+        let mut connection = connection();
+        let slots: Vec<_> =
+            (0..REQUESTS_PER_CONNECTION_MAX).map(|_| connection.open_slot()).collect();
+        assert!(connection.next_receive().is_none());
+
+        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")]);
+        let _parts = connection.next_send();
+        connection.sent(true);
+        assert!(connection.next_receive().is_some());
+    }
+
+    /// A frame that arrives in pieces is handed over once, whole, whatever the pieces are.
+    #[test]
+    fn a_frame_in_pieces_is_taken_whole() {
+        let whole = frame(100_000);
+        let mut connection = connection();
+        let mut at = 0;
+        while at < whole.len() {
+            assert!(matches!(connection.take_frame(), Taken::Nothing));
+            let mut into = connection.next_receive().unwrap();
+            let room = if into.capacity() == into.len() {
+                RECEIVE_BYTES_MAX
+            } else {
+                into.capacity() - into.len()
+            };
+            let size = room.min(9_999).min(whole.len() - at);
+            into.extend_from_slice(&whole[at..at + size]);
+            at += size;
+            connection.received(into, Instant::default());
+        }
+        let Taken::Frame(taken) = connection.take_frame() else { panic!("the frame is whole") };
+        assert_eq!(taken, whole[frame::LENGTH_BYTES..]);
+        assert!(matches!(connection.take_frame(), Taken::Nothing));
+    }
+
+    /// A length nobody would send is refused before any memory is set aside for it.
+    #[test]
+    fn a_claimed_length_above_the_limit_breaks_the_connection() {
+        let mut connection = connection();
+        let _into = connection.next_receive();
+        connection.received(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff][..]), Instant::default());
+        assert!(matches!(connection.take_frame(), Taken::Broken(_)));
+    }
+}

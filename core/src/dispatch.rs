@@ -1,0 +1,112 @@
+//! From a frame to the API it asks for.
+//!
+//! A request that cannot be understood ends its connection: an answer the client cannot read would
+//! help nobody (Kafka does the same). The one exception is ApiVersions in a version we do not
+//! speak, which is answered so that the client can choose another (KIP-511).
+
+use bytes::BytesMut;
+use tidemill_net::cursor::WireError;
+use tidemill_net::kafka::{AnyRequest, ApiKey, HeaderError, RequestHeader, api_versions};
+
+use crate::api::ReplyForm;
+use crate::connection::ReplySlot;
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub enum DispatchError {
+    /// The header says nothing we know.
+    Header(HeaderError),
+    /// The body is not what the header says.
+    Body {
+        /// Of which API.
+        api_key: ApiKey,
+        /// In which version.
+        version: i16,
+        /// Where it went wrong.
+        error: WireError,
+    },
+}
+
+impl std::fmt::Display for DispatchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Header(error) => error.fmt(f),
+            Self::Body { api_key, version, error } => {
+                write!(f, "a damaged {} request, version {version}: {error}", api_key.api().name)
+            }
+        }
+    }
+}
+
+impl std::error::Error for DispatchError {}
+
+impl Shard {
+    /// Answers a request, or begins to.
+    pub(crate) fn dispatch(
+        &mut self,
+        slot: ReplySlot,
+        frame: BytesMut,
+        times: Times,
+    ) -> Result<(), DispatchError> {
+        let header = match RequestHeader::parse(&frame) {
+            Ok(header) => header,
+            Err(HeaderError::UnsupportedVersion {
+                api_key: ApiKey::ApiVersions,
+                correlation_id,
+                ..
+            }) => {
+                let mut out = BytesMut::new();
+                api_versions::encode_unsupported_version(&mut out, correlation_id);
+                self.reply(slot, vec![out.freeze()]);
+                return Ok(());
+            }
+            Err(error) => return Err(DispatchError::Header(error)),
+        };
+        let RequestHeader { api_key, version, correlation_id, body_start, .. } = header;
+        let reply = ReplyForm { slot, version, correlation_id };
+        if api_key == ApiKey::Produce {
+            let body = split_body(frame, body_start);
+            return self.handle_produce(reply, body, times).map_err(|error| DispatchError::Body {
+                api_key,
+                version,
+                error,
+            });
+        }
+        let request = AnyRequest::parse(api_key, version, &frame[body_start..])
+            .map_err(|error| DispatchError::Body { api_key, version, error })?;
+        self.route(reply, request, times);
+        Ok(())
+    }
+
+    fn route(&mut self, reply: ReplyForm, request: AnyRequest<'_>, times: Times) {
+        match request {
+            AnyRequest::Produce(_) => unreachable!("handled with its frame"),
+            AnyRequest::Fetch(request) => self.handle_fetch(reply, &request, times),
+            AnyRequest::ListOffsets(request) => self.handle_list_offsets(reply, request, times),
+            AnyRequest::Metadata(request) => self.handle_metadata(reply, request, times),
+            AnyRequest::ApiVersions(request) => self.handle_api_versions(reply, &request),
+            AnyRequest::CreateTopics(request) => self.handle_create_topics(reply, request),
+            AnyRequest::DeleteTopics(request) => self.handle_delete_topics(reply, request),
+            AnyRequest::DeleteRecords(request) => self.handle_delete_records(reply, request, times),
+            AnyRequest::InitProducerId(request) => {
+                self.handle_init_producer_id(reply, &request, times);
+            }
+            AnyRequest::OffsetForLeaderEpoch(request) => {
+                self.handle_epoch_ends(reply, request, times);
+            }
+            AnyRequest::DescribeConfigs(request) => self.handle_describe_configs(reply, &request),
+            AnyRequest::CreatePartitions(request) => self.handle_create_partitions(reply, request),
+            AnyRequest::IncrementalAlterConfigs(request) => {
+                self.handle_alter_configs(reply, request);
+            }
+            AnyRequest::DescribeCluster(request) => self.handle_describe_cluster(reply, &request),
+        }
+    }
+}
+
+/// The frame without its header, in the same memory.
+fn split_body(mut frame: BytesMut, body_start: usize) -> BytesMut {
+    frame.split_off(body_start)
+}

@@ -1,0 +1,197 @@
+//! The node: starts one shard per core, tells when it serves, stops it in order.
+//!
+//! Listeners are bound before anything else happens, so that a busy port is told at once; clients
+//! are accepted only when every shard serves. The thread that calls [`run`] does nothing but wait.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tidemill_record::NodeId;
+use tidemill_runtime::edge::{ListenerId, ShardId};
+use tidemill_runtime::ring::RingConfig;
+use tidemill_runtime::shard::{Handle, Poster, ShardPlan, run_shards};
+use tidemill_runtime::socket::{Listener, listen, listen_alone};
+use tidemill_runtime::topology;
+
+use crate::background::BackgroundExecutor;
+use crate::config::{Config, Routing};
+use crate::limits::MESH_MESSAGES_MAX;
+use crate::message::Message;
+use crate::placement::Endpoints;
+use crate::shard::{Notice, Settings, Shard};
+use crate::startup::StartError;
+use crate::stop;
+
+/// How far the ports of the shards' own endpoints lie above the node's.
+const SHARD_PORT_DISTANCE: u16 = 1000;
+
+/// Why the node did not run.
+#[derive(Debug)]
+pub enum NodeError {
+    /// An address cannot be listened on.
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The shards' rings or threads cannot be made.
+    Shards(io::Error),
+    /// No randomness for the node's ids.
+    Random(io::Error),
+    /// What is on disk cannot be served.
+    Start(StartError),
+}
+
+impl std::fmt::Display for NodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Listen { address, error } => write!(f, "cannot listen on {address}: {error}"),
+            Self::Shards(error) => write!(f, "cannot start the shards: {error}"),
+            Self::Random(error) => write!(f, "cannot read random bytes: {error}"),
+            Self::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for NodeError {}
+
+/// What a node that serves tells of itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The address clients connect to first.
+    pub address: SocketAddr,
+    /// How many shards there are.
+    pub shards: u16,
+    /// How clients are led to partitions.
+    pub routing: Routing,
+}
+
+/// Runs a node until it is asked to stop ([`stop`]). `ready` is called when clients are served.
+pub fn run(config: Config, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> {
+    let cores = topology::cores();
+    let shards = config.shards.unwrap_or_else(|| u16::try_from(cores.len()).unwrap_or(1).max(1));
+    let bootstrap = listen(config.listen, usize::from(shards))
+        .map_err(|error| NodeError::Listen { address: config.listen, error })?;
+    let address = bootstrap[0].address();
+    let own = shard_listeners(&config, address, shards);
+    let endpoints = endpoints(&config, address, &own);
+    let routing = endpoints.routing();
+    let seed = random_seed().map_err(NodeError::Random)?;
+    let settings = Arc::new(Settings::new(config, shards, endpoints, seed));
+
+    let (notices, notified) = channel();
+    let handle = start(&settings, &cores, bootstrap, own, &notices).map_err(NodeError::Shards)?;
+    let outcome = match first(&notified) {
+        Notice::Serving => {
+            ready(&Ready { address, shards, routing });
+            stop_when_asked(&handle);
+            Ok(())
+        }
+        Notice::Failed(error) => Err(NodeError::Start(error)),
+        Notice::Stopped => Ok(()),
+    };
+    handle.join();
+    outcome
+}
+
+fn start(
+    settings: &Arc<Settings>,
+    cores: &[usize],
+    bootstrap: Vec<Listener>,
+    own: Vec<Listener>,
+    notices: &Sender<Notice>,
+) -> io::Result<Handle<Message>> {
+    let mut own = own.into_iter();
+    let plans = bootstrap.into_iter().enumerate().map(|(number, listener)| {
+        let listeners: Vec<Listener> = [Some(listener), own.next()].into_iter().flatten().collect();
+        let ids = (0..listeners.len() as u32).map(ListenerId).collect();
+        let settings = Arc::clone(settings);
+        let notices = notices.clone();
+        let make = move |id: ShardId| {
+            // Whoever started the node may be gone; then there is nobody to tell.
+            let notify = Box::new(move |notice| drop(notices.send(notice)));
+            Shard::new(settings, id, ids, notify)
+        };
+        ShardPlan { core: cores.get(number).copied(), listeners, make }
+    });
+    let root = settings.config.data_dir.clone();
+    let config = RingConfig { mesh_messages: MESH_MESSAGES_MAX, ..RingConfig::new(root) };
+    let background = BackgroundExecutor::new(settings.config.data_dir.clone());
+    run_shards(&config, plans.collect(), background)
+}
+
+/// The listeners of the shards' own endpoints; none if clients are led by node.
+///
+/// A port that is taken is no reason not to start: clients then go by the node's address, and
+/// requests for other shards' partitions cross the mesh.
+fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Listener> {
+    if config.routing == Routing::Node || shards < 2 {
+        return Vec::new();
+    }
+    let base = config.shard_port.or_else(|| address.port().checked_add(SHARD_PORT_DISTANCE));
+    let mut listeners = Vec::new();
+    for shard in 0..shards {
+        let port = base.and_then(|base| base.checked_add(shard));
+        let Some(port) = port else {
+            tracing::warn!(shard, "no port is left for the shard: routing by node");
+            return Vec::new();
+        };
+        match listen_alone(SocketAddr::new(address.ip(), port)) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                tracing::warn!(port, %error, "a shard's port cannot be had: routing by node");
+                return Vec::new();
+            }
+        }
+    }
+    listeners
+}
+
+fn endpoints(config: &Config, address: SocketAddr, own: &[Listener]) -> Endpoints {
+    let (host, port) = match &config.advertised {
+        Some(advertised) => (advertised.host.clone(), advertised.port),
+        None => (reachable(address.ip()).to_string(), address.port()),
+    };
+    Endpoints {
+        node: NodeId(config.node_id),
+        host,
+        port,
+        shard_ports: own.iter().map(|listener| listener.address().port()).collect(),
+        rack: config.rack.clone(),
+    }
+}
+
+/// An address clients can use: one that means "all addresses" is told as the loopback's.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    }
+}
+
+fn first(notified: &Receiver<Notice>) -> Notice {
+    notified.recv().expect("a shard holds the other end for as long as it runs")
+}
+
+/// Waits for the request to stop, and passes it on to shard 0.
+fn stop_when_asked(handle: &Handle<Message>) {
+    stop::wait();
+    tracing::info!("stopping");
+    post_stop(&handle.poster());
+}
+
+fn post_stop(poster: &Poster<Message>) {
+    // A full inbox cannot be: nothing else is ever posted from outside.
+    poster.post(ShardId(0), Message::Stop).ok().expect("the inbox of shard 0 has room");
+}
+
+fn random_seed() -> io::Result<u128> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_be_bytes(bytes))
+}

@@ -1,0 +1,679 @@
+//! Partitions at home: their logs, and who waits for what in them.
+//!
+//! A [`Home`] is all that one shard owns of the data: its storage and the partitions whose home it
+//! is. It takes a [`Call`] on a partition, from whatever shard, and gives exactly one [`Answer`]
+//! back, at once or when the disk has done its part:
+//!
+//! - an append waits for space, then for durability;
+//! - a read of old records waits for the disk; a watch waits for new ones;
+//! - a trim waits until the new start is durable.
+//!
+//! Start reading at [`Home::call`].
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::BytesMut;
+use tidemill_net::kafka::ErrorCode;
+use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition, Validated};
+use tidemill_runtime::edge::{Instant, ShardId};
+use tidemill_storage::{
+    AppendError, Appended, Durability, Event, LogConfig, LogId, Lookup, Read, ReadError, ReadId,
+    ShardStorage, TrimError,
+};
+
+use crate::job::{JobId, ReplyTo};
+use crate::limits::APPENDS_QUEUED_MAX;
+use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
+
+/// Everything this shard is the home of.
+pub struct Home {
+    /// The shard's logs and journal.
+    pub storage: ShardStorage,
+    partitions: HashMap<TopicPartition, Partition>,
+    by_log: HashMap<LogId, TopicPartition>,
+    reads: HashMap<ReadId, DiskRead>,
+    answers: Vec<(ReplyTo, Answer)>,
+    fenced: bool,
+}
+
+/// What the broker decides about a partition, beside what its log is told.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Raised by each start of the node; every append is stamped with it.
+    pub leader_epoch: LeaderEpoch,
+    /// `max.message.bytes`
+    pub batch_bytes_max: u32,
+    /// How the log keeps its records.
+    pub log: LogConfig,
+}
+
+struct Partition {
+    log: LogId,
+    rules: Rules,
+    /// Appends that wait until segment and journal have room, in order of arrival.
+    queued: VecDeque<QueuedAppend>,
+    /// Appended, not yet durable, in order of `end`.
+    waiting: VecDeque<WaitingProduce>,
+    watchers: Vec<Watcher>,
+    trims: Vec<(Offset, ReplyTo)>,
+}
+
+struct QueuedAppend {
+    batch: BytesMut,
+    validated: Validated,
+    acks: Acks,
+    reply_to: ReplyTo,
+}
+
+struct WaitingProduce {
+    end: Offset,
+    reply_to: ReplyTo,
+    base_offset: Offset,
+    log_append_time: Option<Timestamp>,
+}
+
+struct Watcher {
+    reply_to: ReplyTo,
+    seen_end: Offset,
+}
+
+struct DiskRead {
+    partition: TopicPartition,
+    reply_to: ReplyTo,
+    kind: DiskReadKind,
+}
+
+enum DiskReadKind {
+    Fetch { diverging: Option<(LeaderEpoch, Offset)>, from: Offset },
+    Lookup,
+}
+
+/// The time, as an append needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Monotonic.
+    pub now: Instant,
+    /// Milliseconds since the Unix epoch.
+    pub wall_ms: i64,
+}
+
+impl Home {
+    /// The home of nothing yet, on recovered storage.
+    pub fn new(storage: ShardStorage) -> Self {
+        Self {
+            storage,
+            partitions: HashMap::new(),
+            by_log: HashMap::new(),
+            reads: HashMap::new(),
+            answers: Vec::new(),
+            fenced: false,
+        }
+    }
+
+    /// Takes a partition in, or gives one that is here new rules.
+    pub fn adopt(&mut self, id: TopicPartition, rules: Rules) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            self.storage.configure(partition.log, rules.log.clone());
+            partition.rules = rules;
+            return;
+        }
+        let log = self.storage.create_log(id, rules.log.clone());
+        self.by_log.insert(log, id);
+        self.partitions.insert(
+            id,
+            Partition {
+                log,
+                rules,
+                queued: VecDeque::new(),
+                waiting: VecDeque::new(),
+                watchers: Vec::new(),
+                trims: Vec::new(),
+            },
+        );
+    }
+
+    /// Removes a partition and its files for ever; everybody who waits is refused.
+    pub fn delete(&mut self, id: TopicPartition, now: Instant) {
+        let Some(partition) = self.partitions.remove(&id) else { return };
+        self.by_log.remove(&partition.log);
+        let everybody = partition.queued.into_iter().map(|queued| queued.reply_to);
+        let everybody = everybody.chain(partition.waiting.into_iter().map(|w| w.reply_to));
+        let everybody = everybody.chain(partition.trims.into_iter().map(|(_, reply_to)| reply_to));
+        for reply_to in everybody {
+            self.answers.push((reply_to, refused(ErrorCode::UnknownTopicOrPartition)));
+        }
+        for watcher in partition.watchers {
+            self.answers.push((watcher.reply_to, Answer::Moved));
+        }
+        self.storage.drop_log(partition.log, now.nanos);
+    }
+
+    /// How many partitions live here.
+    pub fn partitions_count(&self) -> usize {
+        self.partitions.len()
+    }
+
+    /// Does `call`, or begins to; the answer comes out of [`Home::take_answers`].
+    pub fn call(&mut self, id: TopicPartition, call: Call, reply_to: ReplyTo, times: Times) {
+        let Some(partition) = self.partitions.get(&id) else {
+            let error = ErrorCode::UnknownTopicOrPartition;
+            return self.answers.push((reply_to, refused(error)));
+        };
+        let epoch = partition.rules.leader_epoch;
+        let claimed = match &call {
+            Call::Read(read) => read.current_leader_epoch,
+            Call::ListOffset { current_leader_epoch, .. }
+            | Call::EpochEnd { current_leader_epoch, .. } => *current_leader_epoch,
+            Call::Append { .. } | Call::Watch { .. } | Call::Trim { .. } => None,
+        };
+        if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
+            return self.answers.push((reply_to, refused(error)));
+        }
+        match call {
+            Call::Append { batch, acks, zstd_allowed } => {
+                self.append(id, batch, acks, zstd_allowed, reply_to, times);
+            }
+            Call::Read(read) => self.read(id, read, reply_to),
+            Call::Watch { seen_end, .. } => self.watch(id, seen_end, reply_to),
+            Call::ListOffset { timestamp, .. } => self.list_offset(id, timestamp, reply_to),
+            Call::EpochEnd { epoch, .. } => {
+                let end = self.storage.epoch_end(self.partitions[&id].log, epoch);
+                self.answers.push((reply_to, Answer::EpochEnd(end)));
+            }
+            Call::Trim { before } => self.trim(id, before, reply_to, times.now),
+        }
+    }
+
+    /// A job's fetch has ended: it waits for no arrivals any more.
+    pub fn unwatch(&mut self, id: TopicPartition, job: JobId, shard: ShardId) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition
+                .watchers
+                .retain(|watcher| (watcher.reply_to.job, watcher.reply_to.shard) != (job, shard));
+        }
+    }
+
+    /// The answers since the last time.
+    pub fn take_answers(&mut self) -> Vec<(ReplyTo, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// The answer given last, if it is the one for `reply_to`.
+    pub fn take_last_answer(&mut self, reply_to: ReplyTo) -> Option<Answer> {
+        let own = self.answers.last()?.0 == reply_to;
+        own.then(|| self.answers.pop().expect("just seen").1)
+    }
+
+    /// Whether there are answers to take.
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    /// Whether the data directory has failed.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    /// Something happened in storage. Returns a partition whose files are gone.
+    pub fn handle_event(&mut self, event: Event, times: Times) -> Option<TopicPartition> {
+        match event {
+            Event::Durable { log, .. } => self.durable(log),
+            Event::Admitted { log } => self.admitted(log, times),
+            Event::NoSpace { log } => self.no_space(log),
+            Event::ReadDone { read, result } => self.read_done(read, result),
+            Event::LookupDone { read, result } => self.lookup_done(read, result),
+            Event::Trimmed { log, start } => self.trimmed(log, start),
+            Event::Truncated { log, .. } => self.admitted(log, times),
+            Event::Dropped { partition } => return Some(partition),
+            Event::Damaged { log, offsets } => {
+                let partition = self.by_log.get(&log);
+                tracing::error!(?partition, ?offsets, "records are damaged and will not be served");
+            }
+            Event::Fenced => self.fence(),
+        }
+        None
+    }
+
+    /// The data directory has failed here or on another shard: nothing is appended any more.
+    pub fn fence(&mut self) {
+        if !self.fenced {
+            tracing::error!("a write or sync failed: no appends until a restart has repaired it");
+        }
+        self.fenced = true;
+        self.storage.fence();
+        for partition in self.partitions.values_mut() {
+            let queued = partition.queued.drain(..).map(|queued| queued.reply_to);
+            // Whether these reached the disk is unknown: they must not be acknowledged.
+            let waiting = partition.waiting.drain(..).map(|waiting| waiting.reply_to);
+            let trims = partition.trims.drain(..).map(|(_, reply_to)| reply_to);
+            for reply_to in queued.chain(waiting).chain(trims) {
+                self.answers.push((reply_to, refused(ErrorCode::KafkaStorageError)));
+            }
+        }
+    }
+
+    // Appending.
+
+    fn append(
+        &mut self,
+        id: TopicPartition,
+        batch: BytesMut,
+        acks: Acks,
+        zstd_allowed: bool,
+        reply_to: ReplyTo,
+        times: Times,
+    ) {
+        let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
+        let validated = match check(&batch, &partition.rules, zstd_allowed) {
+            Ok(validated) => validated,
+            Err(answer) => return self.answers.push((reply_to, answer)),
+        };
+        let queued = QueuedAppend { batch, validated, acks, reply_to };
+        if APPENDS_QUEUED_MAX <= partition.queued.len() {
+            return self.answers.push((reply_to, refused(ErrorCode::KafkaStorageError)));
+        }
+        // What arrived earlier is appended earlier, or a producer's sequence would be torn.
+        partition.queued.push_back(queued);
+        if partition.queued.len() == 1 {
+            self.append_queued(id, times);
+        }
+    }
+
+    fn append_queued(&mut self, id: TopicPartition, times: Times) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        while let Some(next) = partition.queued.front_mut() {
+            let appended = self.storage.append(
+                partition.log,
+                &mut next.batch,
+                &next.validated,
+                partition.rules.leader_epoch,
+                times.wall_ms,
+                times.now.nanos,
+            );
+            if appended == Err(AppendError::SpaceNotReserved) {
+                // It stays at the front; `Admitted` or `NoSpace` follows.
+                return;
+            }
+            let queued = partition.queued.pop_front().expect("seen above");
+            match appended {
+                Ok(appended) => {
+                    let log = self.storage.log(partition.log);
+                    let durable_end = log.durable_end();
+                    let start = log.start();
+                    let answer = partition.appended(
+                        &appended,
+                        durable_end,
+                        start,
+                        queued.acks,
+                        queued.reply_to,
+                    );
+                    self.answers.extend(answer.map(|answer| (queued.reply_to, answer)));
+                }
+                Err(error) => self.answers.push((queued.reply_to, refused_append(&error))),
+            }
+        }
+        if partition.rules.log.durability == Durability::Relaxed {
+            self.wake(id);
+        }
+    }
+
+    fn admitted(&mut self, log: LogId, times: Times) {
+        if let Some(&id) = self.by_log.get(&log) {
+            self.append_queued(id, times);
+        }
+    }
+
+    fn no_space(&mut self, log: LogId) {
+        let Some(partition) = self.by_log.get(&log).and_then(|id| self.partitions.get_mut(id))
+        else {
+            return;
+        };
+        for queued in partition.queued.drain(..) {
+            let message = "the data directory's disk is full".to_owned();
+            let answer =
+                Answer::Refused { error: ErrorCode::KafkaStorageError, message: Some(message) };
+            self.answers.push((queued.reply_to, answer));
+        }
+    }
+
+    fn durable(&mut self, log: LogId) {
+        let Some(&id) = self.by_log.get(&log) else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let log = self.storage.log(log);
+        while let Some(waiting) = partition.waiting.front() {
+            if log.durable_end() < waiting.end {
+                break;
+            }
+            let waiting = partition.waiting.pop_front().expect("seen above");
+            let answer = Answer::Appended {
+                base_offset: waiting.base_offset,
+                log_append_time: waiting.log_append_time,
+                log_start_offset: log.start(),
+            };
+            self.answers.push((waiting.reply_to, answer));
+        }
+        self.wake(id);
+    }
+
+    // Reading.
+
+    fn high_watermark(&self, partition: &Partition) -> Offset {
+        let log = self.storage.log(partition.log);
+        match partition.rules.log.durability {
+            Durability::Durable => log.durable_end(),
+            Durability::Relaxed => log.end(),
+        }
+    }
+
+    fn read(&mut self, id: TopicPartition, call: ReadCall, reply_to: ReplyTo) {
+        let partition = &self.partitions[&id];
+        let log = partition.log;
+        let diverging = call.last_fetched_epoch.and_then(|fetched| {
+            let end = self.storage.epoch_end(log, fetched)?;
+            (end.0 < fetched || end.1 < call.from).then_some(end)
+        });
+        let high_watermark = self.high_watermark(partition);
+        if diverging.is_some() {
+            let answer = self.read_answer(id, Vec::new(), diverging, false);
+            return self.answers.push((reply_to, answer));
+        }
+        if call.limit_bytes == 0 && !call.min_one {
+            // The bytes of the fetch are used up: only the state is told.
+            let (start, end) = (self.storage.log(log).start(), self.storage.log(log).end());
+            let answer = if start <= call.from && call.from <= end {
+                self.read_answer(id, Vec::new(), None, call.from < high_watermark)
+            } else {
+                refused(ErrorCode::OffsetOutOfRange)
+            };
+            return self.answers.push((reply_to, answer));
+        }
+        let read =
+            self.storage.read(log, call.from, high_watermark, call.limit_bytes, call.min_one);
+        match read {
+            Ok(Read::Ready { batches, .. }) => {
+                let held_back = batches.is_empty() && call.from < high_watermark;
+                let answer = self.read_answer(id, batches, None, held_back);
+                self.answers.push((reply_to, answer));
+            }
+            Ok(Read::Disk(read)) => {
+                let kind = DiskReadKind::Fetch { diverging, from: call.from };
+                self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
+            }
+            Err(error) => self.answers.push((reply_to, refused_read(&error))),
+        }
+    }
+
+    fn read_answer(
+        &self,
+        id: TopicPartition,
+        batches: Vec<bytes::Bytes>,
+        diverging: Option<(LeaderEpoch, Offset)>,
+        held_back: bool,
+    ) -> Answer {
+        let Some(partition) = self.partitions.get(&id) else {
+            return refused(ErrorCode::UnknownTopicOrPartition);
+        };
+        let high_watermark = self.high_watermark(partition);
+        Answer::Read(ReadAnswer {
+            size_bytes: batches.iter().map(|run| run.len() as u32).sum(),
+            batches,
+            held_back,
+            high_watermark,
+            last_stable_offset: high_watermark,
+            log_start_offset: self.storage.log(partition.log).start(),
+            diverging,
+        })
+    }
+
+    fn read_done(&mut self, read: ReadId, result: Result<Vec<bytes::Bytes>, ReadError>) {
+        let Some(DiskRead { partition, reply_to, kind }) = self.reads.remove(&read) else { return };
+        let answer = match (result, kind) {
+            (Ok(batches), DiskReadKind::Fetch { diverging, from }) => {
+                let end = self.partitions.get(&partition).map(|p| self.high_watermark(p));
+                let held_back = batches.is_empty() && end.is_some_and(|end| from < end);
+                self.read_answer(partition, batches, diverging, held_back)
+            }
+            (Ok(_), DiskReadKind::Lookup) => unreachable!("a lookup ends with LookupDone"),
+            (Err(error), _) => refused_read(&error),
+        };
+        self.answers.push((reply_to, answer));
+    }
+
+    fn watch(&mut self, id: TopicPartition, seen_end: Offset, reply_to: ReplyTo) {
+        let partition = &self.partitions[&id];
+        if seen_end < self.high_watermark(partition) {
+            return self.answers.push((reply_to, Answer::Moved));
+        }
+        let partition = self.partitions.get_mut(&id).expect("seen above");
+        partition.watchers.push(Watcher { reply_to, seen_end });
+    }
+
+    /// Tells the watchers for whom there is something new.
+    fn wake(&mut self, id: TopicPartition) {
+        let Some(partition) = self.partitions.get(&id) else { return };
+        if partition.watchers.is_empty() {
+            return;
+        }
+        let high_watermark = self.high_watermark(partition);
+        let partition = self.partitions.get_mut(&id).expect("seen above");
+        let answers = &mut self.answers;
+        partition.watchers.retain(|watcher| {
+            let stays = high_watermark <= watcher.seen_end;
+            if !stays {
+                answers.push((watcher.reply_to, Answer::Moved));
+            }
+            stays
+        });
+    }
+
+    // Offsets.
+
+    fn list_offset(&mut self, id: TopicPartition, timestamp: i64, reply_to: ReplyTo) {
+        const LATEST: i64 = -1;
+        const EARLIEST: i64 = -2;
+        const MAX_TIMESTAMP: i64 = -3;
+        const EARLIEST_LOCAL: i64 = -4;
+        const LATEST_TIERED: i64 = -5;
+        const EARLIEST_PENDING_UPLOAD: i64 = -6;
+
+        let partition = &self.partitions[&id];
+        let end = self.high_watermark(partition);
+        let log = self.storage.log(partition.log);
+        let known = |offset, leader_epoch| Answer::Offset {
+            found: Some((offset, Timestamp::NONE)),
+            leader_epoch,
+        };
+        let nothing = Answer::Offset { found: None, leader_epoch: LeaderEpoch::NONE };
+        let lookup = match timestamp {
+            LATEST => {
+                return self.answers.push((reply_to, known(end, partition.rules.leader_epoch)));
+            }
+            EARLIEST | EARLIEST_LOCAL => {
+                let epoch = log.epoch_at(log.start());
+                return self.answers.push((reply_to, known(log.start(), epoch)));
+            }
+            // Nothing is kept anywhere but here.
+            LATEST_TIERED | EARLIEST_PENDING_UPLOAD => {
+                return self.answers.push((reply_to, nothing));
+            }
+            MAX_TIMESTAMP => self.storage.max_timestamp(partition.log, end),
+            0.. => self.storage.offset_for_timestamp(partition.log, Timestamp(timestamp), end),
+            _ => {
+                let answer = refused(ErrorCode::InvalidRequest);
+                return self.answers.push((reply_to, answer));
+            }
+        };
+        match lookup {
+            Ok(Lookup::Ready(found)) => self.answers.push((reply_to, offset_answer(found))),
+            Ok(Lookup::Disk(read)) => {
+                let kind = DiskReadKind::Lookup;
+                self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
+            }
+            Err(error) => self.answers.push((reply_to, refused_read(&error))),
+        }
+    }
+
+    fn lookup_done(
+        &mut self,
+        read: ReadId,
+        result: Result<Option<tidemill_storage::Found>, ReadError>,
+    ) {
+        let Some(DiskRead { reply_to, .. }) = self.reads.remove(&read) else { return };
+        let answer = match result {
+            Ok(found) => offset_answer(found),
+            Err(error) => refused_read(&error),
+        };
+        self.answers.push((reply_to, answer));
+    }
+
+    fn trim(&mut self, id: TopicPartition, before: i64, reply_to: ReplyTo, now: Instant) {
+        const HIGH_WATERMARK: i64 = -1;
+        let partition = &self.partitions[&id];
+        let end = self.high_watermark(partition);
+        let before = if before == HIGH_WATERMARK { end } else { Offset(before) };
+        if before < Offset::ZERO || end < before {
+            return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
+        }
+        match self.storage.trim(partition.log, before, now.nanos) {
+            Ok(()) => {
+                let partition = self.partitions.get_mut(&id).expect("seen above");
+                partition.trims.push((before, reply_to));
+            }
+            Err(error) => {
+                let error = match error {
+                    TrimError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+                    TrimError::Closing => ErrorCode::UnknownTopicOrPartition,
+                    TrimError::Fenced | TrimError::Busy => ErrorCode::KafkaStorageError,
+                };
+                self.answers.push((reply_to, refused(error)));
+            }
+        }
+    }
+
+    fn trimmed(&mut self, log: LogId, start: Offset) {
+        let Some(id) = self.by_log.get(&log) else { return };
+        let Some(partition) = self.partitions.get_mut(id) else { return };
+        let answers = &mut self.answers;
+        partition.trims.retain(|&(before, reply_to)| {
+            let stays = start < before;
+            if !stays {
+                answers.push((reply_to, Answer::Trimmed { log_start_offset: start }));
+            }
+            stays
+        });
+    }
+}
+
+impl Partition {
+    /// The answer to an append, if it need not wait for the disk.
+    fn appended(
+        &mut self,
+        appended: &Appended,
+        durable_end: Offset,
+        log_start_offset: Offset,
+        acks: Acks,
+        reply_to: ReplyTo,
+    ) -> Option<Answer> {
+        let end = appended.last_offset.plus(1);
+        let relaxed = self.rules.log.durability == Durability::Relaxed;
+        let base_offset = appended.base_offset;
+        let log_append_time = appended.log_append_time;
+        if relaxed || acks == Acks::None || end <= durable_end {
+            return Some(Answer::Appended { base_offset, log_append_time, log_start_offset });
+        }
+        // A duplicate may lie before what others wait for: it waits for what its original does.
+        let place = self.waiting.iter().rposition(|waiting| waiting.end <= end);
+        let waiting = WaitingProduce { end, reply_to, base_offset, log_append_time };
+        self.waiting.insert(place.map_or(0, |place| place + 1), waiting);
+        None
+    }
+}
+
+fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, Answer> {
+    use tidemill_record::{BatchError, Codec, Limits};
+    let limits = Limits { batch_bytes_max: rules.batch_bytes_max, control_allowed: false };
+    let validated = tidemill_record::validate(batch, &limits).map_err(|error| {
+        let code = match error {
+            BatchError::ChecksumMismatch { .. } | BatchError::LengthTooSmall { .. } => {
+                ErrorCode::CorruptMessage
+            }
+            BatchError::UnknownMagic { .. } => ErrorCode::UnsupportedForMessageFormat,
+            BatchError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            BatchError::Truncated { .. } => ErrorCode::CorruptMessage,
+            _ => ErrorCode::InvalidRecord,
+        };
+        Answer::Refused { error: code, message: Some(error.to_string()) }
+    })?;
+    if validated.compression() == Codec::Zstd && !zstd_allowed {
+        return Err(refused(ErrorCode::UnsupportedCompressionType));
+    }
+    if validated.is_transactional() {
+        let message = "transactions are not served yet".to_owned();
+        return Err(Answer::Refused { error: ErrorCode::InvalidTxnState, message: Some(message) });
+    }
+    Ok(validated)
+}
+
+fn epoch_error(claimed: LeaderEpoch, current: LeaderEpoch) -> Option<ErrorCode> {
+    match claimed.cmp(&current) {
+        std::cmp::Ordering::Less => Some(ErrorCode::FencedLeaderEpoch),
+        std::cmp::Ordering::Greater => Some(ErrorCode::UnknownLeaderEpoch),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn refused(error: ErrorCode) -> Answer {
+    Answer::Refused { error, message: None }
+}
+
+fn refused_append(error: &AppendError) -> Answer {
+    let (error, message) = match error {
+        AppendError::SpaceNotReserved | AppendError::NoSpace => {
+            (ErrorCode::KafkaStorageError, "the data directory's disk is full".to_owned())
+        }
+        AppendError::Closing => {
+            (ErrorCode::UnknownTopicOrPartition, "the partition is being deleted".to_owned())
+        }
+        AppendError::Fenced => (
+            ErrorCode::KafkaStorageError,
+            "a write or sync failed: the node must be restarted to repair its data".to_owned(),
+        ),
+        AppendError::Damaged { from } => (
+            ErrorCode::KafkaStorageError,
+            format!("the partition is damaged from offset {} on", from.0),
+        ),
+        AppendError::FencedLeaderEpoch { .. } => {
+            (ErrorCode::NotLeaderOrFollower, "another leader has appended since".to_owned())
+        }
+        AppendError::InvalidProducerEpoch { current, found, .. } => (
+            ErrorCode::InvalidProducerEpoch,
+            format!("producer epoch {} is older than {}", found.0, current.0),
+        ),
+        AppendError::OutOfOrderSequence { expected, found, .. } => (
+            ErrorCode::OutOfOrderSequenceNumber,
+            format!("sequence {} was sent, {} is next", found.0, expected.0),
+        ),
+        AppendError::BatchTooLarge { size_bytes, limit_bytes } => (
+            ErrorCode::MessageTooLarge,
+            format!("a batch of {size_bytes} bytes, where {limit_bytes} fit"),
+        ),
+    };
+    Answer::Refused { error, message: Some(message) }
+}
+
+fn refused_read(error: &ReadError) -> Answer {
+    refused(match error {
+        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Damaged { .. } | ReadError::Device { .. } => ErrorCode::KafkaStorageError,
+        ReadError::Gone => ErrorCode::UnknownTopicOrPartition,
+        // The client asks again; nothing is wrong with its request.
+        ReadError::Busy => ErrorCode::KafkaStorageError,
+    })
+}
+
+fn offset_answer(found: Option<tidemill_storage::Found>) -> Answer {
+    Answer::Offset {
+        found: found.map(|found| (found.offset, found.timestamp)),
+        leader_epoch: found.map_or(LeaderEpoch::NONE, |found| found.epoch),
+    }
+}

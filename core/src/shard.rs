@@ -1,0 +1,737 @@
+//! One shard of the broker: its connections, its partitions, and the turn that steps them.
+//!
+//! A turn takes what has completed and arrived, steps every state machine it concerns, and submits
+//! what follows; then the shard sleeps until something happens. Nothing in a turn waits.
+//!
+//! ```text
+//! completions ─┬─ connection: bytes → requests → jobs → calls ─┬─ own home ─ journal, segments
+//!              └─ disk: writes and reads that ended            └─ mesh → other shards' homes
+//! answers → jobs → replies, in request order → sends
+//! ```
+//!
+//! Start reading at [`Shard::turn`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slab::Slab;
+use tidemill_record::TopicPartition;
+use tidemill_replication::config::node_config;
+use tidemill_replication::metadata::{Configs, Image, Record};
+use tidemill_runtime::edge::{
+    Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId,
+};
+
+use crate::api::Job;
+use crate::api::fetch_session::FetchSessions;
+use crate::api::producer_ids::ProducerIds;
+use crate::config::{Config, Origin};
+use crate::connection::{Connection, ConnectionId, ReplySlot, Taken};
+use crate::controller::Controller;
+use crate::disk::{Disk, Owner};
+use crate::job::{JobId, Jobs, ReplyTo};
+use crate::limits::{MESSAGES_PER_TURN_MAX, REQUESTS_PER_CONNECTION_AND_TURN_MAX};
+use crate::message::{Adoption, Answer, Call, Message};
+use crate::partition::{Home, Times};
+use crate::placement::{self, Endpoints};
+use crate::startup::{StartError, Startup};
+use crate::token::{TokenKind, split, token};
+use crate::topic_rules;
+
+/// How often idle connections are looked for.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
+/// What every shard of the node is told at the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// As the user gave it.
+    pub config: Config,
+    /// How many shards there are.
+    pub shards: u16,
+    /// What clients are told.
+    pub endpoints: Endpoints,
+    /// Whatever is random on this node comes from here.
+    pub seed: u128,
+    /// What the user has set of the configs that topics inherit, under Kafka's names.
+    pub file_configs: Configs,
+}
+
+impl Settings {
+    /// Settings of a node of `shards` shards.
+    pub fn new(config: Config, shards: u16, endpoints: Endpoints, seed: u128) -> Self {
+        let given = config.described().filter(|(setting, _, origin)| {
+            **origin != Origin::Default && node_config(setting.name).is_some()
+        });
+        let file_configs = given
+            .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
+            .collect();
+        Self { config, shards, endpoints, seed, file_configs }
+    }
+}
+
+/// What a node tells whoever started it. Only shard 0 speaks.
+#[derive(Debug)]
+pub enum Notice {
+    /// Clients are served from now on.
+    Serving,
+    /// The node cannot start; nothing was changed.
+    Failed(StartError),
+    /// Everything is durable and checkpointed; the node has ended.
+    Stopped,
+}
+
+/// One shard of the broker.
+pub struct Shard {
+    pub(crate) id: ShardId,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) image: Image,
+    pub(crate) home: Option<Home>,
+    pub(crate) jobs: Jobs<Job>,
+    pub(crate) sessions: FetchSessions,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) controller: Option<Controller>,
+    pub(crate) disk: Disk,
+    pub(crate) startup: Option<Startup>,
+    notify: Box<dyn FnMut(Notice) + Send>,
+    listeners: Vec<ListenerId>,
+    connections: Slab<Connection>,
+    connections_made: u64,
+    /// Connections that may have something to take, send or close.
+    touched: Vec<usize>,
+    /// Messages of this shard to itself.
+    own: VecDeque<Message>,
+    outbox: Vec<VecDeque<Message>>,
+    answers_out: Vec<Vec<(JobId, u32, Answer)>>,
+    idle_check_at: Instant,
+    retention_at: Instant,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Not adopted yet: no client is accepted.
+    Starting,
+    Serving,
+    /// No new connections; replies still leave; storage is being checkpointed.
+    Stopping {
+        /// Shard 0 ends last: it waits for so many others.
+        others: u16,
+        told: bool,
+    },
+    /// The start has failed: the others are told, then this shard ends.
+    Failed,
+    Stopped,
+}
+
+impl<E: Edge<Message = Message>> Program<E> for Shard {
+    fn turn(&mut self, edge: &mut E) -> Next {
+        let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
+        while let Some(completion) = edge.poll_completion() {
+            self.completed(completion, times, edge);
+        }
+        let mut messages = 0;
+        while messages < MESSAGES_PER_TURN_MAX {
+            let Some((from, message)) = edge.poll_message() else { break };
+            messages += 1;
+            self.handle_message(from, message, times, edge);
+        }
+        self.pass_time(times, edge);
+        self.take_requests(times);
+        self.step_storage(times, edge);
+        self.send_messages(edge);
+        self.serve_connections(times, edge);
+        self.step_stop();
+        if self.stage == Stage::Stopped {
+            return Next::Stop;
+        }
+        // Left-over work needs another turn now; sent messages may have been held back.
+        let left_over = messages == MESSAGES_PER_TURN_MAX || !self.touched.is_empty();
+        if left_over { Next::Now } else { self.next_wake() }
+    }
+}
+
+impl Shard {
+    /// A shard that has not started. Shard 0 starts the node; the others wait to be told.
+    pub fn new(
+        settings: Arc<Settings>,
+        id: ShardId,
+        listeners: Vec<ListenerId>,
+        notify: Box<dyn FnMut(Notice) + Send>,
+    ) -> Self {
+        let shards = usize::from(settings.shards);
+        let startup = (id == ShardId(0)).then(|| Startup::new(Arc::clone(&settings)));
+        Self {
+            id,
+            disk: Disk::default(),
+            image: Image::default(),
+            home: None,
+            jobs: Jobs::default(),
+            sessions: FetchSessions::new(&settings, id),
+            producer_ids: ProducerIds::default(),
+            controller: None,
+            startup,
+            notify,
+            listeners,
+            connections: Slab::new(),
+            connections_made: 0,
+            touched: Vec::new(),
+            own: VecDeque::new(),
+            outbox: (0..shards).map(|_| VecDeque::new()).collect(),
+            answers_out: (0..shards).map(|_| Vec::new()).collect(),
+            idle_check_at: Instant::default(),
+            retention_at: Instant::default(),
+            stage: Stage::Starting,
+            settings,
+        }
+    }
+
+    /// How many clients are connected to this shard.
+    pub fn connections_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn notify(&mut self, notice: Notice) {
+        (self.notify)(notice);
+    }
+
+    pub(crate) fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.index).filter(|connection| connection.id == id)
+    }
+
+    // Completions.
+
+    fn completed<E: Edge<Message = Message>>(
+        &mut self,
+        completion: Completion,
+        times: Times,
+        edge: &mut E,
+    ) {
+        let (kind, index) = split(completion.token);
+        match kind {
+            TokenKind::Accept => self.accepted(completion.result, times, edge),
+            TokenKind::Receive => self.received(index, completion.result, times),
+            TokenKind::Send => {
+                let connection = self.connections.get_mut(index).expect("open until quiet");
+                connection.sent(completion.result.is_ok());
+                self.touched.push(index);
+            }
+            TokenKind::Close => {
+                self.connections.remove(index);
+            }
+            TokenKind::Disk => self.disk.handle_completion(index, completion.result, edge),
+        }
+    }
+
+    fn accepted<E: Edge<Message = Message>>(
+        &mut self,
+        result: Result<Done, Fault>,
+        times: Times,
+        edge: &mut E,
+    ) {
+        let (socket, client) = match result {
+            Ok(Done::Accepted { socket, client }) => (socket, client),
+            Ok(_) => return,
+            Err(fault) => {
+                if self.stage == Stage::Serving {
+                    tracing::warn!(?fault, "a connection could not be taken");
+                }
+                return;
+            }
+        };
+        let entry = self.connections.vacant_entry();
+        let id = ConnectionId { index: entry.key(), serial: self.connections_made };
+        self.connections_made += 1;
+        let index = id.index;
+        let limit = self.settings.config.request_bytes_max as usize;
+        entry.insert(Connection::new(id, socket, client, limit, times.now));
+        let allowed = self.settings.config.connections_max as usize;
+        let share = allowed.div_ceil(usize::from(self.settings.shards));
+        if share < self.connections.len() || self.stage != Stage::Serving {
+            tracing::warn!(%client, "refused: no more connections are allowed");
+            self.close(index, edge);
+            return;
+        }
+        self.touched.push(index);
+    }
+
+    fn received(&mut self, index: usize, result: Result<Done, Fault>, times: Times) {
+        let connection = self.connections.get_mut(index).expect("open until quiet");
+        match result {
+            Ok(Done::Received { bytes, received }) if 0 < received => {
+                connection.received(bytes, times.now);
+            }
+            Ok(_) => connection.receive_ended(),
+            Err(_) => {
+                connection.receive_ended();
+                connection.break_off();
+            }
+        }
+        self.touched.push(index);
+    }
+
+    // Connections.
+
+    /// Takes whole requests off the received bytes. A busy connection leaves the rest for the
+    /// next turn, so that it does not hold up the others.
+    fn take_requests(&mut self, times: Times) {
+        let touched = std::mem::take(&mut self.touched);
+        for &index in &touched {
+            for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
+                let Some(connection) = self.connections.get_mut(index) else { break };
+                match connection.take_frame() {
+                    Taken::Frame(frame) => {
+                        let slot = connection.open_slot();
+                        if let Err(error) = self.dispatch(slot, frame, times) {
+                            self.refuse(index, &error);
+                            break;
+                        }
+                    }
+                    Taken::Nothing => break,
+                    Taken::Broken(error) => {
+                        self.refuse(index, &error);
+                        break;
+                    }
+                }
+            }
+        }
+        // Jobs answered at once have touched their connections again.
+        self.touched.extend(touched);
+    }
+
+    /// The client's bytes cannot be answered: it is not listened to any more.
+    fn refuse(&mut self, index: usize, error: &dyn std::fmt::Display) {
+        let connection = &mut self.connections[index];
+        tracing::warn!(client = %connection.client, %error, "connection closed");
+        connection.break_off();
+    }
+
+    /// Fills the slot of a request; no parts mean that the client expects no reply.
+    pub(crate) fn reply(&mut self, slot: ReplySlot, parts: Vec<Bytes>) {
+        let Some(connection) = self.connection_mut(slot.connection) else { return };
+        connection.fill_slot(slot.number, parts);
+        self.touched.push(slot.connection.index);
+    }
+
+    /// Ends a connection because of what one of its requests led to (acks=0 that failed).
+    pub(crate) fn break_off(&mut self, slot: ReplySlot) {
+        if let Some(connection) = self.connection_mut(slot.connection) {
+            connection.break_off();
+            self.touched.push(slot.connection.index);
+        }
+    }
+
+    /// Sends what is ready, closes what is done, reads where there is room.
+    fn serve_connections<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for index in touched {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            if let Some(parts) = connection.next_send() {
+                let socket = connection.socket;
+                edge.submit(token(TokenKind::Send, index), Op::Send { socket, parts });
+            }
+            if connection.should_close() {
+                self.close(index, edge);
+                continue;
+            }
+            if connection.has_frame() {
+                // Its turn comes again with the next one.
+                self.touched.push(index);
+            } else if let Some(into) = connection.next_receive() {
+                let socket = connection.socket;
+                edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
+            }
+        }
+        let _ = times;
+    }
+
+    fn close<E: Edge<Message = Message>>(&mut self, index: usize, edge: &mut E) {
+        let connection = &mut self.connections[index];
+        let socket = connection.socket;
+        if connection.begin_close() {
+            edge.submit(token(TokenKind::Close, index), Op::CloseSocket { socket });
+        }
+    }
+
+    // Time.
+
+    fn pass_time<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+        while let Some(job) = self.jobs.pop_expired(times.now) {
+            self.job_expired(job, times);
+        }
+        if let Some(home) = &mut self.home {
+            home.storage.tick(times.now.nanos);
+            if self.retention_at <= times.now {
+                self.retention_at = times.now.after(self.settings.config.retention_check);
+                home.storage.retention(times.wall_ms, times.now.nanos);
+            }
+        }
+        if self.idle_check_at <= times.now && !self.connections.is_empty() {
+            self.idle_check_at = times.now.after(IDLE_CHECK);
+            self.close_idle(times, edge);
+        }
+    }
+
+    fn close_idle<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+        let Some(limit) = self.settings.config.connection_idle else { return };
+        let idle: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.is_idle() && limit <= times.now.since(c.last_active))
+            .map(|(index, _)| index)
+            .collect();
+        for index in idle {
+            self.close(index, edge);
+        }
+    }
+
+    fn next_wake(&self) -> Next {
+        let storage = self.home.as_ref().and_then(|home| home.storage.next_deadline());
+        let storage = storage.map(|nanos| Instant { nanos });
+        let idle = (!self.connections.is_empty()).then_some(self.idle_check_at);
+        let retention = self.home.is_some().then_some(self.retention_at);
+        // A mesh queue that was full is tried again soon; its receiver is awake.
+        let held_back = self.outbox.iter().any(|queue| !queue.is_empty());
+        if held_back {
+            return Next::Now;
+        }
+        let controller = self.controller.as_ref().and_then(Controller::next_deadline);
+        let deadlines = [self.jobs.next_deadline(), storage, idle, retention, controller];
+        deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
+    }
+
+    // Storage.
+
+    /// Hands requests to the disk and completions back until nothing more follows.
+    fn step_storage<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+        loop {
+            let mut moved = false;
+            if let Some(home) = &mut self.home {
+                home.storage.end_turn(times.now.nanos);
+                while let Some(request) = home.storage.poll_request() {
+                    moved = true;
+                    let request = crate::disk::storage_request(Owner::Storage, request);
+                    self.disk.submit(request, edge);
+                }
+            }
+            if let Some(controller) = &mut self.controller {
+                while let Some(request) = controller.poll_request() {
+                    moved = true;
+                    self.disk.submit(crate::disk::metadata_request(request), edge);
+                }
+            }
+            while let Some(finished) = self.disk.poll_finished() {
+                moved = true;
+                self.disk_finished(finished, times);
+            }
+            while let Some(message) = self.own.pop_front() {
+                moved = true;
+                self.handle_message(self.id, message, times, edge);
+            }
+            moved |= self.step_start(times, edge);
+            moved |= self.step_events(times);
+            moved |= self.step_controller(times);
+            moved |= self.deliver_answers(times);
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn disk_finished(&mut self, finished: crate::disk::Finished, times: Times) {
+        match finished.owner {
+            Owner::Storage => {
+                let home = self.home.as_mut().expect("it asked");
+                let completion = crate::disk::storage_completion(finished);
+                home.storage.handle_completion(completion, times.now.nanos);
+            }
+            Owner::Recovery => {
+                let startup = self.startup.as_mut().expect("it asked");
+                startup.storage_completed(crate::disk::storage_completion(finished));
+            }
+            Owner::Metadata => {
+                let completion = crate::disk::metadata_completion(finished);
+                match (&mut self.controller, &mut self.startup) {
+                    (Some(controller), _) => controller.handle_completion(completion),
+                    (None, Some(startup)) => startup.metadata_completed(completion),
+                    (None, None) => unreachable!("only shard 0 owns metadata files"),
+                }
+            }
+        }
+    }
+
+    fn step_events(&mut self, times: Times) -> bool {
+        let Some(home) = &mut self.home else { return false };
+        let mut moved = false;
+        let was_fenced = home.is_fenced();
+        let mut dropped = Vec::new();
+        while let Some(event) = home.storage.poll_event() {
+            moved = true;
+            dropped.extend(home.handle_event(event, times));
+        }
+        let fenced_now = !was_fenced && home.is_fenced();
+        for partition in dropped {
+            self.tell_controller(Message::Dropped(partition));
+        }
+        if fenced_now {
+            self.tell_others(|| Message::Fence);
+        }
+        moved
+    }
+
+    // Calls and answers.
+
+    /// Asks the home shards of partitions, this one included, on behalf of `job`.
+    pub(crate) fn call(
+        &mut self,
+        job: JobId,
+        calls: impl IntoIterator<Item = (u32, TopicPartition, Call)>,
+        times: Times,
+    ) {
+        let shards = self.settings.shards;
+        let mut remote: Vec<Vec<(u32, TopicPartition, Call)>> = Vec::new();
+        for (index, partition, call) in calls {
+            let shard = placement::home(partition, shards);
+            if shard == self.id {
+                let reply_to = ReplyTo { shard, job, index };
+                let home = self.home.as_mut().expect("clients are served after adoption");
+                home.call(partition, call, reply_to, times);
+            } else {
+                if remote.is_empty() {
+                    remote.resize_with(usize::from(shards), Vec::new);
+                }
+                remote[usize::from(shard.0)].push((index, partition, call));
+            }
+        }
+        for (shard, calls) in remote.into_iter().enumerate() {
+            if !calls.is_empty() {
+                self.outbox[shard].push_back(Message::Calls { job, calls });
+            }
+        }
+    }
+
+    /// A message for shard 0, which may be this one.
+    pub(crate) fn tell_controller(&mut self, message: Message) {
+        self.tell(ShardId(0), message);
+    }
+
+    /// A message for every shard but this one.
+    pub(crate) fn tell_others(&mut self, message: impl Fn() -> Message) {
+        for (shard, queue) in self.outbox.iter_mut().enumerate() {
+            if shard != usize::from(self.id.0) {
+                queue.push_back(message());
+            }
+        }
+    }
+
+    /// A message for one shard, which may be this one.
+    pub(crate) fn tell(&mut self, shard: ShardId, message: Message) {
+        if shard == self.id {
+            self.own.push_back(message);
+        } else {
+            self.outbox[usize::from(shard.0)].push_back(message);
+        }
+    }
+
+    fn deliver_answers(&mut self, times: Times) -> bool {
+        let mut moved = false;
+        while let Some(home) = self.home.as_mut().filter(|home| home.has_answers()) {
+            moved = true;
+            for (reply_to, answer) in home.take_answers() {
+                if reply_to.shard == self.id {
+                    self.answered(reply_to.job, reply_to.index, answer, times);
+                } else {
+                    let out = &mut self.answers_out[usize::from(reply_to.shard.0)];
+                    out.push((reply_to.job, reply_to.index, answer));
+                }
+            }
+        }
+        moved
+    }
+
+    // Messages.
+
+    fn handle_message<E: Edge<Message = Message>>(
+        &mut self,
+        from: ShardId,
+        message: Message,
+        times: Times,
+        edge: &mut E,
+    ) {
+        match message {
+            Message::Calls { job, calls } => {
+                let home = self.home.as_mut().expect("shards call each other after adoption");
+                for (index, partition, call) in calls {
+                    home.call(partition, call, ReplyTo { shard: from, job, index }, times);
+                }
+            }
+            Message::Answers(answers) => {
+                for (job, index, answer) in answers {
+                    self.answered(job, index, answer, times);
+                }
+            }
+            Message::Unwatch { job, partitions } => {
+                if let Some(home) = &mut self.home {
+                    for partition in partitions {
+                        home.unwatch(partition, job, from);
+                    }
+                }
+            }
+            Message::Propose { job, proposal } => {
+                let controller = self.controller.as_mut().expect("proposals go to shard 0");
+                controller.propose(from, job, proposal);
+            }
+            Message::Proposed { job, outcome } => self.proposed(job, outcome, times),
+            Message::Commit { number, records } => {
+                self.replay(&records, times);
+                self.tell_controller(Message::Applied { number });
+            }
+            Message::Applied { number } => {
+                let controller = self.controller.as_mut().expect("commits come from shard 0");
+                controller.applied(number);
+            }
+            Message::Dropped(partition) => {
+                let controller = self.controller.as_mut().expect("told to shard 0");
+                controller.dropped(partition);
+            }
+            Message::Fence => {
+                if let Some(home) = &mut self.home {
+                    home.fence();
+                }
+            }
+            Message::Adopt(adoption) => self.adopt(*adoption, times, edge),
+            Message::Adopted => {
+                let startup = self.startup.as_mut().expect("told to shard 0 while it starts");
+                startup.adopted();
+            }
+            Message::Stop => self.begin_stop(times),
+            Message::Stopped => {
+                if let Stage::Stopping { others, .. } = &mut self.stage {
+                    *others -= 1;
+                }
+            }
+        }
+    }
+
+    fn send_messages<E: Edge<Message = Message>>(&mut self, edge: &mut E) {
+        for (shard, answers) in self.answers_out.iter_mut().enumerate() {
+            if !answers.is_empty() {
+                self.outbox[shard].push_back(Message::Answers(std::mem::take(answers)));
+            }
+        }
+        for (shard, queue) in self.outbox.iter_mut().enumerate() {
+            while let Some(message) = queue.pop_front() {
+                if let Err(message) = edge.send(ShardId(shard as u16), message) {
+                    queue.push_front(message);
+                    break;
+                }
+            }
+        }
+    }
+
+    // Metadata.
+
+    /// Lets committed records have happened on this shard.
+    pub(crate) fn replay(&mut self, records: &[Record], times: Times) {
+        for record in records {
+            // What shard 0 has committed was replayed on the same image there.
+            self.image.replay(record).expect("a committed record follows from the image");
+            topic_rules::apply(record, self, times.now);
+        }
+    }
+
+    // Start and stop.
+
+    /// Goes on with the start of the node; true if that led to something.
+    fn step_start<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) -> bool {
+        let Some(mut startup) = self.startup.take() else { return false };
+        let before = self.disk.submitted();
+        match startup.step(self, times, edge) {
+            None => {
+                self.startup = Some(startup);
+                return before != self.disk.submitted() || !self.own.is_empty();
+            }
+            Some(Ok(())) => self.notify(Notice::Serving),
+            Some(Err(error)) => {
+                self.notify(Notice::Failed(error));
+                self.tell_others(|| Message::Stop);
+                self.stage = Stage::Failed;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn adopt<E: Edge<Message = Message>>(
+        &mut self,
+        adoption: Adoption,
+        times: Times,
+        edge: &mut E,
+    ) {
+        let Adoption { image, recovered, .. } = adoption;
+        self.image = image;
+        let config = topic_rules::storage_config(&self.settings);
+        let storage = tidemill_storage::ShardStorage::new(config, recovered);
+        self.home = Some(Home::new(storage));
+        topic_rules::adopt_all(self);
+        self.retention_at = times.now.after(self.settings.config.retention_check);
+        self.idle_check_at = times.now.after(IDLE_CHECK);
+        self.stage = Stage::Serving;
+        for (index, &listener) in self.listeners.iter().enumerate() {
+            edge.submit(token(TokenKind::Accept, index), Op::Accept { listener });
+        }
+        self.tell_controller(Message::Adopted);
+    }
+
+    fn begin_stop(&mut self, times: Times) {
+        match self.stage {
+            Stage::Stopping { .. } | Stage::Failed | Stage::Stopped => return,
+            Stage::Starting if self.id == ShardId(0) => {
+                // Nothing is served yet: what recovery has not committed it does again next time.
+                self.tell_others(|| Message::Stop);
+                self.stage = Stage::Stopped;
+                self.notify(Notice::Stopped);
+                return;
+            }
+            Stage::Starting => {
+                self.stage = Stage::Stopped;
+                return;
+            }
+            Stage::Serving => {}
+        }
+        if self.id == ShardId(0) {
+            self.tell_others(|| Message::Stop);
+        }
+        for (index, connection) in &mut self.connections {
+            connection.drain();
+            self.touched.push(index);
+        }
+        let home = self.home.as_mut().expect("a serving shard has a home");
+        home.storage.checkpoint_and_stop(times.now.nanos);
+        let others = if self.id == ShardId(0) { self.settings.shards - 1 } else { 0 };
+        self.stage = Stage::Stopping { others, told: false };
+    }
+
+    fn step_stop(&mut self) {
+        if self.stage == Stage::Failed && self.outbox.iter().all(VecDeque::is_empty) {
+            self.stage = Stage::Stopped;
+        }
+        let Stage::Stopping { others, told } = self.stage else { return };
+        let home = self.home.as_ref().expect("a stopping shard has a home");
+        let changing = self.controller.as_ref().is_some_and(|controller| !controller.is_idle());
+        if changing || !home.storage.is_stopped() || !self.disk.is_idle() || 0 < others {
+            return;
+        }
+        if self.id == ShardId(0) {
+            self.stage = Stage::Stopped;
+            self.notify(Notice::Stopped);
+        } else if !told {
+            self.tell_controller(Message::Stopped);
+            self.stage = Stage::Stopping { others, told: true };
+        } else if self.outbox[0].is_empty() {
+            self.stage = Stage::Stopped;
+        }
+    }
+}

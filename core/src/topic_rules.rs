@@ -1,0 +1,119 @@
+//! From the metadata to the partitions of a shard: which live here, and under which rules.
+//!
+//! Configs are resolved here, once for each change, so that the hot path only reads numbers.
+
+use tidemill_record::{PartitionId, TopicPartition};
+use tidemill_replication::config::{
+    Durability as TopicDurability, Layers, TimestampType, TopicConfig,
+};
+use tidemill_replication::metadata::{Configs, Image, Record, Resource, Topic};
+use tidemill_runtime::edge::Instant;
+use tidemill_storage::{Config as StorageConfig, Durability, LogConfig, TimestampPolicy};
+
+use crate::limits::BATCH_BYTES_MAX;
+use crate::partition::Rules;
+use crate::placement;
+use crate::shard::{Settings, Shard};
+
+/// What one shard's storage may use: its share of the node's budgets.
+pub fn storage_config(settings: &Settings) -> StorageConfig {
+    let shards = u64::from(settings.shards);
+    let budgets = &settings.config.budgets;
+    StorageConfig {
+        journal_bytes_max: budgets.journal_bytes / shards,
+        tail_bytes_max: (budgets.tail_bytes / shards) as usize,
+        ..StorageConfig::default()
+    }
+}
+
+/// The layers of configs that hold for a topic on this node.
+pub fn layers<'a>(settings: &'a Settings, image: &'a Image, topic: &'a Configs) -> Layers<'a> {
+    Layers {
+        topic: Some(topic),
+        node: image.node_configs(settings.endpoints.node),
+        cluster: image.cluster_configs(),
+        file: &settings.file_configs,
+    }
+}
+
+/// Takes in every partition whose home this shard is.
+pub fn adopt_all(shard: &mut Shard) {
+    let topics: Vec<_> = shard.image.topics().cloned().collect();
+    for topic in topics {
+        adopt_topic(shard, &topic, 0);
+    }
+}
+
+/// Does to the partitions of this shard what a record that was just replayed means for them.
+pub fn apply(record: &Record, shard: &mut Shard, now: Instant) {
+    match record {
+        Record::TopicCreated { id, .. } => {
+            let topic = shard.image.topic(*id).cloned().expect("it was just made");
+            adopt_topic(shard, &topic, 0);
+        }
+        Record::PartitionsAdded { topic, partitions, .. } => {
+            let topic = shard.image.topic(*topic).cloned().expect("it was just extended");
+            let first_new = topic.partitions.len() - partitions.len();
+            adopt_topic(shard, &topic, first_new);
+        }
+        Record::TopicDeleted { id } => {
+            let tombstones = shard.image.tombstones();
+            let partitions = tombstones.filter(|(topic, _)| topic == id).map(|(_, t)| t.partitions);
+            let count = partitions.last().expect("a deleted topic leaves a tombstone");
+            for number in 0..count as i32 {
+                let partition = TopicPartition { topic: *id, partition: PartitionId(number) };
+                if let Some(home) = &mut shard.home {
+                    home.delete(partition, now);
+                }
+            }
+        }
+        Record::ConfigChanged { resource: Resource::Topic(id), .. } => {
+            let topic = shard.image.topic(*id).cloned().expect("its config was just changed");
+            adopt_topic(shard, &topic, 0);
+        }
+        Record::ConfigChanged { .. } => adopt_all(shard),
+        Record::ClusterCreated { .. }
+        | Record::NodeStarted { .. }
+        | Record::TopicDeletionFinished { .. }
+        | Record::ProducerIdsGranted { .. } => {}
+    }
+}
+
+fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
+    let Some(home) = &mut shard.home else { return };
+    let settings = &shard.settings;
+    let config = TopicConfig::resolve(&layers(settings, &shard.image, &topic.configs));
+    let log = log_config(&config, settings);
+    for (number, partition) in topic.partitions.iter().enumerate().skip(first) {
+        let id = TopicPartition { topic: topic.id, partition: PartitionId(number as i32) };
+        if placement::home(id, settings.shards) != shard.id {
+            continue;
+        }
+        let rules = Rules {
+            leader_epoch: shard.image.leader_epoch_of(partition),
+            batch_bytes_max: config.max_message_bytes.min(BATCH_BYTES_MAX),
+            log: log.clone(),
+        };
+        home.adopt(id, rules);
+    }
+}
+
+fn log_config(config: &TopicConfig, settings: &Settings) -> LogConfig {
+    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    LogConfig {
+        segment_bytes: u64::from(config.segment_bytes),
+        segment_ms: ms(config.segment_ms),
+        // Compacted topics keep the last record of each key, however old.
+        retention_ms: config.retention_ms.filter(|_| config.cleanup.delete).map(ms),
+        retention_bytes: config.retention_bytes.filter(|_| config.cleanup.delete),
+        timestamps: match config.timestamp_type {
+            TimestampType::CreateTime => TimestampPolicy::CreateTime,
+            TimestampType::LogAppendTime => TimestampPolicy::LogAppendTime,
+        },
+        durability: match config.durability {
+            TopicDurability::Durable => Durability::Durable,
+            TopicDurability::Relaxed => Durability::Relaxed,
+        },
+        producer_expiration_ms: ms(settings.config.producer_id_expiration.as_millis() as u64),
+    }
+}
