@@ -16,6 +16,7 @@ mod topic;
 pub use table::{TOPIC_CONFIGS, topic_config};
 pub use topic::{Cleanup, Compression, Durability, TimestampType, TopicConfig};
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::metadata::Configs;
@@ -223,27 +224,40 @@ impl Definition {
 
     /// The value in force, in the topic config's unit, and where it comes from.
     #[must_use]
-    pub fn effective(&self, layers: &Layers<'_>) -> (String, Source) {
-        let candidates = self.values(layers).into_iter();
-        let mut fitting = candidates.filter_map(|candidate| {
-            let value = self.in_own_unit(&candidate)?;
-            self.kind.check(&value).ok()?;
-            Some((value, candidate.source))
-        });
-        fitting.next().expect("every default is a value of its kind")
-    }
-
-    fn in_own_unit(&self, value: &SynonymValue) -> Option<String> {
-        let synonym = self.synonyms.iter().find(|synonym| synonym.name == value.name);
-        match synonym.map_or(1, |synonym| synonym.factor) {
-            1 => Some(value.value.clone()),
-            factor => {
-                let number: i64 = value.value.trim().parse().ok()?;
-                // Minus one is no limit, in every unit.
-                let scaled = if number < 0 { number } else { number.saturating_mul(factor) };
-                Some(scaled.to_string())
+    pub fn effective<'a>(&self, layers: &Layers<'a>) -> (Cow<'a, str>, Source) {
+        let on_topic = layers.topic.and_then(|topic| topic.get(self.name));
+        if let Some(value) = on_topic
+            && self.kind.check(value).is_ok()
+        {
+            return (Cow::Borrowed(value), Source::Topic);
+        }
+        let on_node = [
+            (layers.node, Source::Node),
+            (layers.cluster, Source::Cluster),
+            (layers.file, Source::File),
+        ];
+        for (configs, source) in on_node {
+            for synonym in self.synonyms {
+                let value = configs.get(synonym.name).and_then(|value| synonym.scale(value));
+                if let Some(value) = value.filter(|value| self.kind.check(value).is_ok()) {
+                    return (value, source);
+                }
             }
         }
+        (Cow::Borrowed(self.default), Source::Default)
+    }
+}
+
+impl Synonym {
+    /// A value under this name as a value of the topic config.
+    fn scale<'a>(&self, value: &'a str) -> Option<Cow<'a, str>> {
+        if self.factor == 1 {
+            return Some(Cow::Borrowed(value));
+        }
+        let number: i64 = value.trim().parse().ok()?;
+        // Minus one is no limit, in every unit.
+        let scaled = if number < 0 { number } else { number.saturating_mul(self.factor) };
+        Some(Cow::Owned(scaled.to_string()))
     }
 }
 
@@ -262,13 +276,10 @@ pub fn node_config(name: &str) -> Option<(&'static Definition, Synonym)> {
 #[must_use]
 pub fn check_node_value(name: &str, value: &str) -> Option<Result<(), ValueError>> {
     let (definition, synonym) = node_config(name)?;
-    let set = SynonymValue { name: name.to_owned(), value: value.to_owned(), source: Source::File };
-    let refused = || ValueError { value: set.value.clone(), kind: definition.kind };
-    Some(match definition.in_own_unit(&set) {
-        Some(scaled) if synonym.factor == 1 => definition.kind.check(&scaled),
-        Some(scaled) => definition.kind.check(&scaled).map_err(|_| refused()),
-        None => Err(refused()),
-    })
+    let refused = || ValueError { value: value.to_owned(), kind: definition.kind };
+    let scaled = synonym.scale(value);
+    let fits = scaled.is_some_and(|scaled| definition.kind.check(&scaled).is_ok());
+    Some(if fits { Ok(()) } else { Err(refused()) })
 }
 
 /// All configs of a topic, in the order of their names.
@@ -278,7 +289,7 @@ pub fn describe_topic(layers: &Layers<'_>) -> Vec<Described> {
         let (value, source) = definition.effective(layers);
         Described {
             name: definition.name.to_owned(),
-            value,
+            value: value.into_owned(),
             source,
             is_read_only: false,
             synonyms: definition.values(layers),
@@ -300,7 +311,7 @@ pub fn describe_node(layers: &Layers<'_>, own: &[NodeConfig]) -> Vec<Described> 
             let (value, source) = definition.effective(layers);
             Described {
                 name: first.name.to_owned(),
-                value,
+                value: value.into_owned(),
                 source,
                 is_read_only: false,
                 synonyms: definition.values(layers),
@@ -392,15 +403,15 @@ mod tests {
         let topic = configs(&[("retention.ms", "1000")]);
 
         let mut layers = Layers { topic: None, node: &none, cluster: &none, file: &none };
-        assert_eq!(retention.effective(&layers), ("604800000".to_owned(), Source::Default));
+        assert_eq!(retention.effective(&layers), ("604800000".into(), Source::Default));
         layers.file = &file;
-        assert_eq!(retention.effective(&layers), ("7200000".to_owned(), Source::File));
+        assert_eq!(retention.effective(&layers), ("7200000".into(), Source::File));
         layers.cluster = &cluster;
-        assert_eq!(retention.effective(&layers), ("3000".to_owned(), Source::Cluster));
+        assert_eq!(retention.effective(&layers), ("3000".into(), Source::Cluster));
         layers.node = &node;
-        assert_eq!(retention.effective(&layers), ("2000".to_owned(), Source::Node));
+        assert_eq!(retention.effective(&layers), ("2000".into(), Source::Node));
         layers.topic = Some(&topic);
-        assert_eq!(retention.effective(&layers), ("1000".to_owned(), Source::Topic));
+        assert_eq!(retention.effective(&layers), ("1000".into(), Source::Topic));
 
         let values = retention.values(&layers);
         let values: Vec<_> = values.iter().map(|v| (v.name.as_str(), v.value.as_str())).collect();

@@ -7,7 +7,7 @@
 //!
 //! Errors correspond to Kafka's one to one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tidemill_record::{NodeId, ProducerId, TopicId};
@@ -131,11 +131,12 @@ pub fn decide_create_topics(
     seed: u128,
 ) -> Vec<Result<Record, Error>> {
     let mut batch = Batch { image, defaults, seed, ids: BTreeSet::new(), partitions: 0 };
-    let is_repeated = |request: &CreateTopic| {
-        1 < requests.iter().filter(|other| alike(&other.name, &request.name)).count()
-    };
-    let mut decide = |request| {
-        if is_repeated(request) {
+    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    for request in requests {
+        *named.entry(request.name.replace('.', "_")).or_default() += 1;
+    }
+    let mut decide = |request: &CreateTopic| {
+        if 1 < named[&request.name.replace('.', "_")] {
             let why = format!("topic {:?}, or one like it, is named twice", request.name);
             return Err(Error::InvalidRequest(why));
         }
@@ -400,7 +401,7 @@ fn in_force(image: &Image, resource: Resource, name: &str, file: &Configs) -> St
             (config::node_config(name).map(|(definition, _)| definition), layers)
         }
     };
-    definition.map_or(String::new(), |definition| definition.effective(&layers).0)
+    definition.map_or(String::new(), |definition| definition.effective(&layers).0.into_owned())
 }
 
 /// Rules between configs of one topic.
@@ -455,7 +456,13 @@ fn new_topic_configs(given: &[(String, Option<String>)]) -> Result<Vec<(String, 
     Ok(configs.into_iter().collect())
 }
 
-/// Whether a topic can have this name: as in Kafka.
+/// Whether a topic can have this name.
+#[must_use]
+pub fn is_valid_topic_name(name: &str) -> bool {
+    check_topic_name(name).is_ok()
+}
+
+/// Why a topic cannot have this name, if it cannot: as in Kafka.
 pub fn check_topic_name(name: &str) -> Result<(), Error> {
     let refuse = |why: &str| Err(Error::InvalidTopicName(format!("topic name {name:?} {why}")));
     if name.is_empty() {
@@ -475,12 +482,6 @@ pub fn check_topic_name(name: &str) -> Result<(), Error> {
         return refuse("has characters other than letters, digits, '.', '_' and '-'");
     }
     Ok(())
-}
-
-/// Whether metrics cannot tell two names.
-fn alike(a: &str, b: &str) -> bool {
-    let fold = |byte: u8| if byte == b'.' { b'_' } else { byte };
-    a.bytes().map(fold).eq(b.bytes().map(fold))
 }
 
 fn check_total(image: &Image, added: usize, defaults: &Defaults) -> Result<(), Error> {

@@ -114,7 +114,7 @@ impl TopicConfig {
             },
             compression: compression(&text("compression.type")),
             delete_retention_ms: unsigned("delete.retention.ms"),
-            durability: match text("tidemill.durability").as_str() {
+            durability: match &*text("tidemill.durability") {
                 "relaxed" => Durability::Relaxed,
                 _ => Durability::Durable,
             },
@@ -135,7 +135,7 @@ impl TopicConfig {
             segment_ms: unsigned("segment.ms"),
             timestamp_after_max_ms: unsigned("message.timestamp.after.max.ms"),
             timestamp_before_max_ms: unsigned("message.timestamp.before.max.ms"),
-            timestamp_type: match text("message.timestamp.type").as_str() {
+            timestamp_type: match &*text("message.timestamp.type") {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
             },

@@ -26,14 +26,13 @@ pub struct Request {
 /// What to do to the disk. Files are opened by whoever carries it out.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Write at an aligned position of a file, made if it is missing. The size is a multiple of
-    /// the block size; the memory may have to be copied to be aligned.
+    /// Write aligned bytes at an aligned position of an existing file.
     Write {
         /// Which file.
         file: FileName,
         /// Byte position.
         position: u64,
-        /// A multiple of the block size.
+        /// A multiple of the block size, in aligned memory.
         bytes: Bytes,
         /// Whether completion means: on stable storage.
         durable: bool,
@@ -52,8 +51,9 @@ pub enum Action {
         /// Which file.
         file: FileName,
     },
-    /// Make a durable file of `size` written zero bytes, replacing an old one. May meet a full
-    /// disk.
+    /// Make a durable file of `size` written zero bytes, replacing an old one. The only request
+    /// that makes a file, and the only one that may meet a full disk. The file's name is durable
+    /// only after its directory is synced.
     Prewrite {
         /// Which file.
         file: FileName,

@@ -1,8 +1,9 @@
 //! Writing a snapshot of the image beside the log, piece by piece.
 //!
-//! The image's bytes come first, the header that makes them a snapshot last, then the sync. Until
-//! then a crash leaves a file without a valid header, which recovery removes. Only once the
-//! snapshot is on stable storage are the files it replaces removed.
+//! Space for it is made first, which may fail without harm. Then come the image's bytes, the
+//! header that makes them a snapshot, and the sync. Until then a crash leaves a file without a
+//! valid header, or with bytes that are not what the header says; recovery removes it. Only once
+//! the snapshot is on stable storage are the files it replaces removed.
 
 use std::collections::VecDeque;
 
@@ -49,13 +50,13 @@ impl SnapshotJob {
 
         let body_start = BLOCK_BYTES as u64;
         let body = layout::aligned(image);
-        let mut steps: VecDeque<_> = (0..body.len())
-            .step_by(PIECE_BYTES)
-            .map(|start| {
-                let end = body.len().min(start + PIECE_BYTES);
-                write(body_start + start as u64, body.slice(start..end))
-            })
-            .collect();
+        let piece = |start| {
+            let end = body.len().min(start + PIECE_BYTES);
+            write(body_start + start as u64, body.slice(start..end))
+        };
+        let mut steps = VecDeque::new();
+        steps.push_back(Action::Prewrite { file, size: body_start + body.len() as u64 });
+        steps.extend((0..body.len()).step_by(PIECE_BYTES).map(piece));
         steps.push_back(write(0, header.encode(directory)));
         steps.push_back(Action::Sync { file });
         steps.push_back(Action::SyncDir { dir: DirName::Metadata });
