@@ -35,6 +35,12 @@ pub trait Node {
 
     /// The node is asked to stop: what to tell which shard.
     fn stop(&mut self) -> Vec<(ShardId, Self::Message)>;
+
+    /// Whether it serves its clients.
+    fn is_serving(&mut self) -> bool;
+
+    /// Why the last start failed, if it did.
+    fn failure(&mut self) -> Option<String>;
 }
 
 /// One start of the node's process.
@@ -246,6 +252,11 @@ impl<N: Node, C: Clients> World<N, C> {
     /// What happened so far.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// How often a process was started.
+    pub fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// Whether any shard of a process is running.

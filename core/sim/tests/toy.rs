@@ -246,6 +246,14 @@ impl Node for ToyNode {
     fn stop(&mut self) -> Vec<(ShardId, Message)> {
         (0..self.0).map(|id| (ShardId(id), Message::Stop)).collect()
     }
+
+    fn is_serving(&mut self) -> bool {
+        true
+    }
+
+    fn failure(&mut self) -> Option<String> {
+        None
+    }
 }
 
 /// Clients that send a few numbers at once and wait for them.

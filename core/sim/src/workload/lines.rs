@@ -89,11 +89,6 @@ impl<A> Lines<A> {
         self.lines.values().map(|line| line.asked.len()).sum()
     }
 
-    /// Whether this connection is one of these.
-    pub(crate) fn owns(&self, connection: ConnectionId) -> bool {
-        self.lines.values().any(|line| line.connection == connection)
-    }
-
     /// Takes in what happened to one of the connections.
     pub(crate) fn handle(
         &mut self,
