@@ -8,7 +8,7 @@
 //! that it runs at one rate in all states, else the monotonic clock stands in.
 
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::edge::Instant;
 
@@ -18,11 +18,21 @@ const SCALE_NANOS_MIN: u64 = 1_000_000;
 /// The monotonic time now (CLOCK_MONOTONIC), the same for all shards.
 #[must_use]
 pub fn monotonic() -> Instant {
+    Instant { nanos: read(libc::CLOCK_MONOTONIC) }
+}
+
+/// CPU time this process has used, all threads, user and system.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    Duration::from_nanos(read(libc::CLOCK_PROCESS_CPUTIME_ID))
+}
+
+fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for one timespec.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    assert!(result == 0, "CLOCK_MONOTONIC exists on every Linux");
-    Instant { nanos: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 }
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert!(result == 0, "these clocks exist on every Linux");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Milliseconds since the Unix epoch; 0 for a clock set before it.
@@ -75,8 +85,17 @@ impl TickScale {
     }
 }
 
+/// Both clocks at the same time: of a few attempts the one that took the shortest, so that being
+/// interrupted in between does no harm.
 fn read_both() -> (u64, u64) {
-    (stamp(), monotonic().nanos)
+    const ATTEMPTS: usize = 8;
+    let attempt = |_| {
+        let before = stamp();
+        let nanos = monotonic().nanos;
+        let took = stamp().saturating_sub(before);
+        (took, (before + took / 2, nanos))
+    };
+    (0..ATTEMPTS).map(attempt).min().map_or((0, 0), |(_, both)| both)
 }
 
 /// Whether the counter runs at one rate in all states of the processor ("invariant TSC").

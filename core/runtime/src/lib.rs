@@ -13,6 +13,7 @@ pub mod fault;
 mod flight;
 pub mod kernel;
 mod mesh;
+pub mod preflight;
 mod receive_buffers;
 pub mod ring;
 pub mod shard;

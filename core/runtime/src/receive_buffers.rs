@@ -53,6 +53,11 @@ impl ReceiveBuffers {
         Ok(buffers)
     }
 
+    /// Takes all buffers back from the kernel.
+    pub(crate) fn unregister(self, submitter: &Submitter<'_>) -> io::Result<()> {
+        submitter.unregister_buf_ring(BUFFER_GROUP)
+    }
+
     /// The first `size` bytes of buffer `id`, which the kernel has filled.
     pub(crate) fn filled(&self, id: u16, size: usize) -> &[u8] {
         assert!(size <= RECEIVE_BYTES_MAX, "the kernel stays within the buffer");
