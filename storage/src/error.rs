@@ -51,6 +51,11 @@ pub enum AppendError {
         /// What came.
         found: Sequence,
     },
+    /// So many producers have been active in this log of late that no other can be remembered.
+    TooManyProducers {
+        /// The limit.
+        limit: u32,
+    },
     /// Larger than a segment or a journal file can take.
     BatchTooLarge {
         /// Its size.

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use tidemill_record::{Offset, PartitionId, TopicId};
+use tidemill_record::{Offset, PartitionId, TopicId, TopicPartition};
 
 /// The name storage gives a request; handed back with its completion.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -282,6 +282,24 @@ impl FileName {
             Self::Log { topic, partition, .. } | Self::Index { topic, partition, .. } => {
                 DirName::Partition { topic, partition }
             }
+        }
+    }
+}
+
+impl FileName {
+    /// The file of `partition` with this name, if it is a name of ours.
+    #[must_use]
+    pub fn parse(owner: TopicPartition, name: &str) -> Option<FileName> {
+        let TopicPartition { topic, partition } = owner;
+        let (stem, kind) = name.split_once('.')?;
+        if stem.len() != 20 {
+            return None;
+        }
+        let base_offset = Offset(stem.parse().ok()?);
+        match kind {
+            "log" => Some(Self::Log { topic, partition, base_offset }),
+            "index" => Some(Self::Index { topic, partition, base_offset }),
+            _ => None,
         }
     }
 }

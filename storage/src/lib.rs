@@ -8,17 +8,23 @@
 //! Reading order: [`io`] what is asked of the disk, [`shard`] the whole.
 
 pub mod block;
+pub mod checkpoint;
 pub mod config;
 pub mod epochs;
 pub mod error;
 pub mod index;
 pub mod io;
+mod journal;
+pub mod layout;
 pub mod log;
 pub mod producers;
 pub mod read;
 pub mod recovery;
+mod requests;
 pub mod retention;
+mod segment;
 pub mod shard;
+mod tail;
 
 pub use config::{Config, Durability, LogConfig, TimestampPolicy};
 pub use error::{AppendError, ReadError, RecoverError, TrimError, TruncateError};

@@ -1,27 +1,152 @@
-//! A partition's log: a row of segments, and the batches not yet in them.
+//! A partition's log: a row of segments, and the newest batches in memory.
+//!
+//! ```text
+//! start                                   durable_end      end
+//!   | sealed | sealed | active ……………………………… | ……………… |
+//!                            | tail: in memory          |
+//! ```
+//!
+//! This module keeps the books of one log. Its journal entries, its reads and its files are the
+//! shard's to carry out: see [`crate::shard`].
+//!
+//! Start reading at [`Log`].
 
 use std::ops::Range;
 
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
 
+use crate::checkpoint::{LogState, Place};
+use crate::config::LogConfig;
+use crate::epochs::LeaderEpochs;
+use crate::io::DirName;
+use crate::producers::Producers;
+use crate::segment::Segment;
+use crate::shard::cutting::{Cut, Drop, Removal};
+use crate::tail::Tail;
+
 /// A log of this shard. Not used again after the log is dropped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LogId(pub(crate) u32);
 
+/// What is being done to make the next append possible.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Preparing {
+    /// The topic's directory is being made.
+    TopicDir,
+    /// The partition's directory is being made.
+    PartitionDir,
+    /// The active segment's file is being made.
+    File,
+    /// The active segment's last, partial block is being read.
+    Front,
+    /// Space is being reserved, up to this position.
+    Space {
+        /// Position.
+        to: u64,
+    },
+}
+
+/// Why a log takes no appends for now, or for ever.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Closing {
+    /// Its end is being cut to this offset.
+    Truncating {
+        /// The new end.
+        to: Offset,
+    },
+    /// Its topic is deleted.
+    Dropping,
+}
+
 /// A partition's log.
 #[derive(Debug)]
 pub struct Log {
-    partition: TopicPartition,
-    start: Offset,
-    end: Offset,
-    durable_end: Offset,
+    pub(crate) partition: TopicPartition,
+    pub(crate) config: LogConfig,
+    pub(crate) generation: u32,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) durable_end: Offset,
+    /// Oldest first. Empty before the first append.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) tail: Tail,
+    pub(crate) epochs: LeaderEpochs,
+    pub(crate) producers: Producers,
+    pub(crate) damaged: Vec<Range<Offset>>,
+    pub(crate) broken_at: Option<Offset>,
+    /// Deleted segments whose files may still be there.
+    pub(crate) doomed: Vec<Offset>,
+    /// Everything before it is durable in segments: what the last checkpoint says.
+    pub(crate) synced: Place,
+    /// The first window that may hold an entry which is not covered by `synced`.
+    pub(crate) unsynced_since: Option<u64>,
+    /// The next append carries the bytes of the partial block before it.
+    pub(crate) carries: bool,
+    /// Something of it differs from the base.
+    pub(crate) changed: bool,
+    pub(crate) dirs_made: bool,
+    pub(crate) preparing: Option<Preparing>,
+    /// Somebody waits for `Admitted`.
+    pub(crate) waited_for: bool,
+    pub(crate) closing: Option<Closing>,
+    /// It is in the shard's queue of logs with something to write.
+    pub(crate) flush_queued: bool,
+    /// A deleted segment is being removed.
+    pub(crate) removal: Option<Removal>,
+    /// Its end is being cut.
+    pub(crate) cut: Option<Cut>,
+    /// It is being dropped.
+    pub(crate) dropping: Option<Drop>,
 }
 
 impl Log {
+    /// A log from what recovery knows of it.
+    pub(crate) fn new(state: LogState, config: LogConfig) -> Self {
+        let partition = state.partition;
+        let last = state.segments.len().saturating_sub(1);
+        let recover = |(at, segment)| Segment::recovered(partition, segment, at == last);
+        let segments: Vec<Segment> =
+            state.segments.iter().copied().enumerate().map(recover).collect();
+        assert!(state.synced.offset == state.end, "recovery leaves nothing outside segments");
+        Self {
+            partition,
+            config,
+            generation: state.generation,
+            start: state.start,
+            end: state.end,
+            durable_end: state.end,
+            dirs_made: segments.iter().any(|segment| segment.made),
+            segments,
+            tail: Tail::default(),
+            epochs: state.epochs,
+            producers: state.producers,
+            damaged: state.damaged,
+            broken_at: state.broken_at,
+            doomed: state.doomed,
+            synced: state.synced,
+            unsynced_since: None,
+            carries: true,
+            changed: false,
+            preparing: None,
+            waited_for: false,
+            closing: None,
+            flush_queued: false,
+            removal: None,
+            cut: None,
+            dropping: None,
+        }
+    }
+
     /// Whose log it is.
     #[must_use]
     pub fn partition(&self) -> TopicPartition {
         self.partition
+    }
+
+    /// The rules it follows.
+    #[must_use]
+    pub fn config(&self) -> &LogConfig {
+        &self.config
     }
 
     /// Offset of the first record kept.
@@ -45,31 +170,100 @@ impl Log {
     /// Bytes of batches in all segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        0
+        self.segments.iter().map(|segment| segment.state.size_bytes).sum()
     }
 
     /// The newest leader epoch that appended a record; `LeaderEpoch::NONE` if none did.
     #[must_use]
     pub fn leader_epoch(&self) -> LeaderEpoch {
-        LeaderEpoch::NONE
+        self.epochs.current().unwrap_or(LeaderEpoch::NONE)
     }
 
     /// The leader epoch of the record at `offset`; `LeaderEpoch::NONE` if that is not known.
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
-        let _ = offset;
-        LeaderEpoch::NONE
+        self.epochs.epoch_at(offset).unwrap_or(LeaderEpoch::NONE)
     }
 
     /// How many producers it remembers.
     #[must_use]
     pub fn producers_count(&self) -> usize {
-        0
+        self.producers.len()
+    }
+
+    /// How many segments it has.
+    #[must_use]
+    pub fn segments_count(&self) -> usize {
+        self.segments.len()
     }
 
     /// What of it cannot be served, lowest first.
     #[must_use]
     pub fn damaged(&self) -> &[Range<Offset>] {
-        &[]
+        &self.damaged
+    }
+
+    /// Bytes of its newest batches, in memory.
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.size_bytes()
+    }
+
+    /// The directory of its files.
+    pub(crate) fn dir(&self) -> DirName {
+        DirName::Partition { topic: self.partition.topic, partition: self.partition.partition }
+    }
+
+    /// Its segment of that name.
+    pub(crate) fn segment_mut(&mut self, base_offset: Offset) -> Option<&mut Segment> {
+        self.segments.iter_mut().rev().find(|segment| segment.state.base_offset == base_offset)
+    }
+
+    /// Its segment of that name.
+    pub(crate) fn segment(&self, base_offset: Offset) -> Option<&Segment> {
+        self.segments.iter().rev().find(|segment| segment.state.base_offset == base_offset)
+    }
+
+    /// The segment that grows.
+    pub(crate) fn active_mut(&mut self) -> Option<&mut Segment> {
+        self.segments.last_mut()
+    }
+
+    /// The segment that grows.
+    pub(crate) fn active(&self) -> Option<&Segment> {
+        self.segments.last()
+    }
+
+    /// The segment that holds the record at `offset`.
+    pub(crate) fn segment_holding(&self, offset: Offset) -> Option<&Segment> {
+        let after = self.segments.partition_point(|s| s.state.base_offset <= offset);
+        self.segments.get(after.checked_sub(1)?)
+    }
+
+    /// Where its end is in the active segment.
+    pub(crate) fn end_place(&self) -> Place {
+        self.active().map_or(self.synced, |active| Place {
+            offset: self.end,
+            segment: active.state.base_offset,
+            position: active.state.size_bytes,
+        })
+    }
+
+    /// What a checkpoint says of it, if everything before `synced` is durable in segments.
+    pub(crate) fn state(&self, synced: Place) -> LogState {
+        LogState {
+            partition: self.partition,
+            generation: self.generation,
+            start: self.start,
+            end: self.end,
+            synced,
+            segments: self.segments.iter().map(|segment| segment.state).collect(),
+            doomed: self.doomed.clone(),
+            epochs: self.epochs.clone(),
+            producers: self.producers.clone(),
+            damaged: self.damaged.clone(),
+            broken_at: self.broken_at,
+            dropped: self.closing == Some(Closing::Dropping),
+        }
     }
 }

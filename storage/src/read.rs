@@ -184,12 +184,12 @@ impl ReadPlan {
         }
         let start = Boundary { position: span.position, offset: span.base_offset };
         let sound = sound_batches(found, start);
-        if sound != end {
+        if sound.position < end.position && sound.offset < end.offset {
             return Err(Damage { start: sound, end });
         }
-        if is_whole {
-            // Each batch is sound by itself, but its offset, epoch or place is not: which of
-            // them cannot be told.
+        if is_whole || sound != end {
+            // Each batch is sound by itself, but its offset, epoch or place is not, or it is not
+            // what the index was told: which of them cannot be said.
             return Err(Damage { start, end });
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use tidemill_record::{TopicId, TopicPartition};
 
+use crate::checkpoint::LogState;
 use crate::config::Config;
 use crate::error::{Damage, RecoverError};
 use crate::io;
@@ -59,7 +60,14 @@ pub struct Report {
 /// What one shard begins from.
 #[derive(Debug)]
 pub struct RecoveredShard {
-    _private: (),
+    /// Which one.
+    pub(crate) shard: u16,
+    /// The start of the node this is.
+    pub(crate) incarnation: u64,
+    /// The logs that have their home there and are not empty.
+    pub(crate) logs: Vec<LogState>,
+    /// Its journal files, all free.
+    pub(crate) journal_files: Vec<u32>,
 }
 
 impl Recovery {

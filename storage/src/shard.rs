@@ -1,23 +1,113 @@
 //! All the storage of one shard: its logs and their journal.
 //!
+//! A batch is appended to the tail of its log and waits for a commit window; when the window is
+//! on disk it is durable. Behind that, batches are written to their segments in large pieces, and
+//! checkpoints say how far, so that journal files can be used again.
+//!
+//! The parts: [`append`] takes batches in, [`flush`] writes segments and seals them, [`reads`]
+//! serves old records, [`lookup`] finds records by time, [`checkpointing`] frees the journal,
+//! [`cutting`] trims, truncates and drops.
+//!
 //! Start reading at [`ShardStorage::append`].
 
+mod append;
+mod checkpointing;
+pub(crate) mod cutting;
+mod flush;
+mod lookup;
+mod reads;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition, Validated};
+use bytes::Bytes;
+use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use crate::checkpoint::LogState;
 use crate::config::{Config, LogConfig};
-use crate::error::{AppendError, ReadError, TrimError, TruncateError};
-use crate::io;
+use crate::error::ReadError;
+use crate::io::{Action, Completion, DirName, Fault, FileName, Outcome, Request};
+use crate::journal::Journal;
 use crate::log::{Log, LogId};
 use crate::recovery::RecoveredShard;
+use crate::requests::Requests;
+
+use checkpointing::Checkpointing;
+use reads::Reads;
 
 /// All logs of one shard, and the journal that makes their appends durable.
+#[derive(Debug)]
 pub struct ShardStorage {
-    events: std::collections::VecDeque<Event>,
+    config: Config,
+    shard: u16,
+    incarnation: u64,
+    /// Never shrinks: an id names one log for ever.
+    logs: Vec<Option<Log>>,
+    names: HashMap<TopicPartition, LogId>,
+    /// What recovery found of logs nobody has asked for yet.
+    recovered: HashMap<TopicPartition, LogState>,
+    /// Partitions dropped since the base was written.
+    dropped: Vec<TopicPartition>,
+    journal: Journal,
+    requests: Requests<Purpose>,
+    events: VecDeque<Event>,
+    reads: Reads,
+    checkpointing: Checkpointing,
+    /// Logs with something to write to their segments, in the order of asking.
+    to_flush: VecDeque<LogId>,
+    flush_bytes_in_flight: u64,
+    /// Directories with new entries that may not be durable.
+    unsynced_dirs: BTreeSet<DirName>,
+    /// The log of each batch in a tail, oldest first.
+    tail_order: VecDeque<LogId>,
+    tail_bytes: usize,
+    /// Logs whose append waits for journal room.
+    room_wanted: Vec<LogId>,
+    /// A journal file is being made.
+    growing: bool,
+    /// There was no space for a new journal file; not tried again before this time.
+    grow_after: u64,
+    now: u64,
+    fenced: bool,
+    stopping: bool,
+    stopped: bool,
 }
 
+/// What a request is for.
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// The write of a commit window.
+    Window(u64),
+    /// A new journal file.
+    JournalFile,
+    /// Its directory entry.
+    JournalDir,
+    /// A step of making the next append of a log possible.
+    Prepare(LogId),
+    /// A piece of a segment.
+    Flush { log: LogId, segment: Offset, to: u64, bytes: u64 },
+    /// A step of sealing a segment.
+    Seal { log: LogId, segment: Offset },
+    /// A step of a checkpoint.
+    Checkpoint,
+    /// A step of writing the index of an active segment at a clean stop.
+    LastIndex {
+        log: LogId,
+        segment: Offset,
+        /// What to write once the file is there.
+        bytes: Option<Bytes>,
+    },
+    /// A read for a consumer.
+    Read(ReadId),
+    /// A step of getting the index of a segment.
+    Index { log: LogId, segment: Offset },
+    /// A step of removing deleted segments.
+    Removal { log: LogId },
+    /// A step of dropping a log.
+    Drop { log: LogId },
+    /// A step of cutting a log's end.
+    Cut { log: LogId },
+}
 /// What became of an append. It is durable once `log.durable_end() > last_offset`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Appended {
@@ -144,143 +234,115 @@ pub enum Event {
 }
 
 impl ShardStorage {
-    /// The storage of shard `shard`, from what recovery found.
+    /// The storage of a shard, from what recovery found.
     #[must_use]
     pub fn new(config: Config, recovered: RecoveredShard) -> Self {
-        let _ = (config, recovered);
-        unimplemented!("follows")
+        config.check();
+        let RecoveredShard { shard, incarnation, logs, journal_files } = recovered;
+        let journal = Journal::new(&config, shard, incarnation, &journal_files);
+        Self {
+            config,
+            shard,
+            incarnation,
+            logs: Vec::new(),
+            names: HashMap::new(),
+            recovered: logs.into_iter().map(|log| (log.partition, log)).collect(),
+            dropped: Vec::new(),
+            journal,
+            requests: Requests::default(),
+            events: VecDeque::new(),
+            reads: Reads::default(),
+            checkpointing: Checkpointing::default(),
+            to_flush: VecDeque::new(),
+            flush_bytes_in_flight: 0,
+            unsynced_dirs: BTreeSet::new(),
+            tail_order: VecDeque::new(),
+            tail_bytes: 0,
+            room_wanted: Vec::new(),
+            growing: false,
+            grow_after: 0,
+            now: 0,
+            fenced: false,
+            stopping: false,
+            stopped: false,
+        }
     }
 
     /// The log of `partition`: as recovered, or a new, empty one. Costs no I/O before its first
     /// append.
     pub fn create_log(&mut self, partition: TopicPartition, config: LogConfig) -> LogId {
-        let _ = (partition, config);
-        unimplemented!("follows")
+        if let Some(log) = self.find_log(partition) {
+            self.configure(log, config);
+            return log;
+        }
+        let state = self.recovered.remove(&partition).unwrap_or_else(|| LogState::new(partition));
+        let log = Log::new(state, config);
+        let id = LogId(self.logs.len() as u32);
+        let has_doomed = !log.doomed.is_empty();
+        self.logs.push(Some(log));
+        self.names.insert(partition, id);
+        if has_doomed {
+            self.remove_doomed(id);
+        }
+        id
     }
 
     /// The log of `partition`, if there is one.
     #[must_use]
     pub fn find_log(&self, partition: TopicPartition) -> Option<LogId> {
-        let _ = partition;
-        unimplemented!("follows")
+        self.names.get(&partition).copied()
     }
 
     /// Changes the rules of a log from now on.
     pub fn configure(&mut self, log: LogId, config: LogConfig) {
-        let _ = (log, config);
+        self.log_mut(log).config = config;
     }
 
-    /// Removes a log and its files, for ever: its topic is deleted. Ends with
-    /// [`Event::Dropped`]. The id is not valid any more.
-    pub fn drop_log(&mut self, log: LogId, now: u64) {
-        let _ = (log, now);
+    /// This log as it is now. Panics if it was dropped.
+    #[must_use]
+    pub fn log(&self, log: LogId) -> &Log {
+        self.logs[log.0 as usize].as_ref().expect("a dropped log is not used again")
     }
 
-    /// Appends one batch: gives it offsets and puts it into the open commit window.
-    ///
-    /// `wall_ms` is the time of day, `now` the monotonic time in nanoseconds.
-    pub fn append(
-        &mut self,
-        log: LogId,
-        batch: BytesMut,
-        validated: &Validated,
-        epoch: LeaderEpoch,
-        wall_ms: i64,
-        now: u64,
-    ) -> Result<Appended, AppendError> {
-        let _ = (log, batch, validated, epoch, wall_ms, now);
-        unimplemented!("follows")
-    }
-
-    /// The batches from the one that holds `from` on, none at or past `visible_end`, about
-    /// `limit_bytes` in all.
-    ///
-    /// With `at_least_one`, the first batch is returned even if it alone exceeds `limit_bytes`.
-    pub fn read(
-        &mut self,
-        log: LogId,
-        from: Offset,
-        visible_end: Offset,
-        limit_bytes: u32,
-        at_least_one: bool,
-    ) -> Result<Read, ReadError> {
-        let _ = (log, from, visible_end, limit_bytes, at_least_one);
-        unimplemented!("follows")
-    }
-
-    /// The first record below `visible_end` with a timestamp at or after `timestamp`.
-    pub fn offset_for_timestamp(
-        &mut self,
-        log: LogId,
-        timestamp: Timestamp,
-        visible_end: Offset,
-    ) -> Result<Lookup, ReadError> {
-        let _ = (log, timestamp, visible_end);
-        unimplemented!("follows")
-    }
-
-    /// The record below `visible_end` with the largest timestamp; the first of equals.
-    pub fn max_timestamp(&mut self, log: LogId, visible_end: Offset) -> Result<Lookup, ReadError> {
-        let _ = (log, visible_end);
-        unimplemented!("follows")
+    /// All logs of this shard.
+    pub fn logs(&self) -> impl Iterator<Item = (LogId, &Log)> {
+        self.logs.iter().enumerate().filter_map(|(at, log)| Some((LogId(at as u32), log.as_ref()?)))
     }
 
     /// Where `epoch` ended in this log; see [`crate::epochs::LeaderEpochs::end_of`].
     #[must_use]
     pub fn epoch_end(&self, log: LogId, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-        let _ = (log, epoch);
-        unimplemented!("follows")
+        let log = self.log(log);
+        log.epochs.end_of(epoch, log.end)
     }
 
-    /// Moves the log's start up to `before`: everything below is deleted. Ends with
-    /// [`Event::Trimmed`], also if nothing was below.
-    pub fn trim(&mut self, log: LogId, before: Offset, now: u64) -> Result<(), TrimError> {
-        let _ = (log, before, now);
-        unimplemented!("follows")
-    }
-
-    /// Cuts the log's end back to `to`. Ends with [`Event::Truncated`].
-    pub fn truncate(&mut self, log: LogId, to: Offset, now: u64) -> Result<(), TruncateError> {
-        let _ = (log, to, now);
-        unimplemented!("follows")
-    }
-
-    /// Applies the retention rules of all logs. Called now and then.
-    pub fn retention(&mut self, wall_ms: i64, now: u64) {
-        let _ = (wall_ms, now);
-    }
-
-    /// This log as it is now.
-    #[must_use]
-    pub fn log(&self, log: LogId) -> &Log {
-        let _ = log;
-        unimplemented!("follows")
-    }
-
-    /// The turn is over: windows are closed, writes are planned.
+    /// The turn is over: windows are closed, writes are planned. To be called in each turn, after
+    /// everything else.
     pub fn end_turn(&mut self, now: u64) {
-        let _ = now;
+        self.now = self.now.max(now);
+        if self.fenced {
+            return;
+        }
+        self.grow_journal();
+        self.step_checkpoint();
+        self.step_flush();
+        self.close_windows();
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: u64) {
-        let _ = now;
+        self.end_turn(now);
     }
 
     /// When [`ShardStorage::tick`] is wanted at the latest, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        None
+        if self.fenced { None } else { self.journal.next_deadline(&self.config) }
     }
 
     /// The next thing to be done to the disk.
-    pub fn poll_request(&mut self) -> Option<io::Request> {
-        None
-    }
-
-    /// A request has ended.
-    pub fn handle_completion(&mut self, completion: io::Completion, now: u64) {
-        let _ = (completion, now);
+    pub fn poll_request(&mut self) -> Option<Request> {
+        self.requests.poll()
     }
 
     /// The next thing the broker must know.
@@ -288,30 +350,166 @@ impl ShardStorage {
         self.events.pop_front()
     }
 
+    /// A request has ended.
+    pub fn handle_completion(&mut self, completion: Completion, now: u64) {
+        self.now = self.now.max(now);
+        let result = completion.result;
+        match self.requests.end(completion.id) {
+            Purpose::Window(sequence) => self.handle_window(sequence, result),
+            Purpose::JournalFile => self.handle_journal_file(result),
+            Purpose::JournalDir => self.handle_journal_dir(result),
+            Purpose::Prepare(log) => self.handle_prepared(log, result),
+            Purpose::Flush { log, segment, to, bytes } => {
+                self.handle_flushed(log, segment, to, bytes, result);
+            }
+            Purpose::Seal { log, segment } => self.handle_seal(log, segment, result),
+            Purpose::Checkpoint => self.handle_checkpoint(result),
+            Purpose::LastIndex { log, segment, bytes } => {
+                self.handle_last_index(log, segment, bytes, result);
+            }
+            Purpose::Read(read) => self.handle_read(read, result),
+            Purpose::Index { log, segment } => self.handle_index(log, segment, result),
+            Purpose::Removal { log } => self.handle_removal(log, result),
+            Purpose::Drop { log } => self.handle_drop(log, result),
+            Purpose::Cut { log } => self.handle_cut(log, result),
+        }
+    }
+
     /// The data directory failed elsewhere: nothing more is appended.
-    pub fn fence(&mut self) {}
+    pub fn fence(&mut self) {
+        if !self.fenced {
+            self.fenced = true;
+            self.events.push_back(Event::Fenced);
+        }
+    }
 
     /// Whether nothing can be appended before a restart.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
-        false
+        self.fenced
     }
 
     /// Clean stop: no more appends; everything is written and a checkpoint made, so that the next
     /// start has nothing to replay. [`ShardStorage::is_stopped`] tells when that is done.
     pub fn checkpoint_and_stop(&mut self, now: u64) {
-        let _ = now;
+        self.now = self.now.max(now);
+        self.stopping = true;
     }
 
     /// Whether a clean stop is complete (or cannot be, because the directory is fenced).
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        false
+        self.stopped || self.fenced
     }
 
     /// Memory held for batches, windows and indexes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        0
+        self.tail_bytes
+            + self.journal.pending_bytes() as usize
+            + self.flush_bytes_in_flight as usize
+            + self.reads.index_bytes()
+    }
+
+    // --- for all parts ---
+
+    fn log_mut(&mut self, log: LogId) -> &mut Log {
+        self.logs[log.0 as usize].as_mut().expect("a dropped log is not used again")
+    }
+
+    fn find_log_mut(&mut self, log: LogId) -> Option<&mut Log> {
+        self.logs[log.0 as usize].as_mut()
+    }
+
+    fn log_ids(&self) -> Vec<LogId> {
+        self.logs().map(|(id, _)| id).collect()
+    }
+
+    /// Every write and sync that fails ends here: what the disk holds is unknown, and the next
+    /// sync may lie. Returns whether all was well.
+    fn must_succeed(&mut self, result: &Result<Outcome, Fault>) -> bool {
+        if result.is_err() {
+            self.fence();
+        }
+        result.is_ok()
+    }
+
+    // --- the journal ---
+
+    fn close_windows(&mut self) {
+        while let Some((sequence, write)) = self.journal.close_window(&self.config, self.now) {
+            self.requests.ask(Purpose::Window(sequence), write);
+        }
+    }
+
+    fn handle_window(&mut self, sequence: u64, result: Result<Outcome, Fault>) {
+        if !self.must_succeed(&result) || self.fenced {
+            return;
+        }
+        let mut advanced = BTreeSet::new();
+        for (id, entry) in self.journal.handle_written(sequence, self.now) {
+            self.handle_durable(id, &entry, &mut advanced);
+        }
+        for id in advanced {
+            let end = self.log(id).durable_end;
+            self.events.push_back(Event::Durable { log: id, end });
+            self.want_flush(id);
+        }
+    }
+
+    fn grow_journal(&mut self) {
+        if self.growing || self.now < self.grow_after {
+            return;
+        }
+        if let Some(file) = self.journal.plan_growth(&self.config) {
+            self.growing = true;
+            let size = self.config.journal_file_bytes;
+            self.requests.ask(Purpose::JournalFile, Action::Prewrite { file, size });
+        }
+    }
+
+    fn handle_journal_file(&mut self, result: Result<Outcome, Fault>) {
+        const RETRY_NS: u64 = 1_000_000_000;
+        match result {
+            Ok(_) => {
+                let dir = self.journal_dir();
+                self.requests.ask(Purpose::JournalDir, Action::SyncDir { dir });
+            }
+            // A full disk: the ring stays as large as it is for now.
+            Err(Fault::NoSpace) => {
+                self.growing = false;
+                self.grow_after = self.now + RETRY_NS;
+                for log in std::mem::take(&mut self.room_wanted) {
+                    self.events.push_back(Event::NoSpace { log });
+                }
+            }
+            Err(_) => self.fence(),
+        }
+    }
+
+    fn handle_journal_dir(&mut self, result: Result<Outcome, Fault>) {
+        if self.must_succeed(&result) {
+            self.growing = false;
+            self.journal.grow();
+            self.admit_waiting();
+        }
+    }
+
+    /// There may be more room in the journal now.
+    fn admit_waiting(&mut self) {
+        for log in std::mem::take(&mut self.room_wanted) {
+            if self.find_log_mut(log).is_some() {
+                self.events.push_back(Event::Admitted { log });
+            }
+        }
+    }
+
+    fn file_of(&self, log: LogId, segment: Offset) -> FileName {
+        let partition = self.log(log).partition;
+        FileName::Log {
+            topic: partition.topic,
+            partition: partition.partition,
+            base_offset: segment,
+        }
     }
 }

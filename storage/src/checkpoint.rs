@@ -1,0 +1,322 @@
+//! What is known of each log without its journal: the root recovery starts from.
+//!
+//! Two files hold the same thing, a [`Snapshot`]. The *base* holds all logs of the node and is
+//! written once by each recovery. A shard's *checkpoint*, in two alternating slots, holds the logs
+//! that changed since, and where in its journal replay has to begin.
+//!
+//! A log's state describes everything below its `end`. All of its bytes below `synced` are durable
+//! in segments; those between are in journal windows that replay still finds. `synced` is where
+//! the log was *parked*: its last, partial block is on disk too, padded with zeros. The next
+//! append carries the bytes of that block again in its journal entry, as prefix, so that a torn
+//! rewrite of the block can be repaired.
+//!
+//! ```text
+//! segment:  | block | block | blo---- |          synced: behind "blo"
+//! journal:                   [blo|batch]         prefix "blo", then the batch
+//! ```
+//!
+//! Start reading at [`LogState`].
+
+use std::ops::Range;
+
+use bytes::{Buf, BufMut, Bytes};
+use tidemill_record::{Offset, PartitionId, Timestamp, TopicId, TopicPartition, checksum};
+
+use crate::block::{AlignedBytes, BLOCK_BYTES};
+use crate::epochs::LeaderEpochs;
+use crate::producers::Producers;
+
+/// The version of both files.
+pub const SNAPSHOT_VERSION: u16 = 1;
+
+/// A segment as its log knows it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SegmentState {
+    /// Offset of its first record: its name.
+    pub base_offset: Offset,
+    /// Offset after its last record.
+    pub next_offset: Offset,
+    /// The log's generation when it was begun.
+    pub generation: u32,
+    /// Bytes of batches.
+    pub size_bytes: u64,
+    /// The newest timestamp in it.
+    pub max_timestamp: Timestamp,
+    /// When its first batch was appended.
+    pub opened_ms: i64,
+    /// When its last batch was appended.
+    pub appended_ms: i64,
+}
+
+/// A place in a log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Place {
+    /// Offset of the first record behind it.
+    pub offset: Offset,
+    /// Base offset of the segment.
+    pub segment: Offset,
+    /// Position in the segment.
+    pub position: u64,
+}
+
+/// What is known of one log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogState {
+    /// Whose.
+    pub partition: TopicPartition,
+    /// Raised by each truncation.
+    pub generation: u32,
+    /// Offset of the first record kept.
+    pub start: Offset,
+    /// Offset after the last record this state knows of.
+    pub end: Offset,
+    /// Everything before it is durable in segments.
+    pub synced: Place,
+    /// Oldest first; the last one grows. Empty if nothing was ever appended.
+    pub segments: Vec<SegmentState>,
+    /// Base offsets of segments that are deleted, but whose files may still be there.
+    pub doomed: Vec<Offset>,
+    /// Where leader epochs began.
+    pub epochs: LeaderEpochs,
+    /// The producers' last batches.
+    pub producers: Producers,
+    /// What cannot be served.
+    pub damaged: Vec<Range<Offset>>,
+    /// From here on the log's continuity could not be proved: nothing is appended any more.
+    pub broken_at: Option<Offset>,
+    /// The log is deleted.
+    pub dropped: bool,
+}
+
+/// Where replay begins.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ReplayFrom {
+    /// The first window to replay.
+    pub sequence: u64,
+    /// The file it is in, or will be in.
+    pub file_number: u32,
+    /// Its position there.
+    pub position: u64,
+    /// The checksum of the window before it.
+    pub previous_checksum: u32,
+}
+
+/// A base or a checkpoint.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Snapshot {
+    /// Whose checkpoint; 0 for a base.
+    pub shard: u16,
+    /// The start of the node that wrote it.
+    pub incarnation: u64,
+    /// Counts the checkpoints of this incarnation from 1; 0 for a base.
+    pub number: u64,
+    /// Of a checkpoint: where replay begins.
+    pub replay_from: ReplayFrom,
+    /// The logs.
+    pub logs: Vec<LogState>,
+}
+
+/// Why bytes are not a snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SnapshotError {
+    /// Not one, or torn, or damaged.
+    Damaged,
+    /// Written by a newer program.
+    NewerFormat {
+        /// Its version.
+        found: u16,
+    },
+}
+
+const MAGIC: [u8; 8] = *b"TIDESNAP";
+/// Bytes before the logs.
+pub const SNAPSHOT_HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 8 + 8 + 8 + 4 + 4 + 8 + 8 + 4 + 4;
+const CHECKSUM_AT: usize = SNAPSHOT_HEADER_BYTES - 4;
+const SEGMENT_BYTES: usize = 8 + 8 + 4 + 8 + 8 + 8 + 8;
+
+const _: () = assert!(SNAPSHOT_HEADER_BYTES == 72 && SNAPSHOT_HEADER_BYTES <= BLOCK_BYTES);
+
+impl Snapshot {
+    /// The whole file, in whole blocks.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(BLOCK_BYTES);
+        out.put_slice(&MAGIC);
+        out.put_u16(SNAPSHOT_VERSION);
+        out.put_u16(self.shard);
+        out.put_u32(0);
+        out.put_u64(self.incarnation);
+        out.put_u64(self.number);
+        out.put_u64(self.replay_from.sequence);
+        out.put_u32(self.replay_from.file_number);
+        out.put_u32(self.replay_from.previous_checksum);
+        out.put_u64(self.replay_from.position);
+        let total_at = out.len();
+        out.put_u64(0);
+        out.put_u32(self.logs.len() as u32);
+        out.put_u32(0);
+        assert!(out.len() == SNAPSHOT_HEADER_BYTES);
+        for log in &self.logs {
+            log.encode(&mut out);
+        }
+        let total = out.len() as u64;
+        out[total_at..total_at + 8].copy_from_slice(&total.to_be_bytes());
+        let checksum = file_checksum(&out);
+        out[CHECKSUM_AT..SNAPSHOT_HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+        AlignedBytes::copy_of(&out).into_blocks()
+    }
+
+    /// How long the snapshot is that begins with `bytes`, by its own account, unproved.
+    #[must_use]
+    pub fn total_bytes(bytes: &[u8]) -> Option<u64> {
+        let header = bytes.get(..SNAPSHOT_HEADER_BYTES)?;
+        let total = header[CHECKSUM_AT - 12..].first_chunk()?;
+        header.starts_with(&MAGIC).then(|| u64::from_be_bytes(*total))
+    }
+
+    /// Reads what [`Snapshot::encode`] wrote, padding and all.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let damaged = SnapshotError::Damaged;
+        let total = Self::total_bytes(bytes).ok_or(damaged)?;
+        let total = usize::try_from(total).map_err(|_| damaged)?;
+        let bytes = bytes.get(..total).ok_or(damaged)?;
+        let mut header = bytes.get(..SNAPSHOT_HEADER_BYTES).ok_or(damaged)?;
+        let mut rest = &bytes[SNAPSHOT_HEADER_BYTES..];
+        header.advance(MAGIC.len());
+        let version = header.get_u16();
+        let shard = header.get_u16();
+        header.advance(4);
+        let incarnation = header.get_u64();
+        let number = header.get_u64();
+        let sequence = header.get_u64();
+        let file_number = header.get_u32();
+        let previous_checksum = header.get_u32();
+        let position = header.get_u64();
+        header.advance(8);
+        let count = header.get_u32();
+        if header.get_u32() != file_checksum(bytes) {
+            return Err(damaged);
+        }
+        if SNAPSHOT_VERSION < version {
+            return Err(SnapshotError::NewerFormat { found: version });
+        }
+        let mut logs = Vec::new();
+        for _ in 0..count {
+            logs.push(LogState::decode(&mut rest).ok_or(damaged)?);
+        }
+        let replay_from = ReplayFrom { sequence, file_number, position, previous_checksum };
+        Ok(Self { shard, incarnation, number, replay_from, logs })
+    }
+}
+
+/// Of everything but the checksum itself.
+fn file_checksum(bytes: &[u8]) -> u32 {
+    let crc = checksum::crc32c(&bytes[..CHECKSUM_AT]);
+    checksum::append(crc, &bytes[SNAPSHOT_HEADER_BYTES..])
+}
+
+impl LogState {
+    /// The state of a log nothing was ever appended to.
+    #[must_use]
+    pub fn new(partition: TopicPartition) -> Self {
+        Self { partition, ..Self::default() }
+    }
+
+    /// Bytes of batches in all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size_bytes).sum()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_slice(&self.partition.topic.0);
+        out.put_i32(self.partition.partition.0);
+        out.put_u32(self.generation);
+        out.put_u8(u8::from(self.dropped));
+        out.put_i64(self.start.0);
+        out.put_i64(self.end.0);
+        out.put_i64(self.synced.offset.0);
+        out.put_i64(self.synced.segment.0);
+        out.put_u64(self.synced.position);
+        out.put_i64(self.broken_at.map_or(-1, |at| at.0));
+        out.put_u32(self.segments.len() as u32);
+        for segment in &self.segments {
+            out.put_i64(segment.base_offset.0);
+            out.put_i64(segment.next_offset.0);
+            out.put_u32(segment.generation);
+            out.put_u64(segment.size_bytes);
+            out.put_i64(segment.max_timestamp.0);
+            out.put_i64(segment.opened_ms);
+            out.put_i64(segment.appended_ms);
+        }
+        out.put_u32(self.doomed.len() as u32);
+        for base_offset in &self.doomed {
+            out.put_i64(base_offset.0);
+        }
+        out.put_u32(self.damaged.len() as u32);
+        for range in &self.damaged {
+            out.put_i64(range.start.0);
+            out.put_i64(range.end.0);
+        }
+        self.epochs.encode(out);
+        self.producers.encode(out);
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let mut topic = [0; 16];
+        bytes.try_copy_to_slice(&mut topic).ok()?;
+        let partition = PartitionId(bytes.try_get_i32().ok()?);
+        let mut log = Self::new(TopicPartition { topic: TopicId(topic), partition });
+        log.generation = bytes.try_get_u32().ok()?;
+        log.dropped = bytes.try_get_u8().ok()? != 0;
+        log.start = offset(bytes)?;
+        log.end = offset(bytes)?;
+        log.synced = Place {
+            offset: offset(bytes)?,
+            segment: offset(bytes)?,
+            position: bytes.try_get_u64().ok()?,
+        };
+        log.broken_at = Some(offset(bytes)?).filter(|at| Offset::ZERO <= *at);
+        for _ in 0..count(bytes, SEGMENT_BYTES)? {
+            log.segments.push(SegmentState {
+                base_offset: offset(bytes)?,
+                next_offset: offset(bytes)?,
+                generation: bytes.try_get_u32().ok()?,
+                size_bytes: bytes.try_get_u64().ok()?,
+                max_timestamp: Timestamp(bytes.try_get_i64().ok()?),
+                opened_ms: bytes.try_get_i64().ok()?,
+                appended_ms: bytes.try_get_i64().ok()?,
+            });
+        }
+        for _ in 0..count(bytes, 8)? {
+            log.doomed.push(offset(bytes)?);
+        }
+        for _ in 0..count(bytes, 16)? {
+            log.damaged.push(offset(bytes)?..offset(bytes)?);
+        }
+        log.epochs = LeaderEpochs::decode(bytes).ok()?;
+        log.producers = Producers::decode(bytes).ok()?;
+        log.is_consistent().then_some(log)
+    }
+
+    /// Whether what was read can be true: nobody else checks it again.
+    fn is_consistent(&self) -> bool {
+        let rises = |pair: &[SegmentState]| {
+            pair[0].base_offset < pair[0].next_offset && pair[0].next_offset == pair[1].base_offset
+        };
+        self.start <= self.end
+            && self.synced.offset <= self.end
+            && self.segments.windows(2).all(rises)
+            && self.segments.last().is_none_or(|last| last.next_offset == self.end)
+    }
+}
+
+fn offset(bytes: &mut &[u8]) -> Option<Offset> {
+    bytes.try_get_i64().ok().map(Offset)
+}
+
+/// A count of things that are `each_bytes` long, if so many can follow.
+fn count(bytes: &mut &[u8], each_bytes: usize) -> Option<u32> {
+    let count = bytes.try_get_u32().ok()?;
+    (count as usize <= bytes.remaining() / each_bytes).then_some(count)
+}

@@ -1,0 +1,351 @@
+//! Every byte of a journal file: commit windows, back to back, each in whole blocks.
+//!
+//! ```text
+//! | header | entry | entry … | payload | payload … | zeros | trailer |
+//! 0        64      64 + 96·n                               window_bytes
+//! ```
+//!
+//! The header's checksum covers the header and the entries, and stands again in the trailer, at
+//! the window's very end. Each entry carries the checksum of its own payload. So a window is
+//! whole if header, trailer and every payload agree; and if one payload alone is bad, it is known
+//! whose it was. All integers are big-endian. Drawn in `docs/formats/journal.md`.
+//!
+//! Start reading at [`WindowHeader`].
+
+use bytes::{Buf, BufMut};
+use tidemill_record::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition, checksum};
+
+use crate::block::{BLOCK_BYTES, is_aligned, round_up};
+
+/// The version of everything in this file.
+pub const JOURNAL_VERSION: u16 = 1;
+
+/// How a window begins.
+pub const WINDOW_MAGIC: [u8; 4] = *b"TIDW";
+/// How its trailer ends.
+pub const TRAILER_MAGIC: [u8; 4] = *b"WDIT";
+
+/// Bytes of a window's header.
+pub const HEADER_BYTES: usize = 4 + 2 + 2 + 8 + 8 + 8 + 4 + 4 + 4 + 4 + 8 + 4 + 4;
+/// Bytes of an entry.
+pub const ENTRY_BYTES: usize = 1 + 3 + 16 + 4 + 4 + 4 + 8 + 8 + 8 + 8 + 8 + 4 * 4 + 8;
+/// Bytes of the trailer.
+pub const TRAILER_BYTES: usize = 8 + 4 + 4;
+const CHECKSUM_AT: usize = HEADER_BYTES - 4;
+
+const _: () = {
+    assert!(HEADER_BYTES == 64);
+    assert!(ENTRY_BYTES == 96);
+    assert!(HEADER_BYTES + TRAILER_BYTES < BLOCK_BYTES);
+};
+
+/// What stands at the beginning of each commit window.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WindowHeader {
+    /// Whose journal.
+    pub shard: u16,
+    /// Which start of the node wrote it.
+    pub incarnation: u64,
+    /// Counts the windows of this journal and incarnation, from 1.
+    pub sequence: u64,
+    /// The highest sequence that had been reported durable when this window was closed.
+    pub mark: u64,
+    /// The file it is in.
+    pub file_number: u32,
+    /// Counts how often this incarnation has begun to fill that file.
+    pub file_use: u32,
+    /// The checksum of the window before; 0 for the first.
+    pub previous_checksum: u32,
+    /// How many entries follow.
+    pub entries_count: u32,
+    /// Bytes of all payloads together.
+    pub payload_bytes: u64,
+    /// Blocks of the whole window.
+    pub blocks: u32,
+}
+
+/// What an entry says happened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// A batch, which is the payload.
+    Append = 1,
+    /// A run of batches that is in its segment already; the payload is only its partial blocks.
+    Reference = 2,
+    /// The segment `segment` ends at `position`; the next begins with `base_offset`.
+    Roll = 3,
+    /// The log starts at `base_offset`.
+    Trim = 4,
+    /// The log ends at `base_offset`, `position` in `segment`; `generation` begins, with a new
+    /// segment.
+    Truncate = 5,
+    /// The log is no more.
+    Drop = 6,
+}
+
+impl EntryKind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Append,
+            2 => Self::Reference,
+            3 => Self::Roll,
+            4 => Self::Trim,
+            5 => Self::Truncate,
+            6 => Self::Drop,
+            _ => return None,
+        })
+    }
+}
+
+/// One thing that happened to one log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// What happened.
+    pub kind: EntryKind,
+    /// To whose log.
+    pub partition: TopicPartition,
+    /// The log's generation: raised by each truncation.
+    pub generation: u32,
+    /// The leader epoch it was appended under.
+    pub epoch: LeaderEpoch,
+    /// Base offset of the segment.
+    pub segment: Offset,
+    /// Position in the segment of the first byte behind the prefix.
+    pub position: u64,
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// Offset after the last record.
+    pub next_offset: Offset,
+    /// The time of day when it happened.
+    pub wall_ms: i64,
+    /// Bytes of batches.
+    pub data_bytes: u32,
+    /// Bytes before them that repeat what the segment's block holds already: see
+    /// [`crate::checkpoint`].
+    pub prefix_bytes: u32,
+    /// CRC32C of the batches as stored.
+    pub data_crc: u32,
+    /// CRC32C of the prefix.
+    pub prefix_crc: u32,
+    /// Of a [`EntryKind::Reference`]: how many of the batches' last bytes are in the payload, the
+    /// others being in the segment only.
+    pub last_bytes: u32,
+}
+
+impl Entry {
+    /// How many bytes of the window's payload are this entry's.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        let data = match self.kind {
+            EntryKind::Reference => self.last_bytes,
+            _ => self.data_bytes,
+        };
+        u64::from(self.prefix_bytes) + u64::from(data)
+    }
+
+    /// Writes it.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_u8(self.kind as u8);
+        out.put_bytes(0, 3);
+        out.put_slice(&self.partition.topic.0);
+        out.put_i32(self.partition.partition.0);
+        out.put_u32(self.generation);
+        out.put_i32(self.epoch.0);
+        out.put_i64(self.segment.0);
+        out.put_u64(self.position);
+        out.put_i64(self.base_offset.0);
+        out.put_i64(self.next_offset.0);
+        out.put_i64(self.wall_ms);
+        out.put_u32(self.data_bytes);
+        out.put_u32(self.prefix_bytes);
+        out.put_u32(self.data_crc);
+        out.put_u32(self.prefix_crc);
+        out.put_u32(self.last_bytes);
+        out.put_u32(0);
+    }
+
+    /// Reads one; `None` if it is of a kind nobody knows. Panics below [`ENTRY_BYTES`] bytes.
+    #[must_use]
+    pub fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let kind = EntryKind::from_byte(bytes.get_u8())?;
+        bytes.advance(3);
+        let mut topic = [0; 16];
+        bytes.copy_to_slice(&mut topic);
+        let partition = PartitionId(bytes.get_i32());
+        Some(Self {
+            kind,
+            partition: TopicPartition { topic: TopicId(topic), partition },
+            generation: bytes.get_u32(),
+            epoch: LeaderEpoch(bytes.get_i32()),
+            segment: Offset(bytes.get_i64()),
+            position: bytes.get_u64(),
+            base_offset: Offset(bytes.get_i64()),
+            next_offset: Offset(bytes.get_i64()),
+            wall_ms: bytes.get_i64(),
+            data_bytes: bytes.get_u32(),
+            prefix_bytes: bytes.get_u32(),
+            data_crc: bytes.get_u32(),
+            prefix_crc: bytes.get_u32(),
+            last_bytes: bytes.get_u32(),
+        })
+    }
+
+    /// Whether `payload` (prefix and data) is what was written.
+    #[must_use]
+    pub fn payload_is_sound(&self, payload: &[u8]) -> bool {
+        if payload.len() as u64 != self.payload_bytes() {
+            return false;
+        }
+        let (prefix, data) = payload.split_at(self.prefix_bytes as usize);
+        // The data of a reference is proved with the segment's bytes.
+        let data_sound =
+            self.kind == EntryKind::Reference || checksum::crc32c(data) == self.data_crc;
+        checksum::crc32c(prefix) == self.prefix_crc && data_sound
+    }
+}
+
+/// Bytes of a window with so many entries and bytes of payload: whole blocks.
+#[must_use]
+pub fn window_bytes(entries_count: usize, payload_bytes: u64) -> u64 {
+    let head = (HEADER_BYTES + entries_count * ENTRY_BYTES + TRAILER_BYTES) as u64;
+    round_up(head + payload_bytes)
+}
+
+/// Why bytes are not a commit window.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WindowError {
+    /// Not the bytes of one: never written, torn or damaged.
+    NotAWindow,
+    /// Written by a newer program.
+    NewerFormat {
+        /// Its version.
+        found: u16,
+    },
+    /// More bytes are needed to tell.
+    NeedsBytes(u64),
+}
+
+impl WindowHeader {
+    /// Bytes of the whole window.
+    #[must_use]
+    pub fn window_bytes(&self) -> u64 {
+        u64::from(self.blocks) * BLOCK_BYTES as u64
+    }
+
+    /// Where the payload begins.
+    #[must_use]
+    pub fn payload_at(&self) -> usize {
+        HEADER_BYTES + self.entries_count as usize * ENTRY_BYTES
+    }
+
+    /// Writes the header and the entries to the front of `out`; returns their checksum.
+    pub fn encode(&self, entries: &[Entry], out: &mut Vec<u8>) -> u32 {
+        assert!(out.is_empty() && entries.len() == self.entries_count as usize);
+        out.put_slice(&WINDOW_MAGIC);
+        out.put_u16(JOURNAL_VERSION);
+        out.put_u16(self.shard);
+        out.put_u64(self.incarnation);
+        out.put_u64(self.sequence);
+        out.put_u64(self.mark);
+        out.put_u32(self.file_number);
+        out.put_u32(self.file_use);
+        out.put_u32(self.previous_checksum);
+        out.put_u32(self.entries_count);
+        out.put_u64(self.payload_bytes);
+        out.put_u32(self.blocks);
+        assert!(out.len() == CHECKSUM_AT);
+        out.put_u32(0);
+        for entry in entries {
+            entry.encode(out);
+        }
+        let checksum = head_checksum(out);
+        out[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+        checksum
+    }
+
+    /// The trailer of this window.
+    #[must_use]
+    pub fn trailer(&self, checksum: u32) -> [u8; TRAILER_BYTES] {
+        let mut trailer = [0; TRAILER_BYTES];
+        let mut out = &mut trailer[..];
+        out.put_u64(self.sequence);
+        out.put_u32(checksum);
+        out.put_slice(&TRAILER_MAGIC);
+        trailer
+    }
+
+    /// Reads header and entries from the front of `bytes` and proves them. Believes no length
+    /// before its checksum: `window_bytes_max` bounds what is asked for.
+    pub fn decode(
+        bytes: &[u8],
+        window_bytes_max: u64,
+    ) -> Result<(Self, Vec<Entry>, u32), WindowError> {
+        if bytes.len() < HEADER_BYTES {
+            return Err(WindowError::NeedsBytes(HEADER_BYTES as u64));
+        }
+        let (header, version, checksum) = Self::read(bytes).ok_or(WindowError::NotAWindow)?;
+        let blocks_needed = window_bytes(header.entries_count as usize, header.payload_bytes);
+        let sane = header.payload_bytes <= window_bytes_max
+            && header.window_bytes() <= window_bytes_max
+            && blocks_needed == header.window_bytes();
+        if !sane {
+            return Err(WindowError::NotAWindow);
+        }
+        let head = bytes
+            .get(..header.payload_at())
+            .ok_or(WindowError::NeedsBytes(header.payload_at() as u64))?;
+        if head_checksum(head) != checksum {
+            return Err(WindowError::NotAWindow);
+        }
+        // The checksum is right, so this was written on purpose.
+        if JOURNAL_VERSION < version {
+            return Err(WindowError::NewerFormat { found: version });
+        }
+        let entries: Option<Vec<_>> = head[HEADER_BYTES..]
+            .as_chunks::<ENTRY_BYTES>()
+            .0
+            .iter()
+            .map(|b| Entry::decode(b))
+            .collect();
+        let entries = entries.ok_or(WindowError::NotAWindow)?;
+        let payload_bytes: u64 = entries.iter().map(Entry::payload_bytes).sum();
+        if payload_bytes != header.payload_bytes {
+            return Err(WindowError::NotAWindow);
+        }
+        Ok((header, entries, checksum))
+    }
+
+    /// Whether the trailer of the whole window `bytes` is there and agrees.
+    #[must_use]
+    pub fn trailer_is_sound(&self, bytes: &[u8], checksum: u32) -> bool {
+        assert!(is_aligned(bytes.len() as u64));
+        bytes.ends_with(&self.trailer(checksum))
+    }
+
+    fn read(mut bytes: &[u8]) -> Option<(Self, u16, u32)> {
+        let mut magic = [0; 4];
+        bytes.copy_to_slice(&mut magic);
+        if magic != WINDOW_MAGIC {
+            return None;
+        }
+        let version = bytes.get_u16();
+        let header = Self {
+            shard: bytes.get_u16(),
+            incarnation: bytes.get_u64(),
+            sequence: bytes.get_u64(),
+            mark: bytes.get_u64(),
+            file_number: bytes.get_u32(),
+            file_use: bytes.get_u32(),
+            previous_checksum: bytes.get_u32(),
+            entries_count: bytes.get_u32(),
+            payload_bytes: bytes.get_u64(),
+            blocks: bytes.get_u32(),
+        };
+        Some((header, version, bytes.get_u32()))
+    }
+}
+
+fn head_checksum(head: &[u8]) -> u32 {
+    let crc = checksum::crc32c(&head[..CHECKSUM_AT]);
+    checksum::append(crc, &head[HEADER_BYTES..])
+}
