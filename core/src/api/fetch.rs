@@ -42,8 +42,9 @@ pub struct Fetch {
     parts: Vec<Part>,
     outstanding: usize,
     watching: bool,
-    /// A partition whose first batch alone is longer than the limits: read with force.
+    /// A partition whose first batch alone is longer than the limits: read with force, once.
     forced: Option<usize>,
+    was_forced: bool,
 }
 
 /// One partition of a fetch.
@@ -107,7 +108,7 @@ impl Fetch {
 
     /// A partition that has records, none of which fitted, while nothing else was read.
     fn held_back(&self) -> Option<usize> {
-        if 0 < self.bytes() {
+        if 0 < self.bytes() || self.was_forced {
             return None;
         }
         self.parts
@@ -158,6 +159,7 @@ impl Shard {
             outstanding: 0,
             watching: false,
             forced: None,
+            was_forced: false,
         };
         let job = self.jobs.insert(Job::Fetch(Box::new(fetch)));
         self.fetch_round(job, times);
@@ -260,9 +262,11 @@ impl Shard {
             fetch.parts[index].stale = true;
             fetch.parts[index].answer = None;
             fetch.forced = Some(index);
+            fetch.was_forced = true;
             return self.fetch_round(job, times);
         }
-        let enough = fetch.min_bytes <= fetch.bytes();
+        // A fetch of nothing has nothing to wait for.
+        let enough = fetch.min_bytes <= fetch.bytes() || fetch.parts.is_empty();
         if enough || fetch.deadline <= times.now || fetch.must_reply_now() {
             return self.finish_fetch(job, times);
         }
@@ -429,7 +433,7 @@ fn for_version(error: ErrorCode, version: i16) -> ErrorCode {
 
 /// Whether a client too old for zstd would get zstd.
 fn zstd_unknown(read: &ReadAnswer, version: i16) -> bool {
-    version < ZSTD_FROM && read.batches.iter().any(|run| has_zstd(run))
+    version < ZSTD_FROM && read.batches.iter().any(has_zstd)
 }
 
 fn has_zstd(run: &Bytes) -> bool {

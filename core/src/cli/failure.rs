@@ -23,6 +23,9 @@ pub(super) const STATUS_FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 pub(super) const STATUS_USAGE: u8 = 2;
 
+/// The machine cannot run the broker.
+pub(super) const STATUS_UNFIT: u8 = 10;
+
 impl Failure {
     /// Something did not work.
     #[must_use]
@@ -53,6 +56,13 @@ impl Failure {
     #[must_use]
     pub fn is_closed_output(&self) -> bool {
         self.closed_output
+    }
+
+    /// Ends the process with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: u8) -> Self {
+        self.status = status;
+        self
     }
 
     /// Adds the reason.

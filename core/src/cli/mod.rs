@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Arguments`] and [`run`].
 
+mod check;
 mod client;
 mod consume;
 mod failure;
@@ -39,6 +40,8 @@ pub struct Arguments {
 enum Command {
     /// Start the broker (what happens without a command, too).
     Start(start::Start),
+    /// Look whether this machine can run the broker, and at full speed.
+    Check(check::Check),
     /// List all settings with their values, bounds and meaning.
     Config(settings::Config),
     /// Make, list, describe, grow and delete topics.
@@ -56,6 +59,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let outcome = match arguments.command {
         None => arguments.start.run(),
         Some(Command::Start(start)) => start.run(),
+        Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Topic(topic)) => topic.run(),
         Some(Command::Produce(produce)) => produce.run(),

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::Failure;
-use crate::config::{Config, Layers, Origin};
+use crate::config::{Config, Layers, Origin, Routing};
 use crate::logging;
+use crate::node::{NodeError, Ready};
 
 /// The name of the file in the data directory that a running broker holds a lock on.
 const LOCK_FILE: &str = "lock";
@@ -72,9 +73,21 @@ impl Start {
         let _logs = logging::start(&config.log_filter)
             .map_err(|reason| Failure::usage(format!("tidemill.log: {reason}")))?;
         let _lock = lock(&config.data_dir)?;
-        crate::stop::watch().map_err(|e| Failure::new("cannot wait for signals").because(e))?;
-        Err(Failure::new("this build has no node to start yet"))
+        check::refuse_unfit(&config)?;
+        stop::watch().map_err(|e| Failure::new("cannot wait for signals").because(e))?;
+        node::run(config, announce).map_err(|e| Failure::new("the broker could not run").because(e))
     }
+}
+
+/// The one line on standard output, by which whoever started us knows that we serve.
+fn announce(ready: &Ready) {
+    let routing = match ready.routing {
+        Routing::Owner => "owner",
+        Routing::Node => "node",
+    };
+    let (address, shards) = (ready.address, ready.shards);
+    // A closed standard output is no reason not to serve.
+    let _ = print_line(&format!("ready {address} shards={shards} routing={routing}"));
 }
 
 /// Makes the data directory if it is missing, and takes its lock.
