@@ -127,8 +127,8 @@ impl std::error::Error for WireError {}
 /// Reads fields from front to back.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
-    bytes: &'a [u8],
-    position: usize,
+    rest: &'a [u8],
+    size_bytes: usize,
     allowance_bytes: usize,
 }
 
@@ -137,17 +137,17 @@ impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
         let allowance_bytes =
             ALLOWANCE_BASE_BYTES.saturating_add(bytes.len().saturating_mul(ALLOWANCE_FACTOR));
-        Reader { bytes, position: 0, allowance_bytes }
+        Reader { rest: bytes, size_bytes: bytes.len(), allowance_bytes }
     }
 
     /// Where the next field begins.
     pub fn position(&self) -> usize {
-        self.position
+        self.size_bytes - self.rest.len()
     }
 
     /// How many bytes have not been read.
     pub fn remaining(&self) -> usize {
-        self.bytes.len() - self.position
+        self.rest.len()
     }
 
     /// Whether everything has been read.
@@ -167,23 +167,25 @@ impl<'a> Reader<'a> {
     /// The next `size_bytes` bytes.
     #[inline]
     pub fn take(&mut self, size_bytes: usize) -> Result<&'a [u8], WireError> {
-        let remaining_bytes = self.remaining();
-        if remaining_bytes < size_bytes {
-            return Err(WireError::Truncated { needed_bytes: size_bytes, remaining_bytes });
-        }
-        let taken = &self.bytes[self.position..self.position + size_bytes];
-        self.position += size_bytes;
+        let Some((taken, rest)) = self.rest.split_at_checked(size_bytes) else {
+            return Err(self.truncated(size_bytes));
+        };
+        self.rest = rest;
         Ok(taken)
     }
 
     #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let remaining_bytes = self.remaining();
-        let found = self.bytes[self.position..]
-            .first_chunk::<N>()
-            .ok_or(WireError::Truncated { needed_bytes: N, remaining_bytes })?;
-        self.position += N;
+        let Some((found, rest)) = self.rest.split_first_chunk::<N>() else {
+            return Err(self.truncated(N));
+        };
+        self.rest = rest;
         Ok(*found)
+    }
+
+    #[cold]
+    fn truncated(&self, needed_bytes: usize) -> WireError {
+        WireError::Truncated { needed_bytes, remaining_bytes: self.rest.len() }
     }
 
     /// A byte that is not zero is true, as Kafka reads it.
@@ -225,6 +227,15 @@ impl<'a> Reader<'a> {
     /// An unsigned varint of at most 32 bits, in the fewest bytes that hold it.
     #[inline]
     pub fn unsigned_varint(&mut self) -> Result<u32, WireError> {
+        // Nearly all are short.
+        if let Some((&byte @ 0..0x80, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return Ok(u32::from(byte));
+        }
+        self.long_unsigned_varint()
+    }
+
+    fn long_unsigned_varint(&mut self) -> Result<u32, WireError> {
         let mut value = 0u32;
         for shift in (0..35).step_by(7) {
             let [byte] = self.array::<1>()?;
@@ -342,7 +353,8 @@ impl<'a> Reader<'a> {
             previous = Some(tag);
             let size_bytes = self.unsigned_varint()? as usize;
             let bytes = self.take(size_bytes)?;
-            let mut inner = Reader { bytes, position: 0, allowance_bytes: self.allowance_bytes };
+            let allowance_bytes = self.allowance_bytes;
+            let mut inner = Reader { rest: bytes, size_bytes, allowance_bytes };
             if field(tag, &mut inner)? && !inner.is_empty() {
                 return Err(WireError::TagTooLong { remaining_bytes: inner.remaining() });
             }
@@ -354,6 +366,10 @@ impl<'a> Reader<'a> {
     /// Passes over tagged fields that mean nothing to us.
     #[inline]
     pub fn skip_tagged_fields(&mut self, flexible: bool) -> Result<(), WireError> {
+        if flexible && let Some((0, rest)) = self.rest.split_first() {
+            self.rest = rest;
+            return Ok(());
+        }
         self.tagged_fields(flexible, |_, _| Ok(false))
     }
 }

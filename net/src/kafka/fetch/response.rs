@@ -4,6 +4,7 @@
 use super::{BY_ID_FROM, SESSIONS_FROM, form};
 use crate::cursor::{Form, Reader, WireError, Writer};
 use crate::frame::{begin_frame, end_frame};
+use crate::kafka::topic::write_by_topic;
 use crate::kafka::{
     ApiKey, ByTopic, ErrorCode, LeaderHint, NodeEndpoint, OfTopic, PartitionWire, TopicRef,
     write_response_header,
@@ -244,17 +245,11 @@ impl<'a> FetchResponse<'a> {
             writer.i32(self.session_id);
         }
         let by_id = BY_ID_FROM <= version;
-        crate::kafka::topic::write_by_topic(
-            &mut writer,
-            form,
-            by_id,
-            &self.partitions,
-            |writer, partition| {
-                partition.write_before_records(writer, form);
-                parts.insert(writer.out(), &partition.records);
-                partition.write_after_records(writer, form);
-            },
-        );
+        write_by_topic(&mut writer, form, by_id, &self.partitions, |writer, partition| {
+            partition.write_before_records(writer, form);
+            parts.insert(writer.out(), &partition.records);
+            partition.write_after_records(writer, form);
+        });
         if NODE_ENDPOINTS_FROM <= version && !self.node_endpoints.is_empty() {
             writer.tag_count(1, true);
             writer.tagged_field(0, |writer| {
