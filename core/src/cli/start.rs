@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::Failure;
+use super::{check, print_line};
 use crate::config::{Config, Layers, Origin, Routing};
-use crate::logging;
-use crate::node::{NodeError, Ready};
+use crate::node::{self, Ready};
+use crate::{logging, stop};
 
 /// The name of the file in the data directory that a running broker holds a lock on.
 const LOCK_FILE: &str = "lock";

@@ -1,0 +1,174 @@
+//! The real binary as a process: started, stopped, killed and started again on the same port and
+//! the same data.
+//!
+//! Each broker has a directory of its own below the build directory, because direct I/O wants a
+//! real file system. It is removed when the test ends well, and kept when it fails.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// The longest a broker may take to serve; a recovery of what a test leaves takes far less.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// The longest a clean stop may take.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// One broker and its data.
+pub struct Broker {
+    dir: PathBuf,
+    keep_dir: bool,
+    port: u16,
+    arguments: Vec<String>,
+    child: Option<Child>,
+    /// From the start of the process to the line that says it serves.
+    pub ready_after: Duration,
+}
+
+impl Broker {
+    /// Starts a broker named after its test, with further arguments of the command line.
+    pub fn start(name: &str, arguments: &[&str]) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        Self::start_in(&dir, arguments)
+    }
+
+    /// Starts a broker in a directory that the caller has chosen, and keeps what it holds.
+    pub fn start_in(dir: &Path, arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(dir).expect("the directory can be made");
+        let mut broker = Self {
+            dir: dir.to_owned(),
+            keep_dir: false,
+            port: free_port(),
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+            child: None,
+            ready_after: Duration::ZERO,
+        };
+        broker.run();
+        broker
+    }
+
+    /// Starts the process again, on the same port and data; the last one has ended.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "one process at a time");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("the log can be written");
+        let start = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+            .arg("start")
+            .args(["--data-dir".as_ref(), self.data_dir().as_os_str()])
+            .args(["--listen", &self.address()])
+            .args(&self.arguments)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary was built with this test");
+        let stdout = child.stdout.take().expect("it was asked for");
+        self.child = Some(child);
+
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stdout);
+            let mut line = String::new();
+            let read = lines.read_line(&mut line);
+            let _ = sender.send(read.map(|_| line));
+            // The pipe stays open, so that the broker can always write to it.
+            let _ = lines.read_to_end(&mut Vec::new());
+        });
+        let line = receiver.recv_timeout(READY_WITHIN).expect("ready in time").unwrap();
+        self.ready_after = start.elapsed();
+        assert!(line.starts_with("ready "), "{line:?}; its log:\n{}", self.log());
+    }
+
+    /// Ends the process at once, as a power cut would; whatever it had not told is lost.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("SIGKILL can be sent");
+        child.wait().expect("it ends");
+    }
+
+    /// Asks for a clean stop and waits for it.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let pid = child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
+        assert!(told.success());
+        let deadline = Instant::now() + STOP_WITHIN;
+        loop {
+            if let Some(status) = child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "no stop within {STOP_WITHIN:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The id of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// What it said on stderr, all starts together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Leaves the directory to the caller.
+    pub fn keep_dir(&mut self) {
+        self.keep_dir = true;
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("stderr.log")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the broker's data and log are kept in {}", self.dir.display());
+        } else if !self.keep_dir {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A port nobody uses now, below those the kernel hands out, and free 1000 above too.
+fn free_port() -> u16 {
+    let mut number = u32::from(std::process::id() as u16);
+    loop {
+        // A full-period step, so that neighbouring processes try different ports.
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let port = 12_000 + (number >> 16) as u16 % 18_000;
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if free(port) && (0..4).all(|shard| free(port + 1000 + shard)) {
+            return port;
+        }
+    }
+}
