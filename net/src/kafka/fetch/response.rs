@@ -271,8 +271,7 @@ impl<'a> FetchResponse<'a> {
             response.session_id = reader.i32()?;
         }
         let list = ByTopic::<Received<'a>>::read(&mut reader, form, BY_ID_FROM <= version)?;
-        let each_bytes = size_of::<FetchPartitionResponse<'_>>() + size_of::<Bytes>();
-        reader.allow(list.partitions_count() * each_bytes)?;
+        reader.allow(list.partitions_count() * size_of::<FetchPartitionResponse<'_>>())?;
         let mut partitions = Vec::with_capacity(list.partitions_count());
         partitions.extend(list.map(|received| received.with_records(body)));
         response.partitions = Cow::Owned(partitions);
@@ -330,6 +329,10 @@ impl<'a> PartitionWire<'a> for Received<'a> {
         // Other brokers do send null for nothing.
         let length = reader.nullable_bytes(flexible)?.map_or(0, <[u8]>::len);
         let end = reader.position();
+        if length != 0 {
+            // For the list of one slice that will hold them.
+            reader.allow(size_of::<Bytes>())?;
+        }
         read.read_tagged_fields(reader, form)?;
         Ok(Received { partition: read, records: end - length..end })
     }
@@ -371,5 +374,28 @@ impl FetchPartitionResponse<'_> {
             }
             Ok(true)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A consumer of very many idle partitions can read its answer: real lists stay far below
+    /// what a message may allocate.
+    #[test]
+    fn a_hundred_thousand_idle_partitions_fit_the_allowance() {
+        let idle = |partition| FetchPartitionResponse::at(TopicRef::Name("idle"), partition, 7);
+        let response =
+            FetchResponse { partitions: (0..100_000).map(idle).collect(), ..Default::default() };
+        for version in [4, 12] {
+            let (mut out, mut parts) = (BytesMut::new(), Vec::new());
+            response.encode(&mut out, &mut parts, version, 0);
+            assert_eq!(parts.len(), 1, "nothing to cut for");
+            let start = if version < 12 { 8 } else { 9 };
+            let body = parts[0].slice(start..);
+            let read = FetchResponse::parse(version, &body).unwrap();
+            assert_eq!(read.partitions.len(), 100_000);
+        }
     }
 }
