@@ -13,6 +13,7 @@ pub mod config;
 pub mod epochs;
 pub mod error;
 pub mod index;
+pub mod inspect;
 pub mod io;
 mod journal;
 pub mod layout;

@@ -320,7 +320,11 @@ impl World {
     }
 
     /// Appends a batch and notes it in the model, if it is taken.
-    pub fn append(&mut self, tp: TopicPartition, batch: BytesMut) -> Result<Appended, AppendError> {
+    pub fn append(
+        &mut self,
+        tp: TopicPartition,
+        mut batch: BytesMut,
+    ) -> Result<Appended, AppendError> {
         self.wall_ms += 1;
         let limits = Limits { batch_bytes_max: 1 << 30, control_allowed: false };
         let validated = validate(&batch, &limits).expect("a sound batch");
@@ -328,7 +332,8 @@ impl World {
         let epoch = LeaderEpoch(self.incarnation as i32);
         let (wall_ms, now) = (self.wall_ms, self.now);
         let sent = batch.clone();
-        let appended = self.shards[shard].append(log, batch, &validated, epoch, wall_ms, now)?;
+        let appended =
+            self.shards[shard].append(log, &mut batch, &validated, epoch, wall_ms, now)?;
         let model = self.models.get_mut(&tp).expect("a known partition");
         if appended.kind == AppendKind::New {
             model.appended(sent, appended.base_offset, epoch);
