@@ -109,6 +109,9 @@ pub struct FileId(pub u32);
 #[derive(Debug)]
 pub enum Op {
     /// Take connections: completes with [`Done::Accepted`] for each one, again and again.
+    ///
+    /// A fault ends it, for instance when no more sockets may be open: it takes no more
+    /// connections until it is submitted again.
     Accept {
         /// Where to listen; made before the shard started.
         listener: ListenerId,

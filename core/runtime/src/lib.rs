@@ -19,7 +19,7 @@ pub mod ring;
 pub mod shard;
 pub mod socket;
 mod submission;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod test_dir;
 pub mod timer;
 pub mod topology;
