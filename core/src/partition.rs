@@ -649,6 +649,10 @@ fn refused_append(error: &AppendError) -> Answer {
             ErrorCode::InvalidProducerEpoch,
             format!("producer epoch {} is older than {}", found.0, current.0),
         ),
+        AppendError::TooManyProducers { .. } => (
+            ErrorCode::PolicyViolation,
+            "too many producers are remembered in this partition".to_owned(),
+        ),
         AppendError::OutOfOrderSequence { expected, found, .. } => (
             ErrorCode::OutOfOrderSequenceNumber,
             format!("sequence {} was sent, {} is next", found.0, expected.0),
