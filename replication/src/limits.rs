@@ -74,6 +74,6 @@ const _: () = {
     // All overrides of a resource fit into one entry, a record each.
     assert!(CONFIGS_PER_RESOURCE_MAX <= RECORDS_PER_ENTRY_MAX);
     assert!(CONFIGS_BYTES_MAX <= ENTRY_BYTES_MAX);
-    assert!(PIECE_BYTES % BLOCK_BYTES == 0);
-    assert!(LOG_FILE_BYTES as usize % BLOCK_BYTES == 0);
+    assert!(PIECE_BYTES.is_multiple_of(BLOCK_BYTES));
+    assert!((LOG_FILE_BYTES as usize).is_multiple_of(BLOCK_BYTES));
 };

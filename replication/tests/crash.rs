@@ -2,6 +2,7 @@
 //!
 //! After every cut: the node starts; what was reported committed is there; what is there was
 //! proposed, in order, whole entries only; and the log goes on from it.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What a start makes of what it finds: snapshots, damage, files missing or from elsewhere.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -32,7 +32,7 @@ pub(crate) struct Disk {
     pub(crate) requests_left: usize,
     pub(crate) requests_done: usize,
     /// The next matching request fails.
-    pub(crate) fail_next: Option<(fn(&Action) -> bool, Fault)>,
+    pub(crate) fail_next: Option<(Matches, Fault)>,
     seed: u64,
 }
 
@@ -41,6 +41,9 @@ struct Content {
     stable: Vec<u8>,
     seen: Vec<u8>,
 }
+
+/// Which requests are meant.
+pub(crate) type Matches = fn(&Action) -> bool;
 
 /// Something that asks for requests.
 pub(crate) trait Asks {
@@ -192,7 +195,7 @@ impl Disk {
                     return;
                 }
                 let sectors: Vec<bool> =
-                    (0..bytes.len() / SECTOR).map(|_| self.random() % 2 == 0).collect();
+                    (0..bytes.len() / SECTOR).map(|_| self.random().is_multiple_of(2)).collect();
                 let content = self.content(*file).expect("found above");
                 for (i, written) in sectors.into_iter().enumerate() {
                     if written {
@@ -234,7 +237,7 @@ impl Disk {
                 if content.seen[range.clone()] == content.stable[range.clone()] {
                     continue;
                 }
-                let keeps = self.random() % 2 == 0;
+                let keeps = self.random().is_multiple_of(2);
                 let content = &mut self.contents[place];
                 if keeps {
                     let (seen, stable) = (&content.seen, &mut content.stable);
