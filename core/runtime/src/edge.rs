@@ -110,8 +110,8 @@ pub struct FileId(pub u32);
 pub enum Op {
     /// Take connections: completes with [`Done::Accepted`] for each one, again and again.
     ///
-    /// A fault ends it, for instance when no more sockets may be open: it takes no more
-    /// connections until it is submitted again.
+    /// A fault (no more sockets may be open, say) is told and does not end it: it goes on after a
+    /// pause.
     Accept {
         /// Where to listen; made before the shard started.
         listener: ListenerId,

@@ -11,14 +11,16 @@
 //!
 //! Start reading at [`RingEdge::run`].
 
+mod files;
+mod sockets;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{cqueue, opcode, squeue};
 use slab::Slab;
@@ -27,16 +29,16 @@ use crate::buffer::{BLOCK_BYTES, BufferPool};
 use crate::chores::{ChoreSender, path_bytes};
 use crate::clock;
 use crate::edge::{
-    Completion, Done, Edge, Fault, FileId, Instant, ListenerId, Next, Op, Program, ShardId,
-    SocketId, Token,
+    Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId, Token,
 };
-use crate::fault::{fault_of_error, fault_of_file, fault_of_socket};
+use crate::fault::fault_of_file;
 use crate::flight::{Flight, Outgoing, Target, Task};
-use crate::kernel::{KERNEL_FREES_FILES_AT_ONCE, KernelVersion};
 use crate::mesh::MeshPort;
 use crate::receive_buffers::ReceiveBuffers;
-use crate::socket::{Listener, peer_address};
+use crate::socket::Listener;
 use crate::submission::{End, Submission, Wait};
+use files::{OpenFile, RegisteredFiles};
+use sockets::Socket;
 
 /// The bell's eventfd was read.
 const EVENT: u64 = u64::MAX;
@@ -47,8 +49,6 @@ const RINGING_FAILED: u64 = 1 << 62;
 
 /// More ops under way than any broker within its limits asks for.
 const OPS_UNDER_WAY_MAX: usize = 1 << 20;
-/// Empty lists of parts are kept for the next sends up to this number.
-const SPARE_OUTGOING_MAX: usize = 256;
 /// How long an edge that ends waits for the kernel to let go of its memory.
 const LAST_OPS_WAIT: Duration = Duration::from_secs(5);
 
@@ -99,6 +99,8 @@ pub struct RingEdge<M> {
     completions: VecDeque<Completion>,
     chores_under_way: usize,
     listeners: Vec<Listener>,
+    /// Accepts that try again later, and when.
+    paused_accepts: VecDeque<(Instant, usize)>,
     sockets: Slab<Socket>,
     files: Slab<OpenFile>,
     registered: RegisteredFiles,
@@ -111,28 +113,6 @@ pub struct RingEdge<M> {
     /// What the bell's eventfd is read into.
     event_count: Box<[u8; 8]>,
     event_armed: bool,
-}
-
-struct Socket {
-    fd: OwnedFd,
-    slot: Option<u32>,
-    receiving: bool,
-    sending: bool,
-    /// There were more bytes than the last receive took.
-    more_waits: bool,
-    closing: Option<Token>,
-}
-
-struct OpenFile {
-    file: File,
-    slot: Option<u32>,
-    under_way: u32,
-}
-
-/// Places in the ring's table of registered files.
-struct RegisteredFiles {
-    free: Vec<u32>,
-    sockets_too: bool,
 }
 
 fn target(slot: Option<u32>, fd: RawFd) -> Target {
@@ -158,6 +138,7 @@ impl<M> RingEdge<M> {
             completions: VecDeque::new(),
             chores_under_way: 0,
             listeners,
+            paused_accepts: VecDeque::new(),
             sockets: Slab::new(),
             files: Slab::new(),
             registered,
@@ -200,28 +181,40 @@ impl<M> RingEdge<M> {
 
     fn begin_turn(&mut self) {
         self.now = self.now.max(clock::monotonic());
+        self.resume_accepts();
         self.reap();
+    }
+
+    /// When the shard wakes if nothing happens: at its own deadline or at the edge's.
+    fn wait_of(&self, next: Next) -> Wait {
+        let deadline = match next {
+            Next::Now | Next::Stop => return Wait::No,
+            Next::At(deadline) => Some(deadline),
+            Next::Idle => None,
+        };
+        let resume = self.paused_accepts.front().map(|(at, _)| *at);
+        match deadline.into_iter().chain(resume).min() {
+            None => Wait::Forever,
+            Some(deadline) => match deadline.since(clock::monotonic()) {
+                Duration::ZERO => Wait::No,
+                duration => Wait::For(duration),
+            },
+        }
     }
 
     /// Submits what the turn has left; sleeps if the shard wants to and nothing has come since.
     fn end_turn(&mut self, next: Next) {
         self.wake_neighbours();
-        let mut wait = match next {
-            Next::Now | Next::Stop => Wait::No,
-            Next::Idle => Wait::Forever,
-            Next::At(deadline) => match deadline.since(clock::monotonic()) {
-                Duration::ZERO => Wait::No,
-                duration => Wait::For(duration),
-            },
-        };
-        if wait != Wait::No {
+        let mut wait = self.wait_of(next);
+        let sleeps = wait != Wait::No;
+        if sleeps {
             self.mesh.doorbell().sleep.announce_sleep();
             if self.has_work() {
                 wait = Wait::No;
             }
         }
         self.submission.enter(wait);
-        if wait != Wait::No || next != Next::Now {
+        if sleeps {
             self.mesh.doorbell().sleep.end_sleep();
         }
     }
@@ -341,242 +334,6 @@ impl<M> RingEdge<M> {
         }
     }
 
-    fn handle_accept(&mut self, key: usize, result: i32, flags: u32) {
-        let token = self.flights[key].token;
-        if 0 <= result {
-            // SAFETY: the kernel has just made this descriptor for us.
-            let fd = unsafe { OwnedFd::from_raw_fd(result) };
-            // Without a peer it is gone already, and nobody needs to know.
-            if let Ok(client) = peer_address(fd.as_raw_fd()) {
-                let slot = match self.registered.sockets_too {
-                    true => self.registered.add(&self.submission, fd.as_raw_fd()),
-                    false => None,
-                };
-                let socket = self.sockets.insert(Socket {
-                    fd,
-                    slot,
-                    receiving: false,
-                    sending: false,
-                    more_waits: false,
-                    closing: None,
-                });
-                let socket = SocketId(socket as u32);
-                self.complete(token, Ok(Done::Accepted { socket, client }));
-            }
-        } else if accept_is_over(-result) {
-            self.land(key);
-            return self.complete(token, Err(fault_of_socket(-result)));
-        }
-        if !cqueue::more(flags) {
-            self.launch_again(key);
-        }
-    }
-
-    fn handle_receive(&mut self, key: usize, result: i32, flags: u32) {
-        if result == -libc::ENOBUFS {
-            // All lent buffers were taken in this turn; they are back by now.
-            return self.launch_again(key);
-        }
-        let flight = self.land(key);
-        let Task::Receive { socket: socket_key, into: mut bytes } = flight.task else {
-            unreachable!("the caller has looked")
-        };
-        let socket = &mut self.sockets[socket_key];
-        socket.receiving = false;
-        socket.more_waits = cqueue::sock_nonempty(flags);
-        let closing = socket.closing.is_some();
-        let received = result.max(0) as usize;
-        match cqueue::buffer_select(flags) {
-            Some(id) => {
-                bytes.extend_from_slice(self.lent.filled(id, received));
-                self.lent.give_back(id);
-            }
-            None if received != 0 => {
-                // SAFETY: the kernel has written that many bytes into the spare capacity.
-                unsafe { bytes.set_len(bytes.len() + received) };
-            }
-            None => {}
-        }
-        let outcome = match result {
-            _ if closing => Err(Fault::Disconnected),
-            ..0 => Err(fault_of_socket(-result)),
-            _ => Ok(Done::Received { bytes, received }),
-        };
-        self.complete(flight.token, outcome);
-        self.settle_close(socket_key);
-    }
-
-    fn handle_send(&mut self, key: usize, result: i32) {
-        let Task::Send { socket, outgoing } = &mut self.flights[key].task else {
-            unreachable!("the caller has looked")
-        };
-        let socket_key = *socket;
-        let closing = self.sockets[socket_key].closing.is_some();
-        let outcome = match result {
-            ..0 => Err(fault_of_socket(-result)),
-            0 => Err(Fault::Disconnected),
-            taken => {
-                outgoing.advance(taken as usize);
-                match outgoing.is_done() {
-                    true => Ok(Done::Complete),
-                    false if closing => Err(Fault::Disconnected),
-                    false => return self.launch_again(key),
-                }
-            }
-        };
-        let flight = self.land(key);
-        if let Task::Send { outgoing, .. } = flight.task {
-            self.keep_outgoing(outgoing);
-        }
-        self.sockets[socket_key].sending = false;
-        self.complete(flight.token, outcome);
-        self.settle_close(socket_key);
-    }
-
-    fn keep_outgoing(&mut self, mut outgoing: Outgoing) {
-        outgoing.clear();
-        if self.spare_outgoing.len() < SPARE_OUTGOING_MAX {
-            self.spare_outgoing.push(outgoing);
-        }
-    }
-
-    /// Closes a socket that is to be closed, once nothing is under way on it.
-    fn settle_close(&mut self, socket_key: usize) {
-        let socket = &self.sockets[socket_key];
-        if let Some(token) = socket.closing
-            && !socket.receiving
-            && !socket.sending
-        {
-            let socket = self.sockets.remove(socket_key);
-            self.registered.remove(&self.submission, socket.slot);
-            self.complete(token, Ok(Done::Complete));
-        }
-    }
-
-    fn handle_open(&mut self, key: usize, result: i32) {
-        let Task::Open { direct, .. } = &mut self.flights[key].task else {
-            unreachable!("the caller has looked")
-        };
-        if result == -libc::EINVAL && *direct {
-            // A file system without direct I/O: slower, and preflight says so.
-            *direct = false;
-            return self.launch_again(key);
-        }
-        let token = self.land(key).token;
-        if result < 0 {
-            return self.complete(token, Err(fault_of_file(-result)));
-        }
-        // SAFETY: the kernel has just made this descriptor for us.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(result) });
-        let outcome = file.metadata().map(|metadata| metadata.len());
-        let outcome = outcome.map_err(|error| fault_of_error(&error)).map(|size| {
-            let slot = self.registered.add(&self.submission, file.as_raw_fd());
-            let key = self.files.insert(OpenFile { file, slot, under_way: 0 });
-            Done::Opened { file: FileId(key as u32), size }
-        });
-        self.complete(token, outcome);
-    }
-
-    fn handle_write(&mut self, key: usize, result: i32) {
-        let Task::Write { file, position, bytes, .. } = &mut self.flights[key].task else {
-            unreachable!("the caller has looked")
-        };
-        let file = *file;
-        let outcome = match result {
-            ..0 => Err(fault_of_file(-result)),
-            _ if result as usize == bytes.len() => Ok(Done::Complete),
-            // A write within a block has written nothing we could go on from.
-            short if (short as usize) < BLOCK_BYTES => Err(Fault::Device),
-            short => {
-                let written = short as usize / BLOCK_BYTES * BLOCK_BYTES;
-                bytes.advance(written);
-                *position += written as u64;
-                return self.launch_again(key);
-            }
-        };
-        self.end_file_op(key, file, outcome);
-    }
-
-    fn handle_read(&mut self, key: usize, result: i32) {
-        let Task::Read { file, buffer, filled, .. } = &mut self.flights[key].task else {
-            unreachable!("the caller has looked")
-        };
-        let file = *file;
-        *filled += result.max(0) as usize;
-        let at_end = result == 0 || !filled.is_multiple_of(BLOCK_BYTES);
-        if 0 < result && *filled < buffer.len() && !at_end {
-            return self.launch_again(key);
-        }
-        if result < 0 {
-            return self.end_file_op(key, file, Err(fault_of_file(-result)));
-        }
-        let flight = self.land(key);
-        self.files[file].under_way -= 1;
-        let Task::Read { mut buffer, filled, .. } = flight.task else {
-            unreachable!("the caller has looked")
-        };
-        buffer.truncate(filled);
-        self.complete(flight.token, Ok(Done::Read(buffer.freeze())));
-    }
-
-    fn end_file_op(&mut self, key: usize, file: usize, outcome: Result<Done, Fault>) {
-        let token = self.land(key).token;
-        self.files[file].under_way -= 1;
-        self.complete(token, outcome);
-    }
-
-    fn receive(&mut self, token: Token, socket: SocketId, into: BytesMut) {
-        let key = socket.0 as usize;
-        let state = &mut self.sockets[key];
-        if state.closing.is_some() {
-            return self.complete(token, Err(Fault::Disconnected));
-        }
-        assert!(!state.receiving, "one receive per socket at a time");
-        state.receiving = true;
-        self.launch(token, Task::Receive { socket: key, into });
-    }
-
-    fn send_parts(&mut self, token: Token, socket: SocketId, parts: Vec<bytes::Bytes>) {
-        let key = socket.0 as usize;
-        if self.sockets[key].closing.is_some() {
-            return self.complete(token, Err(Fault::Disconnected));
-        }
-        assert!(!self.sockets[key].sending, "one send per socket at a time");
-        let mut outgoing = self.spare_outgoing.pop().unwrap_or_else(Outgoing::empty);
-        outgoing.refill(parts);
-        if outgoing.is_done() {
-            self.keep_outgoing(outgoing);
-            return self.complete(token, Ok(Done::Complete));
-        }
-        self.sockets[key].sending = true;
-        self.launch(token, Task::Send { socket: key, outgoing });
-    }
-
-    fn close_socket(&mut self, token: Token, socket: SocketId) {
-        let key = socket.0 as usize;
-        let socket = &mut self.sockets[key];
-        assert!(socket.closing.is_none(), "a socket is closed once");
-        socket.closing = Some(token);
-        // Wakes the receive and the send under way. It fails if the other side is gone already,
-        // and then they end by themselves.
-        // SAFETY: a system call on an open descriptor; it touches no memory.
-        unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
-        self.settle_close(key);
-    }
-
-    fn close_file(&mut self, token: Token, file: FileId) {
-        let file = self.files.remove(file.0 as usize);
-        assert!(file.under_way == 0, "a file is closed after all ops on it");
-        self.registered.remove(&self.submission, file.slot);
-        drop(file.file);
-        self.complete(token, Ok(Done::Complete));
-    }
-
-    fn launch_file_op(&mut self, token: Token, file: usize, task: Task) {
-        self.files[file].under_way += 1;
-        self.launch(token, task);
-    }
-
     fn do_chore(&mut self, token: Token, chore: crate::edge::Chore) {
         assert!(self.chores_under_way < OPS_UNDER_WAY_MAX, "the shard keeps within its limits");
         self.chores_under_way += 1;
@@ -655,6 +412,9 @@ impl<M> Drop for RingEdge<M> {
         // What the kernel may still write to must outlive its ops.
         let deadline = clock::monotonic().after(LAST_OPS_WAIT);
         let second = Timespec::from(Duration::from_secs(1));
+        for (_, key) in std::mem::take(&mut self.paused_accepts) {
+            self.land(key);
+        }
         while !self.flights.is_empty() || self.event_armed {
             // Fails if nothing is left to cancel; what cannot be cancelled ends by itself.
             drop(
@@ -689,54 +449,84 @@ impl<M> RingEdge<M> {
     }
 }
 
-impl RegisteredFiles {
-    fn new(submission: &Submission, count: u32) -> Self {
-        // More than the process may open is refused as a whole: then halve.
-        let mut count = count;
-        while count != 0 && submission.submitter().register_files_sparse(count).is_err() {
-            count /= 2;
-        }
-        let sockets_too =
-            KernelVersion::running().is_some_and(|running| KERNEL_FREES_FILES_AT_ONCE <= running);
-        Self { free: (0..count).rev().collect(), sockets_too }
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::buffer::AlignedBuffer;
+    use crate::edge::{FileId, OpenHow};
+    use crate::test_dir::TestDir;
+    use crate::{chores, mesh};
+
+    /// An edge on the test's own thread, with one open file.
+    fn edge_with_file(dir: &TestDir) -> (RingEdge<()>, FileId) {
+        let (mut ports, outside) = mesh::weave(1, 4).expect("an eventfd");
+        let (mut senders, _queue) = chores::queue(&outside.doorbells).expect("an eventfd");
+        let config = RingConfig::new(dir.path().to_owned());
+        let (port, sender) = (ports.remove(0), senders.remove(0));
+        let mut edge = RingEdge::new(&config, Vec::new(), port, sender).expect("io_uring");
+        edge.submit(Token(1), Op::Open { path: "f".into(), how: OpenHow::Create });
+        let Ok(Done::Opened { file, .. }) = next_end(&mut edge) else { panic!("it opens") };
+        (edge, file)
     }
 
-    fn add(&mut self, submission: &Submission, fd: RawFd) -> Option<u32> {
-        let slot = self.free.pop()?;
-        match submission.submitter().register_files_update(slot, &[fd]) {
-            Ok(1) => Some(slot),
-            _ => {
-                self.free.push(slot);
-                None
+    fn next_end(edge: &mut RingEdge<()>) -> Result<Done, Fault> {
+        loop {
+            edge.begin_turn();
+            if let Some(completion) = edge.poll_completion() {
+                return completion.result;
             }
+            edge.end_turn(Next::Idle);
         }
     }
 
-    fn remove(&mut self, submission: &Submission, slot: Option<u32>) {
-        let Some(slot) = slot else { return };
-        let outcome = submission.submitter().register_files_update(slot, &[-1]);
-        // A place that could not be emptied is not used again.
-        if outcome.is_ok() {
-            self.free.push(slot);
-        }
+    fn write(edge: &mut RingEdge<()>, file: FileId, position: u64, bytes: Bytes) {
+        edge.submit(Token(2), Op::Write { file, position, bytes, durable: false });
     }
-}
 
-/// Whether accepting has failed for a reason that going on does not cure.
-fn accept_is_over(errno: i32) -> bool {
-    !matches!(
-        errno,
-        // The connection was gone before it was accepted; accept(2) names these.
-        libc::ECONNABORTED
-            | libc::EPROTO
-            | libc::EPERM
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::ENONET
-            | libc::EHOSTUNREACH
-            | libc::EOPNOTSUPP
-            | libc::ENETUNREACH
-            | libc::ETIMEDOUT
-    )
+    #[test]
+    #[should_panic(expected = "at a block")]
+    fn a_write_beside_a_block_is_our_own_bug() {
+        let dir = TestDir::new("position");
+        let (mut edge, file) = edge_with_file(&dir);
+        write(&mut edge, file, 512, AlignedBuffer::zeroed(4096).freeze());
+    }
+
+    #[test]
+    #[should_panic(expected = "aligned memory")]
+    fn a_write_from_unaligned_memory_is_our_own_bug() {
+        let dir = TestDir::new("memory");
+        let (mut edge, file) = edge_with_file(&dir);
+        write(&mut edge, file, 0, AlignedBuffer::zeroed(8192).freeze().slice(512..4608));
+    }
+
+    #[test]
+    fn an_edge_dropped_in_the_middle_of_writes_waits_for_them() {
+        const WRITES: u64 = 64;
+        let dir = TestDir::new("drop");
+        let (mut edge, file) = edge_with_file(&dir);
+        for number in 0..WRITES {
+            let mut block = AlignedBuffer::zeroed(1 << 16);
+            block.fill(7);
+            let (position, bytes) = (number << 16, block.freeze());
+            edge.submit(Token(3), Op::Write { file, position, bytes, durable: true });
+        }
+        edge.end_turn(Next::Now);
+        drop(edge);
+        let written = std::fs::read(dir.path().join("f")).expect("the file is there");
+        // Cancelled ones leave holes; nothing but the bytes handed over was ever written.
+        assert!(written.iter().all(|&byte| byte == 7 || byte == 0));
+    }
+
+    #[test]
+    fn time_stands_still_within_a_turn_and_never_goes_back() {
+        let dir = TestDir::new("time");
+        let (mut edge, _) = edge_with_file(&dir);
+        let before = edge.now();
+        assert_eq!(edge.now(), before);
+        edge.begin_turn();
+        assert!(before <= edge.now());
+    }
 }

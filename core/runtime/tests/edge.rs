@@ -453,6 +453,87 @@ fn two_sleeping_shards_wake_each_other_through_their_rings() {
     run(&dir.0, vec![Vec::new(), Vec::new()], make).join();
 }
 
+/// Counts the messages from outside, up to a number.
+struct Counting {
+    left: u64,
+}
+
+impl Program<Ring> for Counting {
+    fn turn(&mut self, edge: &mut Ring) -> Next {
+        while let Some((from, _)) = edge.poll_message() {
+            assert_eq!(from, OUTSIDE);
+            self.left -= 1;
+        }
+        if self.left == 0 { Next::Stop } else { Next::Idle }
+    }
+}
+
+/// If one wake-up were lost, the test would hang.
+#[test]
+fn what_many_threads_post_into_a_sleeping_shard_all_arrives() {
+    const THREADS: u64 = 4;
+    const MESSAGES: u64 = 5_000;
+    let dir = TestDir::new();
+    let handle = run(&dir.0, vec![Vec::new()], |_| Counting { left: THREADS * MESSAGES });
+    let posting: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let poster = handle.poster();
+            std::thread::spawn(move || {
+                for number in 0..MESSAGES {
+                    while poster.post(ShardId(0), number).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in posting {
+        thread.join().unwrap();
+    }
+    handle.join();
+}
+
+/// Each shard floods its neighbours through queues of four messages and counts what it gets.
+struct Flood {
+    shards: u16,
+    to_send: Vec<u64>,
+    to_get: u64,
+}
+
+const FLOOD_MESSAGES: u64 = 20_000;
+
+impl Program<Ring> for Flood {
+    fn turn(&mut self, edge: &mut Ring) -> Next {
+        let me = edge.shard();
+        if self.to_send.is_empty() {
+            self.to_send = vec![FLOOD_MESSAGES; usize::from(self.shards)];
+            self.to_send[usize::from(me.0)] = 0;
+        }
+        while edge.poll_message().is_some() {
+            self.to_get -= 1;
+        }
+        for to in 0..self.shards {
+            let left = &mut self.to_send[usize::from(to)];
+            while *left != 0 && edge.send(ShardId(to), *left).is_ok() {
+                *left -= 1;
+            }
+        }
+        match (self.to_send.iter().all(|&left| left == 0), self.to_get) {
+            (true, 0) => Next::Stop,
+            (true, _) => Next::Idle,
+            // A full queue tells nobody when it has room again.
+            (false, _) => Next::Now,
+        }
+    }
+}
+
+#[test]
+fn three_shards_flood_each_other_and_nothing_is_lost() {
+    let dir = TestDir::new();
+    let make = |_| Flood { shards: 3, to_send: Vec::new(), to_get: 2 * FLOOD_MESSAGES };
+    run(&dir.0, vec![Vec::new(), Vec::new(), Vec::new()], make).join();
+}
+
 /// Counts its turns up to a number of deadlines.
 struct Ticking {
     ticks: u32,
