@@ -190,7 +190,7 @@ impl ShardStorage {
 
     fn roll_if_due(&mut self, id: LogId, bytes: u64, wall_ms: i64) {
         let log = self.log(id);
-        let Some(active) = log.active() else { return };
+        let Some(active) = log.active().filter(|_| log.preparing.is_none()) else { return };
         let limits = RollLimits {
             segment_bytes: log.config.segment_bytes,
             segment_ms: log.config.segment_ms,
@@ -204,6 +204,8 @@ impl ShardStorage {
     pub(super) fn roll(&mut self, id: LogId, wall_ms: i64) {
         let log = self.log_mut(id);
         let (partition, end, generation) = (log.partition, log.end, log.generation);
+        // What is being prepared is meant for the segment that is active now.
+        assert!(log.preparing.is_none(), "a roll in the middle of a preparation");
         let active = log.segments.last_mut().expect("there is something to roll");
         assert!(0 < active.state.size_bytes, "the next segment would have the same name");
         active.seal = Seal::Draining;

@@ -168,10 +168,11 @@ impl ShardStorage {
             match plan(&facts, keep, log.durable_end, wall_ms) {
                 Verdict::Keep => {}
                 Verdict::TrimTo(start) => drop(self.trim(id, start, now)),
-                Verdict::RollAndTrimTo(start) => {
+                Verdict::RollAndTrimTo(start) if log.preparing.is_none() => {
                     self.roll(id, wall_ms);
                     drop(self.trim(id, start, now));
                 }
+                Verdict::RollAndTrimTo(_) => {}
             }
         }
     }
@@ -213,7 +214,8 @@ impl ShardStorage {
         let Some(Closing::Truncating { to }) = log.closing else { return };
         match &log.cut {
             // Everything is in the segments now, so the place can be looked for there.
-            Some(Cut::Parking) if log.synced == log.end_place() => {
+            // And nothing more is being prepared for the segment that grew.
+            Some(Cut::Parking) if log.synced == log.end_place() && log.preparing.is_none() => {
                 let segment = log.segment_holding(to).expect("it is inside the log");
                 let base_offset = segment.state.base_offset;
                 let size = segment.state.size_bytes;
@@ -228,7 +230,9 @@ impl ShardStorage {
                 if self.requests.is_busy(&file) {
                     return;
                 }
-                let Some(size) = log.segment(base_offset).map(|s| s.state.size_bytes) else {
+                // The new segment has its name if nothing of it stays.
+                let cut = log.segment(base_offset).filter(|_| base_offset != log.end);
+                let Some(size) = cut.map(|segment| segment.state.size_bytes) else {
                     return self.finish_cut(id);
                 };
                 log.cut = Some(Cut::Cutting);
@@ -289,8 +293,8 @@ impl ShardStorage {
             let gone = log.segments.pop().expect("there is a last one");
             log.doomed.push(gone.state.base_offset);
         }
-        if let Some(last) = log.segments.last_mut() {
-            assert!(last.state.base_offset == segment);
+        // Of a segment that is cut at its very beginning nothing stays: its whole file goes.
+        if let Some(last) = log.segment_mut(segment) {
             last.state.size_bytes = position;
             last.state.next_offset = end;
             last.state.max_timestamp = kept.max_timestamp();
