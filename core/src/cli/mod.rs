@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod consume;
 mod failure;
+mod inspect;
 mod offsets;
 mod produce;
 mod settings;
@@ -47,6 +48,9 @@ enum Command {
     /// Make, list, describe, grow and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// Look into the files of a data directory.
+    #[command(subcommand)]
+    Inspect(inspect::InspectCommand),
     /// Send lines of standard input or files as records.
     Produce(produce::Produce),
     /// Print the records of a topic.
@@ -62,6 +66,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Topic(topic)) => topic.run(),
+        Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Produce(produce)) => produce.run(),
         Some(Command::Consume(consume)) => consume.run(),
     };
