@@ -3,13 +3,13 @@
 //! Everything a shard asks for becomes a submission; one system call per turn hands them over,
 //! waits if there is nothing else to do, and brings completions back. Short writes and sends are
 //! continued here, so a shard only sees whole ones. What the kernel may touch is owned by the
-//! table of ops under way ([`crate::flight`]) until the kernel says that it is done with it; an
+//! table of ops under way (`flight.rs`) until the kernel says that it is done with it; an
 //! edge that is dropped cancels all ops and waits for them.
 //!
 //! Files are registered with the ring, which spares the kernel counting references; sockets too,
 //! from the kernel on where that has no side effects ([`crate::kernel`]).
 //!
-//! Start reading at [`RingEdge::run`].
+//! Start reading at [`RingEdge`], and at `RingEdge::run` for the turn.
 
 mod files;
 mod sockets;
