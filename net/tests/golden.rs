@@ -15,8 +15,7 @@
 use bytes::{Bytes, BytesMut};
 use std::path::Path;
 use tidemill_net::kafka::{
-    APIS, AnyRequest, ApiKey, Message, RequestHeader, api_versions, decode_response, list_offsets,
-    metadata, parse_response_header,
+    APIS, AnyRequest, ApiKey, Message, RequestHeader, decode_response, parse_response_header,
 };
 
 struct Golden {
@@ -78,13 +77,47 @@ fn request_meaning(api_key: ApiKey, version: i16, frame: &[u8]) -> String {
     }
 }
 
-fn response_meaning(api_key: ApiKey, version: i16, frame: &[u8]) -> String {
+fn response_meaning(api_key: ApiKey, version: i16, frame: &Bytes) -> String {
+    use tidemill_net::kafka::*;
     match api_key {
+        ApiKey::Produce => {
+            let (correlation_id, body) = body_of_response(api_key, version, frame);
+            let response = produce::ProduceResponse::parse(version, &body).expect("a response");
+            format!("{correlation_id}: {response:?}")
+        }
+        ApiKey::Fetch => {
+            let (correlation_id, body) = body_of_response(api_key, version, frame);
+            let response = fetch::FetchResponse::parse(version, &body).expect("a response");
+            format!("{correlation_id}: {response:?}")
+        }
         ApiKey::ListOffsets => same::<list_offsets::ListOffsetsResponse>(version, frame),
         ApiKey::Metadata => same::<metadata::MetadataResponse>(version, frame),
         ApiKey::ApiVersions => same::<api_versions::ApiVersionsResponse>(version, frame),
-        _ => panic!("no golden response of {api_key:?} can be told yet"),
+        ApiKey::CreateTopics => same::<create_topics::CreateTopicsResponse>(version, frame),
+        ApiKey::DeleteTopics => same::<delete_topics::DeleteTopicsResponse>(version, frame),
+        ApiKey::DeleteRecords => same::<delete_records::DeleteRecordsResponse>(version, frame),
+        ApiKey::InitProducerId => same::<init_producer_id::InitProducerIdResponse>(version, frame),
+        ApiKey::OffsetForLeaderEpoch => {
+            same::<offset_for_leader_epoch::OffsetForLeaderEpochResponse>(version, frame)
+        }
+        ApiKey::DescribeConfigs => {
+            same::<describe_configs::DescribeConfigsResponse>(version, frame)
+        }
+        ApiKey::CreatePartitions => {
+            same::<create_partitions::CreatePartitionsResponse>(version, frame)
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            same::<alter_configs::IncrementalAlterConfigsResponse>(version, frame)
+        }
+        ApiKey::DescribeCluster => {
+            same::<describe_cluster::DescribeClusterResponse>(version, frame)
+        }
     }
+}
+
+fn body_of_response(api_key: ApiKey, version: i16, frame: &Bytes) -> (i32, Bytes) {
+    let (correlation_id, start) = parse_response_header(api_key, version, frame).expect("a header");
+    (correlation_id, frame.slice(start..))
 }
 
 /// A response we also write, byte for byte.
