@@ -65,7 +65,8 @@ impl Model {
         let asked = self.truncating.take().expect("a truncation that was asked for");
         assert!(end <= asked);
         self.forget_from(end);
-        self.durable_end = end;
+        // Nothing was cut if the end was asked for; then the last records may still be on their way.
+        self.durable_end = self.durable_end.min(end);
     }
 
     /// The node has started with these records.
