@@ -64,6 +64,8 @@ pub struct Place {
 pub struct LogState {
     /// Whose.
     pub partition: TopicPartition,
+    /// The shard whose journal it is in.
+    pub home: u16,
     /// Raised by each truncation.
     pub generation: u32,
     /// Offset of the first record kept.
@@ -231,6 +233,7 @@ impl LogState {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_slice(&self.partition.topic.0);
         out.put_i32(self.partition.partition.0);
+        out.put_u16(self.home);
         out.put_u32(self.generation);
         out.put_u8(u8::from(self.dropped));
         out.put_i64(self.start.0);
@@ -267,6 +270,7 @@ impl LogState {
         bytes.try_copy_to_slice(&mut topic).ok()?;
         let partition = PartitionId(bytes.try_get_i32().ok()?);
         let mut log = Self::new(TopicPartition { topic: TopicId(topic), partition });
+        log.home = bytes.try_get_u16().ok()?;
         log.generation = bytes.try_get_u32().ok()?;
         log.dropped = bytes.try_get_u8().ok()? != 0;
         log.start = offset(bytes)?;

@@ -149,13 +149,6 @@ pub enum RecoverError {
         /// The start whose state is missing.
         incarnation: u64,
     },
-    /// The journal goes back less far than the newest readable checkpoint needs.
-    CheckpointDamaged {
-        /// Whose.
-        shard: u16,
-        /// The first window that is missing.
-        window: u64,
-    },
     /// The node epoch given is not above the one found on disk: two nodes share this directory,
     /// or the metadata log was lost.
     StaleIncarnation {
@@ -193,11 +186,6 @@ impl std::fmt::Display for RecoverError {
             Self::BaseDamaged { incarnation } => write!(
                 f,
                 "journal/base-{incarnation} is damaged or missing, and newer data depends on it"
-            ),
-            Self::CheckpointDamaged { shard, window } => write!(
-                f,
-                "the newest checkpoint of journal/shard-{shard} is damaged: commit window \
-                 {window}, needed by the older one, is gone"
             ),
             Self::StaleIncarnation { given, found } => write!(
                 f,

@@ -315,6 +315,13 @@ impl WindowHeader {
         Ok((header, entries, checksum))
     }
 
+    /// What a header at the front of `bytes` says, unproved.
+    #[must_use]
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..HEADER_BYTES)?;
+        Self::read(header).map(|(header, ..)| header)
+    }
+
     /// Whether the trailer of the whole window `bytes` is there and agrees.
     #[must_use]
     pub fn trailer_is_sound(&self, bytes: &[u8], checksum: u32) -> bool {

@@ -250,8 +250,9 @@ impl Log {
     }
 
     /// What a checkpoint says of it, if everything before `synced` is durable in segments.
-    pub(crate) fn state(&self, synced: Place) -> LogState {
+    pub(crate) fn state(&self, home: u16, synced: Place) -> LogState {
         LogState {
+            home,
             partition: self.partition,
             generation: self.generation,
             start: self.start,

@@ -32,6 +32,9 @@ use crate::log::{Log, LogId};
 use crate::recovery::RecoveredShard;
 use crate::requests::Requests;
 
+pub(crate) use append::numbered;
+pub(crate) use checkpointing::RESERVED_BYTES;
+
 use checkpointing::Checkpointing;
 use reads::Reads;
 

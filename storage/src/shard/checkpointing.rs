@@ -99,6 +99,14 @@ impl ShardStorage {
         self.checkpointing.forced.push(id);
     }
 
+    /// The end of this log was cut: where it was parked before says nothing any more.
+    pub(super) fn forget_parked(&mut self, id: LogId) {
+        self.checkpointing.parked.retain(|(parked, _)| *parked != id);
+        if let Stage::Draining { undrained, .. } = &mut self.checkpointing.stage {
+            undrained.retain(|(parked, _)| *parked != id);
+        }
+    }
+
     fn begin_if_due(&mut self) {
         if self.stopped || self.now < self.checkpointing.retry_after {
             return;
@@ -129,6 +137,7 @@ impl ShardStorage {
     /// is not in segments are parked.
     fn begin(&mut self, replay_from: ReplayFrom) {
         let forced = std::mem::take(&mut self.checkpointing.forced);
+        let shard = self.shard;
         let mut states = Vec::new();
         let mut parked = Vec::new();
         for id in self.log_ids() {
@@ -140,10 +149,10 @@ impl ShardStorage {
             if needed || forced.contains(&id) {
                 let place = log.park();
                 parked.push((id, place));
-                states.push(log.state(place));
+                states.push(log.state(shard, place));
                 self.want_flush(id);
             } else {
-                states.push(log.state(log.synced));
+                states.push(log.state(shard, log.synced));
             }
         }
         let gone = |partition: &_| LogState { dropped: true, ..LogState::new(*partition) };

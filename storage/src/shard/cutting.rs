@@ -276,6 +276,7 @@ impl ShardStorage {
 
     /// `kept` is the index of what stays of the segment that is cut.
     fn cut_at(&mut self, id: LogId, kept: Index) {
+        self.forget_parked(id);
         let tail_bytes = self.log(id).tail.size_bytes();
         let log = self.log_mut(id);
         let (segment, end, position) = (kept.base_offset(), kept.next_offset(), kept.size_bytes());

@@ -84,6 +84,9 @@ impl ShardStorage {
     ) -> Result<Read, ReadError> {
         let wanted = Wanted { from, visible_end, limit_bytes, min_one: at_least_one };
         let books = self.log(log);
+        if let Some(broken_at) = books.broken_at.filter(|at| *at <= from) {
+            return Err(ReadError::Damaged { offsets: broken_at..Offset(i64::MAX) });
+        }
         if from < books.start || books.end < from {
             return Err(ReadError::OffsetOutOfRange {
                 asked: from,
