@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::frame::{self, FrameError};
+use tidemill_perf::Stamps;
 use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
 
 use crate::limits::{
@@ -51,17 +52,21 @@ pub struct Connection {
     pub last_active: Instant,
     frame_bytes_max: usize,
     incoming: BytesMut,
+    /// When the newest of `incoming` arrived, in ticks.
+    received_at: u64,
     slots: VecDeque<Slot>,
     first_slot: u64,
     ready_bytes: usize,
     receiving: bool,
     sending: usize,
+    /// The requests whose replies are being sent.
+    sending_stamps: Vec<Stamps>,
     stage: Stage,
 }
 
 enum Slot {
     Working,
-    Ready(Vec<Bytes>),
+    Ready(Vec<Bytes>, Stamps),
     /// acks=0: nothing is sent.
     Silent,
 }
@@ -105,11 +110,13 @@ impl Connection {
             last_active: now,
             frame_bytes_max,
             incoming: BytesMut::new(),
+            received_at: 0,
             slots: VecDeque::new(),
             first_slot: 0,
             ready_bytes: 0,
             receiving: false,
             sending: 0,
+            sending_stamps: Vec::new(),
             stage: Stage::Open,
         }
     }
@@ -138,8 +145,11 @@ impl Connection {
     }
 
     /// Bytes arrived in what [`Connection::next_receive`] gave out; none means the end.
-    pub fn received(&mut self, bytes: BytesMut, now: Instant) {
+    ///
+    /// `stamp` is the time of the arrival in ticks.
+    pub fn received(&mut self, bytes: BytesMut, now: Instant, stamp: u64) {
         self.receiving = false;
+        self.received_at = stamp;
         self.last_active = now;
         if self.incoming.is_empty() {
             self.incoming = bytes;
@@ -177,13 +187,18 @@ impl Connection {
         ReplySlot { connection: self.id, number }
     }
 
+    /// The stamps of a request that was just taken: it began when its last bytes arrived.
+    pub fn begin_stamps(&self) -> Stamps {
+        Stamps::begin(self.received_at)
+    }
+
     /// Fills a slot; an empty reply means that the client expects none.
-    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>) {
+    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>, stamps: Stamps) {
         let index = (number - self.first_slot) as usize;
         let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
         assert!(matches!(slot, Slot::Working), "a request is answered once");
         self.ready_bytes += parts.iter().map(Bytes::len).sum::<usize>();
-        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts) };
+        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, stamps) };
     }
 
     /// What to send next: all replies at the front that are ready. At most one send at a time.
@@ -192,9 +207,10 @@ impl Connection {
             return None;
         }
         let mut parts = Vec::new();
-        while let Some(Slot::Ready(_) | Slot::Silent) = self.slots.front() {
-            if let Some(Slot::Ready(reply)) = self.slots.pop_front() {
+        while let Some(Slot::Ready(..) | Slot::Silent) = self.slots.front() {
+            if let Some(Slot::Ready(reply, stamps)) = self.slots.pop_front() {
                 parts.extend(reply);
+                self.sending_stamps.push(stamps);
             }
             self.first_slot += 1;
         }
@@ -205,19 +221,21 @@ impl Connection {
         Some(parts)
     }
 
-    /// The send has ended.
-    pub fn sent(&mut self, well: bool) {
+    /// The send has ended. Returns the requests that are thereby answered.
+    pub fn sent(&mut self, well: bool) -> std::vec::Drain<'_, Stamps> {
         self.ready_bytes -= self.sending;
         self.sending = 0;
         if !well {
             self.drain();
             // Nobody takes replies any more.
             self.slots.iter_mut().for_each(|slot| {
-                if let Slot::Ready(_) = slot {
+                if let Slot::Ready(..) = slot {
                     *slot = Slot::Silent;
                 }
             });
+            self.sending_stamps.clear();
         }
+        self.sending_stamps.drain(..)
     }
 
     /// Reads no more requests; the connection closes when its open slots are answered.
@@ -303,10 +321,10 @@ mod tests {
         let first = connection.open_slot();
         let second = connection.open_slot();
 
-        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")]);
+        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")], Stamps::begin(0));
         assert_eq!(connection.next_send(), None, "the first reply is still missing");
 
-        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")]);
+        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")], Stamps::begin(0));
         let parts = connection.next_send().unwrap();
         assert_eq!(parts, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
     }
@@ -317,8 +335,8 @@ mod tests {
         let mut connection = connection();
         let silent = connection.open_slot();
         let loud = connection.open_slot();
-        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")]);
-        connection.fill_slot(silent.number, Vec::new());
+        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")], Stamps::begin(0));
+        connection.fill_slot(silent.number, Vec::new(), Stamps::begin(0));
         assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
     }
 
@@ -330,9 +348,9 @@ mod tests {
             (0..REQUESTS_PER_CONNECTION_MAX).map(|_| connection.open_slot()).collect();
         assert!(connection.next_receive().is_none());
 
-        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")]);
+        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")], Stamps::begin(0));
         let _parts = connection.next_send();
-        connection.sent(true);
+        let _answered = connection.sent(true);
         assert!(connection.next_receive().is_some());
     }
 
@@ -353,7 +371,7 @@ mod tests {
             let size = room.min(9_999).min(whole.len() - at);
             into.extend_from_slice(&whole[at..at + size]);
             at += size;
-            connection.received(into, Instant::default());
+            connection.received(into, Instant::default(), 0);
         }
         let Taken::Frame(taken) = connection.take_frame() else { panic!("the frame is whole") };
         assert_eq!(taken, whole[frame::LENGTH_BYTES..]);
@@ -365,7 +383,7 @@ mod tests {
     fn a_claimed_length_above_the_limit_breaks_the_connection() {
         let mut connection = connection();
         let _into = connection.next_receive();
-        connection.received(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff][..]), Instant::default());
+        connection.received(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff][..]), Instant::default(), 0);
         assert!(matches!(connection.take_frame(), Taken::Broken(_)));
     }
 }

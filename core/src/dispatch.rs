@@ -7,6 +7,7 @@
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::{AnyRequest, ApiKey, HeaderError, RequestHeader, api_versions};
+use tidemill_perf::{Kind, Stage, Stamps};
 
 use crate::api::ReplyForm;
 use crate::connection::ReplySlot;
@@ -47,6 +48,7 @@ impl Shard {
     pub(crate) fn dispatch(
         &mut self,
         slot: ReplySlot,
+        mut stamps: Stamps,
         frame: BytesMut,
         times: Times,
     ) -> Result<(), DispatchError> {
@@ -59,13 +61,18 @@ impl Shard {
             }) => {
                 let mut out = BytesMut::new();
                 api_versions::encode_unsupported_version(&mut out, correlation_id);
-                self.reply(slot, vec![out.freeze()]);
+                self.reply(slot, stamps, vec![out.freeze()]);
                 return Ok(());
             }
             Err(error) => return Err(DispatchError::Header(error)),
         };
         let RequestHeader { api_key, version, correlation_id, body_start, .. } = header;
-        let reply = ReplyForm { slot, version, correlation_id };
+        stamps.set_kind(match api_key {
+            ApiKey::Produce => Kind::Produce,
+            ApiKey::Fetch => Kind::Fetch,
+            _ => Kind::Other,
+        });
+        let mut reply = ReplyForm { slot, version, correlation_id, stamps };
         if api_key == ApiKey::Produce {
             let body = split_body(frame, body_start);
             return self.handle_produce(reply, body, times).map_err(|error| DispatchError::Body {
@@ -76,6 +83,7 @@ impl Shard {
         }
         let request = AnyRequest::parse(api_key, version, &frame[body_start..])
             .map_err(|error| DispatchError::Body { api_key, version, error })?;
+        reply.stamps.end(Stage::Decode, (self.settings.stamp)());
         self.route(reply, request, times);
         Ok(())
     }

@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
+use tidemill_perf::{Recorder, Stage as RequestStage, Stamps};
 use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
 use tidemill_replication::metadata::{Configs, Image, Record};
+use tidemill_runtime::clock::{self, TickScale};
 use tidemill_runtime::edge::{
     Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId,
 };
@@ -54,6 +56,8 @@ pub struct Settings {
     pub endpoints: Endpoints,
     /// Whatever is random on this node comes from here.
     pub seed: u128,
+    /// Reads the time in ticks, for the stages of requests.
+    pub stamp: fn() -> u64,
     /// What the user has set of the configs that topics inherit, under Kafka's names.
     pub file_configs: Configs,
 }
@@ -67,7 +71,7 @@ impl Settings {
         let file_configs = given
             .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
             .collect();
-        Self { config, shards, endpoints, seed, file_configs }
+        Self { config, shards, endpoints, seed, stamp: clock::stamp, file_configs }
     }
 }
 
@@ -94,6 +98,8 @@ pub struct Shard {
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
+    /// Where the time of requests went.
+    recorder: Recorder,
     notify: Box<dyn FnMut(Notice) + Send>,
     listeners: Vec<ListenerId>,
     connections: Slab<Connection>,
@@ -172,6 +178,7 @@ impl Shard {
             producer_ids: ProducerIds::default(),
             controller: None,
             startup,
+            recorder: Recorder::new(TickScale::measure()),
             notify,
             listeners,
             connections: Slab::new(),
@@ -214,7 +221,11 @@ impl Shard {
             TokenKind::Receive => self.received(index, completion.result, times),
             TokenKind::Send => {
                 let connection = self.connections.get_mut(index).expect("open until quiet");
-                connection.sent(completion.result.is_ok());
+                let now = (self.settings.stamp)();
+                for mut stamps in connection.sent(completion.result.is_ok()) {
+                    stamps.end(RequestStage::Respond, now);
+                    self.recorder.record(&stamps);
+                }
                 self.touched.push(index);
             }
             TokenKind::Close => {
@@ -260,7 +271,7 @@ impl Shard {
         let connection = self.connections.get_mut(index).expect("open until quiet");
         match result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
-                connection.received(bytes, times.now);
+                connection.received(bytes, times.now, (self.settings.stamp)());
             }
             Ok(_) => connection.receive_ended(),
             Err(_) => {
@@ -283,7 +294,9 @@ impl Shard {
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
                         let slot = connection.open_slot();
-                        if let Err(error) = self.dispatch(slot, frame, times) {
+                        let mut stamps = connection.begin_stamps();
+                        stamps.end(RequestStage::Receive, (self.settings.stamp)());
+                        if let Err(error) = self.dispatch(slot, stamps, frame, times) {
                             self.refuse(index, &error);
                             break;
                         }
@@ -308,9 +321,9 @@ impl Shard {
     }
 
     /// Fills the slot of a request; no parts mean that the client expects no reply.
-    pub(crate) fn reply(&mut self, slot: ReplySlot, parts: Vec<Bytes>) {
+    pub(crate) fn reply(&mut self, slot: ReplySlot, stamps: Stamps, parts: Vec<Bytes>) {
         let Some(connection) = self.connection_mut(slot.connection) else { return };
-        connection.fill_slot(slot.number, parts);
+        connection.fill_slot(slot.number, parts, stamps);
         self.touched.push(slot.connection.index);
     }
 
@@ -723,6 +736,10 @@ impl Shard {
         let changing = self.controller.as_ref().is_some_and(|controller| !controller.is_idle());
         if changing || !home.storage.is_stopped() || !self.disk.is_idle() || 0 < others {
             return;
+        }
+        if !told {
+            let stages = self.recorder.snapshot().to_text();
+            tracing::info!(shard = self.id.0, "where the time of requests went\n{stages}");
         }
         if self.id == ShardId(0) {
             self.stage = Stage::Stopped;

@@ -15,6 +15,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::fetch::{
     self, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
 };
+use tidemill_perf::Stage;
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
 use tidemill_runtime::edge::Instant;
 
@@ -45,6 +46,8 @@ pub struct Fetch {
     /// A partition whose first batch alone is longer than the limits: read with force, once.
     forced: Option<usize>,
     was_forced: bool,
+    /// Something of the round under way is read from the disk or another shard.
+    from_afar: bool,
 }
 
 /// One partition of a fetch.
@@ -160,6 +163,7 @@ impl Shard {
             watching: false,
             forced: None,
             was_forced: false,
+            from_afar: false,
         };
         let job = self.jobs.insert(Job::Fetch(Box::new(fetch)));
         self.fetch_round(job, times);
@@ -221,6 +225,9 @@ impl Shard {
                 None => {
                     min_one = false;
                     left -= u64::from(limit_bytes);
+                    if let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) {
+                        fetch.from_afar = true;
+                    }
                 }
             }
         }
@@ -239,6 +246,7 @@ impl Shard {
         let index = index as usize;
         if fetch.watching {
             // Also a refusal of the watch: reading again tells why.
+            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
             fetch.parts[index].stale = true;
             self.unwatch(id);
             self.fetch_round(id, times);
@@ -258,6 +266,9 @@ impl Shard {
         if 0 < fetch.outstanding {
             return;
         }
+        let stage = if fetch.from_afar { Stage::Disk } else { Stage::Cache };
+        fetch.reply.stamps.end(stage, (self.settings.stamp)());
+        fetch.from_afar = false;
         if let Some(index) = fetch.held_back() {
             fetch.parts[index].stale = true;
             fetch.parts[index].answer = None;
@@ -332,6 +343,7 @@ impl Shard {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         // A round still under way ends by itself and then finds the deadline passed.
         if fetch.watching {
+            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
             self.unwatch(job);
             self.finish_fetch(job, times);
         }
@@ -362,7 +374,7 @@ impl Shard {
         let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
         let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
         response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-        self.reply(reply.slot, parts);
+        self.reply(reply.slot, reply.stamps, parts);
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::{self, ErrorCode, Message, TopicRef};
+use tidemill_perf::{Kind, Stage, Stamps};
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
 
 use crate::connection::ReplySlot;
@@ -36,6 +37,8 @@ pub struct ReplyForm {
     pub version: i16,
     /// The number the client gave its request.
     pub correlation_id: i32,
+    /// Where the time of the request has gone so far.
+    pub stamps: Stamps,
 }
 
 /// A request under way.
@@ -175,12 +178,16 @@ impl Shard {
     pub(crate) fn reply_message<M: Message>(&mut self, reply: ReplyForm, message: &M) {
         let mut out = BytesMut::new();
         kafka::encode_response(&mut out, reply.version, reply.correlation_id, message);
-        self.reply(reply.slot, vec![out.freeze()]);
+        self.reply_bytes(reply, out.freeze());
     }
 
     /// Sends encoded bytes as the reply to a request.
     pub(crate) fn reply_bytes(&mut self, reply: ReplyForm, bytes: Bytes) {
-        self.reply(reply.slot, vec![bytes]);
+        let mut stamps = reply.stamps;
+        if stamps.kind() == Kind::Other {
+            stamps.end(Stage::Work, (self.settings.stamp)());
+        }
+        self.reply(reply.slot, stamps, vec![bytes]);
     }
 
     /// Finds the partition a request names.

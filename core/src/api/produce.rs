@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceRequest, ProduceResponse};
+use tidemill_perf::Stage;
 use tidemill_record::TopicPartition;
 
 use super::{Collect, Job, Purpose, ReplyForm, TopicName};
@@ -44,11 +45,13 @@ impl Shard {
     /// Answers a produce request. `body` is the frame behind the header.
     pub(crate) fn handle_produce(
         &mut self,
-        reply: ReplyForm,
+        mut reply: ReplyForm,
         mut body: BytesMut,
         times: Times,
     ) -> Result<(), WireError> {
         let request = ProduceRequest::parse(reply.version, &body)?;
+        let stamp = self.settings.stamp;
+        reply.stamps.end(Stage::Decode, stamp());
         let acks = match request.acks {
             0 => Acks::None,
             1 => Acks::Leader,
@@ -64,6 +67,7 @@ impl Shard {
         let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
         let incoming = self.produce_targets(reply.version, &request);
 
+        reply.stamps.end(Stage::Route, stamp());
         let partitions = incoming.iter().map(|i| (i.topic.clone(), i.partition)).collect();
         let purpose = Purpose::Produce(Produce { partitions, acks });
         let job = self.jobs.insert(Job::Collect(Collect::new(reply, incoming.len(), purpose)));
@@ -92,6 +96,10 @@ impl Shard {
             self.answered(job, index, Answer::Refused { error, message: None }, times);
         }
         self.call(job, calls, times);
+        // What is at home here has been appended by now; the rest counts as waiting for the disk.
+        if let Some(Job::Collect(collect)) = self.jobs.get_mut(job) {
+            collect.reply.stamps.end(Stage::Append, stamp());
+        }
         Ok(())
     }
 
@@ -129,10 +137,11 @@ impl Shard {
 
     pub(super) fn finish_produce(
         &mut self,
-        reply: ReplyForm,
+        mut reply: ReplyForm,
         produce: Produce,
         answers: impl Iterator<Item = Answer>,
     ) {
+        reply.stamps.end(Stage::Durable, (self.settings.stamp)());
         let mut failed = false;
         let partitions: Vec<ProducePartitionResponse<'_>> = produce
             .partitions
@@ -145,7 +154,7 @@ impl Shard {
             })
             .collect();
         if produce.acks == Acks::None {
-            self.reply(reply.slot, Vec::new());
+            self.reply(reply.slot, reply.stamps, Vec::new());
             if failed {
                 self.break_off(reply.slot);
             }
