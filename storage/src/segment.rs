@@ -213,11 +213,6 @@ impl Segment {
         Some((from, to.min(from + PIECE_BYTES_MAX)))
     }
 
-    /// Bytes that are in memory and in the journal only.
-    pub(crate) fn unwritten(&self) -> u64 {
-        self.durable.saturating_sub(self.written)
-    }
-
     /// Whether all of a segment that no longer grows is in its file.
     pub(crate) fn is_drained(&self) -> bool {
         self.writing_to.is_none() && self.written == self.state.size_bytes

@@ -206,7 +206,11 @@ impl Replayed {
             let gone = state.segments.pop().expect("there is a last one");
             state.doomed.push(gone.base_offset);
         }
-        if let Some(last) = state.segments.last_mut() {
+        self.cuts.retain(|base_offset, _| *base_offset < end);
+        // Of a segment that is cut at its very beginning nothing stays: its whole file went.
+        if let Some(last) = state.segments.last_mut()
+            && last.base_offset == segment
+        {
             last.size_bytes = position;
             last.next_offset = end;
             self.cuts.insert(segment, position);
