@@ -38,19 +38,7 @@ impl<M> RingEdge<M> {
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             // Without a peer it is gone already, and nobody needs to know.
             if let Ok(client) = peer_address(fd.as_raw_fd()) {
-                let slot = match self.registered.sockets_too {
-                    true => self.registered.add(&self.submission, fd.as_raw_fd()),
-                    false => None,
-                };
-                let socket = self.sockets.insert(Socket {
-                    fd,
-                    slot,
-                    receiving: false,
-                    sending: false,
-                    more_waits: false,
-                    closing: None,
-                });
-                let socket = SocketId(socket as u32);
+                let socket = self.add_socket(fd);
                 self.complete(token, Ok(Done::Accepted { socket, client }));
             }
         } else if !was_one_connection(-result) {
@@ -61,6 +49,27 @@ impl<M> RingEdge<M> {
         if !cqueue::more(flags) {
             self.launch_again(key);
         }
+    }
+
+    /// Takes over a connection that was made elsewhere, to another node or by a client program.
+    pub fn adopt(&mut self, stream: std::net::TcpStream) -> SocketId {
+        self.add_socket(stream.into())
+    }
+
+    fn add_socket(&mut self, fd: OwnedFd) -> SocketId {
+        let slot = match self.registered.sockets_too {
+            true => self.registered.add(&self.submission, fd.as_raw_fd()),
+            false => None,
+        };
+        let socket = self.sockets.insert(Socket {
+            fd,
+            slot,
+            receiving: false,
+            sending: false,
+            more_waits: false,
+            closing: None,
+        });
+        SocketId(socket as u32)
     }
 
     /// Lets listeners try again whose pause is over.
