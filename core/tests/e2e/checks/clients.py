@@ -1,0 +1,171 @@
+"""Stock clients behind one face: each produces a corpus file, and each reads a topic to its end.
+
+Three independent implementations of the protocol: kcat (Debian's librdkafka), confluent-kafka (its
+newest librdkafka) and kafka-python (Python throughout). A reader yields (key, value) until the end
+that each partition had when it began, and fails if an offset is missing on the way.
+"""
+
+import subprocess
+
+from corpus import KEY_END, RECORD_END, records_of
+from running import Failure, demand, output
+
+WAIT_SECONDS = 60
+
+
+def make_topic(address, topic, partitions=1, config=None):
+    """Makes a topic and waits until the broker says it is there."""
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient({"bootstrap.servers": address})
+    wanted = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=config or {})
+    for future in admin.create_topics([wanted], request_timeout=WAIT_SECONDS).values():
+        future.result(WAIT_SECONDS)
+
+
+def delete_topic(address, topic):
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": address})
+    for future in admin.delete_topics([topic], request_timeout=WAIT_SECONDS).values():
+        future.result(WAIT_SECONDS)
+
+
+def produce_kcat(address, topic, codec, path):
+    marks = ["-K", KEY_END.decode(), "-D", RECORD_END.decode()]
+    safe = ["-X", "acks=all", "-X", "enable.idempotence=true"]
+    output(["kcat", "-P", "-q", "-b", address, "-t", topic, "-z", codec, *marks, *safe], path)
+
+
+def produce_confluent(address, topic, codec, path):
+    from confluent_kafka import Producer
+
+    refused = []
+    producer = Producer({
+        "bootstrap.servers": address,
+        "enable.idempotence": True,
+        "compression.type": codec,
+        "linger.ms": 5,
+        "delivery.report.only.error": True,
+    })
+    told = lambda error, message: refused.append(error)
+    with open(path, "rb") as file:
+        for key, value in records_of(file):
+            while True:
+                try:
+                    producer.produce(topic, value=value, key=key, on_delivery=told)
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+    left = producer.flush(WAIT_SECONDS)
+    demand(not left and not refused, f"{left} unsent, {len(refused)} refused: {refused[:1]}")
+
+
+def produce_kafka_python(address, topic, codec, path):
+    from kafka import KafkaProducer
+
+    refused = []
+    producer = KafkaProducer(
+        bootstrap_servers=address,
+        acks="all",
+        compression_type=None if codec == "none" else codec,
+        linger_ms=5,
+    )
+    with open(path, "rb") as file:
+        for key, value in records_of(file):
+            producer.send(topic, key=key, value=value).add_errback(refused.append)
+    producer.flush(WAIT_SECONDS)
+    producer.close()
+    demand(not refused, f"{len(refused)} refused: {refused[:1]}")
+
+
+def consume_kcat(address, topic):
+    form = ["-f", f"%k{KEY_END.decode()}%s{RECORD_END.decode()}"]
+    command = ["kcat", "-C", "-q", "-e", "-b", address, "-t", topic, "-o", "beginning", *form]
+    with subprocess.Popen([*command, "-X", "check.crcs=true"], stdout=subprocess.PIPE) as process:
+        yield from records_of(process.stdout)
+    demand(process.returncode == 0, f"kcat ended with {process.returncode}")
+
+
+def consume_confluent(address, topic):
+    for message in messages(address, topic):
+        yield message.key(), message.value()
+
+
+def messages(address, topic, partitions=None, start=None):
+    """The messages of a topic, from `start[partition]` or the beginning to the end."""
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+
+    consumer = Consumer({
+        "bootstrap.servers": address,
+        "group.id": "unused: partitions are assigned by hand",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "check.crcs": True,
+    })
+    try:
+        if partitions is None:
+            partitions = list(consumer.list_topics(topic, WAIT_SECONDS).topics[topic].partitions)
+        start = start or {}
+        places = [TopicPartition(topic, n, start.get(n, OFFSET_BEGINNING)) for n in partitions]
+        consumer.assign(places)
+        expected = dict(start)
+        reading = set(partitions)
+        while reading:
+            batch = consumer.consume(10_000, WAIT_SECONDS)
+            demand(batch, f"{topic}: nothing came for {WAIT_SECONDS} s, {len(reading)} unread")
+            for message in batch:
+                number = message.partition()
+                if message.error():
+                    if message.error().code() != KafkaError._PARTITION_EOF:
+                        raise Failure(f"{topic} {number}: {message.error()}")
+                    reading.discard(number)
+                    continue
+                wanted = expected.get(number, message.offset())
+                found = message.offset()
+                demand(found == wanted, f"{topic} {number}: offset {found} came after {wanted - 1}")
+                expected[number] = found + 1
+                yield message
+    finally:
+        consumer.close()
+
+
+def consume_kafka_python(address, topic):
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(
+        bootstrap_servers=address,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        check_crcs=True,
+        consumer_timeout_ms=WAIT_SECONDS * 1000,
+        fetch_max_bytes=16 << 20,
+    )
+    places = [TopicPartition(topic, n) for n in sorted(consumer.partitions_for_topic(topic))]
+    consumer.assign(places)
+    first, last = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    left = sum(last[place] - first[place] for place in places)
+    consumer.seek_to_beginning(*places)
+    expected = {place.partition: first[place] for place in places}
+    while left:
+        record = next(consumer, None)
+        demand(record is not None, f"{topic}: {left} records did not come")
+        wanted = expected[record.partition]
+        demand(record.offset == wanted, f"{topic}: offset {record.offset} instead of {wanted}")
+        expected[record.partition] += 1
+        left -= 1
+        yield record.key, record.value
+    consumer.close()
+
+
+PRODUCE = {
+    "kcat": produce_kcat,
+    "confluent-kafka": produce_confluent,
+    "kafka-python": produce_kafka_python,
+}
+CONSUME = {
+    "kcat": consume_kcat,
+    "confluent-kafka": consume_confluent,
+    "kafka-python": consume_kafka_python,
+}
