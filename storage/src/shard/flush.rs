@@ -100,8 +100,9 @@ impl ShardStorage {
             return;
         }
         let Some(log) = self.find_log_mut(id) else { return };
-        let Some(segment) = log.segment(base_offset) else {
-            // Trimmed meanwhile.
+        // Its name may have gone to a new segment, which nothing is being written to yet.
+        let Some(segment) = log.segment(base_offset).filter(|s| s.writing_to.is_some()) else {
+            // Trimmed or cut off meanwhile.
             return self.after_last_request(id);
         };
         // Copied out of the tail before the batches of it may leave memory.
@@ -169,7 +170,8 @@ impl ShardStorage {
     ) {
         let Some(log) = self.find_log_mut(id) else { return };
         let partition = log.partition;
-        let Some(segment) = log.segment_mut(base_offset) else {
+        // Its name may have gone to a new segment, which still grows.
+        let Some(segment) = log.segment_mut(base_offset).filter(|s| s.seal != Seal::Active) else {
             return self.after_last_request(id);
         };
         let purpose = Purpose::Seal { log: id, segment: base_offset };
