@@ -44,7 +44,8 @@ impl Model {
     pub fn durable(&mut self, end: Offset) {
         assert!(self.durable_end <= end, "the durable end moved back");
         assert!(end <= self.end(), "more is durable than was appended");
-        self.durable_end = end;
+        // What is being cut may become durable on its way out.
+        self.durable_end = self.truncating.map_or(end, |to| to.min(end));
     }
 
     pub fn trimming(&mut self, before: Offset) {
