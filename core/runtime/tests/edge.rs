@@ -421,6 +421,46 @@ fn a_shard_stops_with_ops_under_way() {
     drop(client);
 }
 
+/// Says one word over a connection the test has made, and stops when it is echoed.
+struct Caller {
+    stream: Option<TcpStream>,
+}
+
+impl Program<Ring> for Caller {
+    fn turn(&mut self, edge: &mut Ring) -> Next {
+        if let Some(stream) = self.stream.take() {
+            let socket = edge.adopt(stream);
+            edge.submit(Token(1), Op::Send { socket, parts: vec![Bytes::from_static(b"ahoy")] });
+            edge.submit(Token(2), Op::Receive { socket, into: BytesMut::new() });
+        }
+        while let Some(completion) = edge.poll_completion() {
+            if let Ok(Done::Received { bytes, .. }) = completion.result {
+                assert_eq!(bytes, "ahoy"[..]);
+                return Next::Stop;
+            }
+        }
+        Next::Idle
+    }
+}
+
+#[test]
+fn a_connection_made_elsewhere_is_taken_over() {
+    let dir = TestDir::new();
+    let listener = std::net::TcpListener::bind(any_port()).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let make = move |_| Caller { stream: Some(stream) };
+    let plans = vec![ShardPlan { core: None, listeners: Vec::new(), make }];
+    let config = RingConfig::new(dir.0.clone());
+    let handle = run_shards(&config, plans, BackgroundThread::new(dir.0.clone())).unwrap();
+
+    let (mut other, _) = listener.accept().unwrap();
+    let mut word = [0; 4];
+    other.read_exact(&mut word).unwrap();
+    other.write_all(&word).unwrap();
+    handle.join();
+}
+
 /// Two shards hand a number back and forth, each time one higher.
 struct PingPong {
     rounds: u64,
@@ -500,7 +540,7 @@ struct Flood {
     to_get: u64,
 }
 
-const FLOOD_MESSAGES: u64 = 20_000;
+const FLOOD_MESSAGES: u64 = 2_000;
 
 impl Program<Ring> for Flood {
     fn turn(&mut self, edge: &mut Ring) -> Next {

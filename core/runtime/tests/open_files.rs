@@ -13,20 +13,24 @@ use tidemill_runtime::ring::{RingConfig, RingEdge};
 use tidemill_runtime::shard::{ShardPlan, run_shards};
 use tidemill_runtime::socket;
 
+/// Accepts once it is told to (true); stops when told so (false).
 struct Accepting {
-    started: bool,
     results: Sender<Result<Done, Fault>>,
 }
 
-impl Program<RingEdge<()>> for Accepting {
-    fn turn(&mut self, edge: &mut RingEdge<()>) -> Next {
-        if !std::mem::replace(&mut self.started, true) {
-            edge.submit(Token(0), Op::Accept { listener: ListenerId(0) });
-        }
+impl Program<RingEdge<bool>> for Accepting {
+    fn turn(&mut self, edge: &mut RingEdge<bool>) -> Next {
         while let Some(completion) = edge.poll_completion() {
             self.results.send(completion.result).unwrap();
         }
-        if edge.poll_message().is_some() { Next::Stop } else { Next::Idle }
+        match edge.poll_message() {
+            Some((_, false)) => return Next::Stop,
+            Some((_, true)) => {
+                edge.submit(Token(0), Op::Accept { listener: ListenerId(0) });
+            }
+            None => {}
+        }
+        Next::Idle
     }
 }
 
@@ -47,14 +51,16 @@ fn a_connection_that_finds_no_descriptor_left_is_taken_later() {
     let listeners = socket::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let address = listeners[0].address().into();
     let (sender, results) = channel();
-    let make = move |_| Accepting { started: false, results: sender };
+    let make = move |_| Accepting { results: sender };
     let plans = vec![ShardPlan { core: None, listeners, make }];
     let root = std::env::temp_dir();
     let config = RingConfig::new(root.clone());
     let handle = run_shards(&config, plans, BackgroundThread::new(root)).unwrap();
 
     let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let before = set_open_files(3);
+    // The limit that counts is that of the moment when an accept is submitted.
+    let before = set_open_files(0);
+    handle.post(ShardId(0), true).unwrap();
     client.connect(&address).unwrap();
     let refused = results.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(refused, Err(Fault::TooManyOpen)), "{refused:?}");
@@ -64,6 +70,6 @@ fn a_connection_that_finds_no_descriptor_left_is_taken_later() {
     let mut outcomes = std::iter::from_fn(|| results.recv_timeout(PATIENCE).ok());
     assert!(outcomes.any(|outcome| matches!(outcome, Ok(Done::Accepted { .. }))));
 
-    handle.post(ShardId(0), ()).unwrap();
+    handle.post(ShardId(0), false).unwrap();
     handle.join();
 }

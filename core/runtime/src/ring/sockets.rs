@@ -53,6 +53,8 @@ impl<M> RingEdge<M> {
 
     /// Takes over a connection that was made elsewhere, to another node or by a client program.
     pub fn adopt(&mut self, stream: std::net::TcpStream) -> SocketId {
+        // The ring waits by itself; a non-blocking socket would make it give up at once.
+        stream.set_nonblocking(false).expect("an open socket can be made to block");
         self.add_socket(stream.into())
     }
 
