@@ -78,7 +78,7 @@ fn hostile_input_allocates_within_its_allowance() {
         let content = std::fs::read(file.expect("a readable directory").path()).expect("a file");
         let [number, version, body @ ..] = &content[..] else { continue };
         let api_key = ApiKey::from_wire((*number).into()).expect("an API we speak");
-        let read = || AnyRequest::parse(api_key, (*version).into(), body).expect("a request");
+        let read = || AnyRequest::parse(api_key, (*version).into(), body).is_ok();
         bounded(api_key.api().name, body, read);
     }
 }
