@@ -58,7 +58,9 @@ impl Recovery {
                 let files = self.shards.entry(*shard).or_default();
                 for (name, size) in &names {
                     if let Some(number) = number_in(name, "", ".journal") {
-                        files.journals.insert(number, File { size: *size, head: None });
+                        // Windows are whole blocks; what is behind the last one is none.
+                        let size = crate::block::round_down(*size);
+                        files.journals.insert(number, File { size, head: None });
                     } else if let Some(slot @ 0..2) = number_in::<usize>(name, "checkpoint-", "") {
                         files.slots[slot] = Some(*size);
                     }

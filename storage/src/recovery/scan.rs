@@ -364,7 +364,11 @@ impl Scan {
                 None => Item::Damaged(entry),
             };
             items.extend(suspect.entries.into_iter().map(tell));
-            return self.pass(&suspect.header, suspect.checksum);
+            self.pass(&suspect.header, suspect.checksum);
+            if self.file_size() <= self.position {
+                self.row_ended(items);
+            }
+            return;
         }
         items.push(Item::Lost);
         let next = self.found.range(self.expected + 1..).next().map(|(&s, &at)| (s, at));
