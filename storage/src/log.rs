@@ -203,10 +203,10 @@ impl Log {
         &self.damaged
     }
 
-    /// Bytes of its newest batches, in memory.
+    /// Memory of its newest batches.
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
-        self.tail.size_bytes()
+        self.tail.cost_bytes()
     }
 
     /// The directory of its files.

@@ -63,6 +63,8 @@ pub struct ShardStorage {
     unsynced_dirs: BTreeSet<DirName>,
     /// The log of each batch in a tail, oldest first.
     tail_order: VecDeque<LogId>,
+    /// How many of them left their tail otherwise than in this order.
+    tail_order_stale: usize,
     tail_bytes: usize,
     /// Logs whose append waits for journal room.
     room_wanted: Vec<LogId>,
@@ -260,6 +262,7 @@ impl ShardStorage {
             flush_bytes_in_flight: 0,
             unsynced_dirs: BTreeSet::new(),
             tail_order: VecDeque::new(),
+            tail_order_stale: 0,
             tail_bytes: 0,
             room_wanted: Vec::new(),
             growing: false,
@@ -340,7 +343,14 @@ impl ShardStorage {
     /// When [`ShardStorage::tick`] is wanted at the latest, if nothing else happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.fenced { None } else { self.journal.next_deadline(&self.config) }
+        if self.fenced {
+            return None;
+        }
+        // A full disk is asked again only if somebody waits for the answer.
+        let retry = (self.stopping && !self.stopped) || !self.room_wanted.is_empty();
+        let retries = [self.checkpointing.retry_after(), self.grow_after];
+        let retries = retries.into_iter().filter(|at| retry && self.now < *at);
+        self.journal.next_deadline(&self.config).into_iter().chain(retries).min()
     }
 
     /// The next thing to be done to the disk.

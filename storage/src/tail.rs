@@ -34,7 +34,24 @@ pub(crate) struct TailBatch {
     pub(crate) bytes: Bytes,
 }
 
+/// What a batch in memory takes besides its bytes, about.
+const BATCH_OVERHEAD_BYTES: usize = 128;
+
+/// What left a tail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Freed {
+    /// How many batches.
+    pub(crate) batches: usize,
+    /// How much memory.
+    pub(crate) bytes: usize,
+}
+
 impl TailBatch {
+    /// The memory it takes.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        self.bytes.len() + BATCH_OVERHEAD_BYTES
+    }
+
     fn end(&self) -> u64 {
         self.position + self.bytes.len() as u64
     }
@@ -44,6 +61,13 @@ impl TailBatch {
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     batches: VecDeque<TailBatch>,
+}
+
+fn freed(batches: impl Iterator<Item = TailBatch>) -> Freed {
+    batches.fold(Freed::default(), |sum, batch| Freed {
+        batches: sum.batches + 1,
+        bytes: sum.bytes + batch.cost_bytes(),
+    })
 }
 
 /// The memory a received batch is kept in.
@@ -95,20 +119,30 @@ impl Tail {
         Some((found, size_bytes))
     }
 
-    /// Drops the oldest batch and returns its size.
+    /// Drops the oldest batch and returns its cost.
     pub(crate) fn pop_first(&mut self) -> usize {
-        self.batches.pop_front().map_or(0, |batch| batch.bytes.len())
+        self.batches.pop_front().map_or(0, |batch| batch.cost_bytes())
     }
 
-    /// Drops all batches from offset `to` on, a batch boundary. Returns their size.
-    pub(crate) fn cut(&mut self, to: Offset) -> usize {
-        let kept = self.batches.partition_point(|batch| batch.next_offset <= to);
-        self.batches.drain(kept..).map(|batch| batch.bytes.len()).sum()
+    /// Drops the batches of segments before `first`.
+    pub(crate) fn trim(&mut self, first: Offset) -> Freed {
+        let gone = self.batches.partition_point(|batch| batch.segment < first);
+        freed(self.batches.drain(..gone))
     }
 
-    /// Bytes of all batches here.
-    pub(crate) fn size_bytes(&self) -> usize {
-        self.batches.iter().map(|batch| batch.bytes.len()).sum()
+    /// Drops all batches.
+    pub(crate) fn clear(&mut self) -> Freed {
+        freed(self.batches.drain(..))
+    }
+
+    /// How many batches are here.
+    pub(crate) fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Memory of all batches here.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        self.batches.iter().map(TailBatch::cost_bytes).sum()
     }
 
     /// The boundary before the oldest batch here that belongs to `segment`: the segment's bytes

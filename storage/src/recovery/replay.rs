@@ -298,19 +298,24 @@ impl Replayed {
             state.end = cursor.offset;
             state.start = state.start.min(cursor.offset);
             state.segments.retain(|segment| segment.base_offset <= cursor.segment);
-            if let Some(last) = state.segments.last_mut() {
-                last.size_bytes = cursor.position;
-                last.next_offset = cursor.offset;
+            match state.segments.last_mut() {
+                Some(last) if last.base_offset == cursor.segment => {
+                    last.size_bytes = cursor.position;
+                    last.next_offset = cursor.offset;
+                }
+                // The segment it ended in is not known any more.
+                _ => state.segments.clear(),
             }
             state.epochs.truncate(cursor.offset);
             state.producers.truncate(cursor.offset);
             self.cuts.clear();
         }
-        state.synced = state.segments.last().map_or(state.synced, |last| Place {
-            offset: state.end,
-            segment: last.base_offset,
-            position: last.size_bytes,
-        });
+        state.synced = match state.segments.last() {
+            Some(last) => {
+                Place { offset: state.end, segment: last.base_offset, position: last.size_bytes }
+            }
+            None => Place { offset: state.end, segment: state.end, position: 0 },
+        };
         let segments = &state.segments;
         let is_kept = |base_offset: &Offset| {
             let last = segments.last().map(|last| last.base_offset);

@@ -142,14 +142,16 @@ impl ShardStorage {
         let (segment, position) = (active.state.base_offset, active.state.size_bytes);
         let size_bytes = bytes.len() as u32;
         active.append(&IndexedBatch { next_offset, size_bytes, raw_crc, max_timestamp }, wall_ms);
-        log.tail.push(TailBatch {
+        let newest = TailBatch {
             base_offset,
             next_offset,
             segment,
             position,
             max_timestamp,
             bytes: bytes.clone(),
-        });
+        };
+        let cost_bytes = newest.cost_bytes();
+        log.tail.push(newest);
         log.epochs.note(epoch, base_offset);
         if let Some(numbered) = &numbered {
             let timestamp = log_append_time.unwrap_or(Timestamp::NONE);
@@ -171,7 +173,7 @@ impl ShardStorage {
             prefix_crc: checksum::crc32c(&prefix),
             ..log.entry(EntryKind::Append)
         };
-        self.tail_bytes += bytes.len();
+        self.tail_bytes += cost_bytes;
         self.tail_order.push_back(id);
         let pending = Pending { log: id, entry, prefix, data: bytes };
         self.journal.take(pending, self.now);
@@ -245,8 +247,7 @@ impl ShardStorage {
     }
 
     fn next_preparation(&mut self, id: LogId, bytes: u64) -> Option<(Preparing, Action)> {
-        let config = self.config.clone();
-        let log = self.log_mut(id);
+        let log = self.logs[id.0 as usize].as_mut().expect("it was looked up");
         if !log.dirs_made {
             let dir = DirName::Topic { topic: log.partition.topic };
             return Some((Preparing::TopicDir, Action::MakeDir { dir }));
@@ -265,7 +266,7 @@ impl ShardStorage {
             let size = BLOCK_BYTES as u32;
             return Some((Preparing::Front, Action::Read { file, position, size }));
         }
-        let (position, size) = active.space_wanted(&config, bytes)?;
+        let (position, size) = active.space_wanted(&self.config, bytes)?;
         let to = position + size;
         Some((Preparing::Space { to }, Action::Allocate { file, position, size }))
     }

@@ -84,6 +84,13 @@ impl Default for Checkpointing {
     }
 }
 
+impl Checkpointing {
+    /// Before this time none is begun: the last one found no space.
+    pub(super) fn retry_after(&self) -> u64 {
+        self.retry_after
+    }
+}
+
 impl ShardStorage {
     /// Begins a checkpoint if one is due; takes the one under way further.
     pub(super) fn step_checkpoint(&mut self) {

@@ -93,11 +93,8 @@ impl ShardStorage {
         }
         log.damaged.retain(|range| start < range.end);
         let first = log.segments.first().map_or(start, |segment| segment.state.base_offset);
-        let mut freed = 0;
-        while log.tail.first().is_some_and(|batch| batch.segment < first) {
-            freed += log.tail.pop_first();
-        }
-        self.tail_bytes -= freed;
+        let freed = log.tail.trim(first);
+        self.note_freed(freed);
         self.events.push_back(Event::Trimmed { log: id, start });
         self.remove_doomed(id);
     }
@@ -277,10 +274,9 @@ impl ShardStorage {
     /// `kept` is the index of what stays of the segment that is cut.
     fn cut_at(&mut self, id: LogId, kept: Index) {
         self.forget_parked(id);
-        let tail_bytes = self.log(id).tail.size_bytes();
         let log = self.log_mut(id);
         let (segment, end, position) = (kept.base_offset(), kept.next_offset(), kept.size_bytes());
-        log.tail.cut(Offset::ZERO);
+        let freed = log.tail.clear();
         log.generation += 1;
         log.end = end;
         log.durable_end = end;
@@ -306,7 +302,7 @@ impl ShardStorage {
         log.segments.push(Segment::new(log.partition, end, log.generation));
         log.cut = Some(Cut::Journaled { segment });
         let entry = Entry { segment, position, ..log.entry(EntryKind::Truncate) };
-        self.tail_bytes -= tail_bytes;
+        self.note_freed(freed);
         self.journal_entry(id, entry);
     }
 
@@ -407,8 +403,8 @@ impl ShardStorage {
     }
 
     fn forget(&mut self, id: LogId) {
-        let log = self.logs[id.0 as usize].take().expect("it was being dropped");
-        self.tail_bytes -= log.tail.size_bytes();
+        let mut log = self.logs[id.0 as usize].take().expect("it was being dropped");
+        self.note_freed(log.tail.clear());
         self.dropped.push(log.partition);
         self.events.push_back(Event::Dropped { partition: log.partition });
     }

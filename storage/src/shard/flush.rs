@@ -3,7 +3,7 @@
 //! Each block goes once, when it is full, unless its log is parked or memory is short. A segment
 //! that will not grow any more is sealed: drained, synced, cut to its size, its index written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::append::is_dropping;
 use super::{Event, Purpose, ShardStorage};
@@ -12,6 +12,7 @@ use crate::io::{Action, DirName, Fault, Outcome};
 use crate::layout::{Entry, EntryKind};
 use crate::log::{Log, LogId};
 use crate::segment::{IndexSlot, Seal};
+use crate::tail::Freed;
 use tidemill_record::Offset;
 
 /// So many logs are asked at once to write what they hold, when memory is short.
@@ -131,6 +132,28 @@ impl ShardStorage {
             }
             self.tail_order.pop_front();
         }
+    }
+
+    /// Batches have left their tail, and not because they were the oldest of all.
+    pub(super) fn note_freed(&mut self, freed: Freed) {
+        const STALE_MIN: usize = 4096;
+        self.tail_bytes -= freed.bytes;
+        self.tail_order_stale += freed.batches;
+        if self.tail_order_stale < STALE_MIN.max(self.tail_order.len() / 2) {
+            return;
+        }
+        // So many that the order itself takes memory: each log's newest places are the real ones.
+        let mut left: BTreeMap<LogId, usize> =
+            self.logs().map(|(id, log)| (id, log.tail.len())).collect();
+        let mut order: VecDeque<LogId> = VecDeque::new();
+        for id in self.tail_order.iter().rev() {
+            if let Some(left) = left.get_mut(id).filter(|left| 0 < **left) {
+                *left -= 1;
+                order.push_front(*id);
+            }
+        }
+        self.tail_order = order;
+        self.tail_order_stale = 0;
     }
 
     /// Asks the logs with the oldest batches in memory to write them, full block or not.
