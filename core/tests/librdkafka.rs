@@ -2,6 +2,8 @@
 //!
 //! What is promised here is what an application sees: bytes come back as they were sent, in order
 //! and once, with every codec; what was acknowledged is there after a clean stop and after a kill.
+// Fixtures are tests, though they are no test functions.
+#![allow(clippy::unwrap_used)]
 
 mod process;
 
