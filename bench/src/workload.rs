@@ -4,8 +4,9 @@
 //! value: "tm-bench" | run u64 | producer u32 | sequence u64 | checksum u32 | filler
 //! ```
 //!
-//! The checksum covers the value but for itself. A producer's sequences go up by one, so a reader
-//! of its partition sees each exactly once and in order, or says what it saw instead.
+//! The checksum covers the value but for itself. A producer's sequences go up by one from zero, so a
+//! reader of its partition from the beginning sees each exactly once and in order, or says what it
+//! saw instead.
 
 use std::collections::HashMap;
 
@@ -166,7 +167,7 @@ impl Verifier {
         if u64::from(checksum(value)) != number(CHECKSUM_AT, VALUE_BYTES_MIN) {
             return Err(format!("record {sequence} of producer {producer} was changed"));
         }
-        let next = self.next_sequences.entry((run, producer)).or_insert(sequence);
+        let next = self.next_sequences.entry((run, producer)).or_insert(0);
         if *next != sequence {
             return Err(format!("record {sequence} of producer {producer} instead of {next}"));
         }
