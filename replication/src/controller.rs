@@ -1,9 +1,9 @@
 //! Decisions: a request and the image in, records or a refusal out.
 //!
-//! Nothing changes here. Whoever decides proposes the records to the log **and replays them at
-//! once into the image it decides with**, so that the next decision knows of them; a second image,
-//! which others see and snapshots are made of, replays them when they are committed. (If the log
-//! fails in between nothing is decided any more, so the first image is never wrong.)
+//! Nothing changes here: the records are proposed to the log, and replayed when committed. A
+//! decision holds for the image it was made from, so whoever decides either makes one change at a
+//! time, or decides with an image of its own that replays at once what it proposes. (If the log
+//! fails nothing is decided any more, so such an image is never wrong.)
 //!
 //! Errors correspond to Kafka's one to one.
 

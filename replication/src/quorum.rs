@@ -14,6 +14,7 @@
 //!
 //! Start at [`Recovery`], which ends in a [`Log`].
 
+mod error;
 pub mod io;
 pub mod layout;
 mod log;
@@ -21,8 +22,9 @@ mod recovery;
 mod scan;
 mod snapshot;
 
+pub use error::RecoverError;
 pub use log::{Log, LogFault, ProposeError};
-pub use recovery::{Identity, RecoverError, Recovered, Recovery, Start};
+pub use recovery::{Identity, Recovered, Recovery, Start};
 
 use std::fmt;
 
