@@ -22,7 +22,7 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes};
 use tidemill_record::{Offset, PartitionId, Timestamp, TopicId, TopicPartition, checksum};
 
-use crate::block::{AlignedBytes, BLOCK_BYTES};
+use crate::block::{AlignedBytes, BLOCK_BYTES, is_aligned};
 use crate::epochs::LeaderEpochs;
 use crate::producers::Producers;
 
@@ -201,6 +201,9 @@ impl Snapshot {
         }
         if SNAPSHOT_VERSION < version {
             return Err(SnapshotError::NewerFormat { found: version });
+        }
+        if !is_aligned(position) {
+            return Err(damaged);
         }
         let mut logs = Vec::new();
         for _ in 0..count {

@@ -78,6 +78,9 @@ pub struct World {
     next_value: u64,
     pub now: u64,
     pub wall_ms: i64,
+    /// The disk may hold states that nobody wrote, with right checksums: of what is read, only
+    /// batches' own checksums are to be relied on.
+    pub forged: bool,
 }
 
 impl World {
@@ -97,6 +100,7 @@ impl World {
             next_value: 0,
             now: 0,
             wall_ms: 1_700_000_000_000,
+            forged: false,
         }
     }
 
@@ -411,18 +415,21 @@ impl World {
                 let mut rest = &run[..];
                 while !rest.is_empty() {
                     let (batch, behind) = tidemill_record::Batch::parse(rest).expect("a batch");
-                    if all.is_empty() {
-                        assert!(batch.base_offset() <= next, "{tp}: begins behind {next}");
-                    } else {
-                        assert_eq!(batch.base_offset(), next, "{tp}: offsets are dense");
-                    }
+                    let follows = match all.is_empty() {
+                        true => batch.base_offset() <= next,
+                        false => batch.base_offset() == next,
+                    };
+                    assert!(follows || self.forged, "{tp}: offsets are dense at {next}");
                     next = batch.next_offset();
                     rest = behind;
                 }
                 all.extend_from_slice(&run);
             }
+            if next <= before && self.forged {
+                break;
+            }
             assert!(before < next, "{tp}: a read below the visible end returns a batch");
-            assert!(next <= end, "{tp}: a read stays below the visible end");
+            assert!(next <= end || self.forged, "{tp}: a read stays below the visible end");
         }
         Ok(all)
     }
