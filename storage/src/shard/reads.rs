@@ -327,10 +327,20 @@ impl ShardStorage {
         let mut index = build.walk.take().expect("it walks").into_index();
         let log = self.log_mut(key.0);
         let segment = log.segment_mut(key.1).expect("it was looked up");
-        let IndexSlot::Absent { since, from, .. } = &segment.index else {
+        let IndexSlot::Absent { since, from, from_offset } = &segment.index else {
             return self.end_build(key, &Ok(()));
         };
-        assert!(index.size_bytes() == *from, "the walk covers what was there");
+        let end = Boundary { position: *from, offset: *from_offset };
+        let reached = Boundary { position: index.size_bytes(), offset: index.next_offset() };
+        if reached != end {
+            // Sound batches, but not those that were written here.
+            let sound = reached.offset < end.offset;
+            let front = Boundary { position: 0, offset: key.1 };
+            let damage = Damage { start: if sound { reached } else { front }, end };
+            self.quarantine(key.0, &damage);
+            let offsets = damage.start.offset..damage.end.offset;
+            return self.end_build(key, &Err(ReadError::Damaged { offsets }));
+        }
         since.iter().for_each(|batch| index.append(batch));
         segment.index = IndexSlot::Ready(index);
         self.note_index(key.0, key.1);
