@@ -78,6 +78,10 @@ pub struct World {
     next_value: u64,
     pub now: u64,
     pub wall_ms: i64,
+    /// Logs that were dropped since the last start.
+    pub dropped: Vec<TopicPartition>,
+    /// Somebody was told that the disk is full.
+    pub no_space_told: bool,
     /// The disk may hold states that nobody wrote, with right checksums: of what is read, only
     /// batches' own checksums are to be relied on.
     pub forged: bool,
@@ -100,7 +104,28 @@ impl World {
             next_value: 0,
             now: 0,
             wall_ms: 1_700_000_000_000,
+            dropped: Vec::new(),
+            no_space_told: false,
             forged: false,
+        }
+    }
+
+    /// The world in which the power goes now; this one goes on.
+    pub fn cut(&self, survival: Survival) -> World {
+        let mut disk = self.disk.clone();
+        disk.crash(survival);
+        World {
+            disk,
+            random: self.random.clone(),
+            config: self.config.clone(),
+            log_config: self.log_config.clone(),
+            models: self.models.clone(),
+            shards: Vec::new(),
+            report: Report::default(),
+            logs: BTreeMap::new(),
+            reads: HashMap::new(),
+            dropped: Vec::new(),
+            ..*self
         }
     }
 
@@ -284,12 +309,10 @@ impl World {
             Event::ReadDone { read, result } => {
                 self.reads.insert((shard, read), result);
             }
+            Event::Dropped { partition } => self.dropped.push(partition),
+            Event::NoSpace { .. } => self.no_space_told = true,
             Event::Fenced => self.shards.iter_mut().for_each(ShardStorage::fence),
-            Event::Admitted { .. }
-            | Event::NoSpace { .. }
-            | Event::LookupDone { .. }
-            | Event::Dropped { .. }
-            | Event::Damaged { .. } => {}
+            Event::Admitted { .. } | Event::LookupDone { .. } | Event::Damaged { .. } => {}
         }
     }
 
@@ -381,6 +404,13 @@ impl World {
             self.models.get_mut(&tp).expect("a known partition").truncating(to);
         }
         taken
+    }
+
+    /// Deletes a log.
+    pub fn drop_log(&mut self, tp: TopicPartition) {
+        let (shard, log) = self.logs.remove(&tp).expect("a known partition");
+        self.models.remove(&tp);
+        self.shards[shard].drop_log(log, self.now);
     }
 
     /// The storage's own view of a log.

@@ -1,0 +1,428 @@
+//! The rules of storage, each by its name: what a crash, a full disk, a failing device and damage
+//! may do, and what they may not.
+//!
+//! The random lives in `random_crashes.rs` look for what nobody thought of; here stand the cases
+//! somebody did.
+
+mod disk;
+mod world;
+
+use disk::Survival;
+use tidemill_record::Offset;
+use tidemill_storage::error::{AppendError, ReadError};
+use tidemill_storage::io::{Action, Fault, FileName};
+use tidemill_storage::layout::WindowHeader;
+use tidemill_storage::{AppendKind, RecoverError};
+use world::{World, partition};
+
+const BLOCK: usize = 4096;
+
+fn journal_file(number: u32) -> FileName {
+    FileName::Journal { shard: 0, number }
+}
+
+/// Positions of the windows in the first journal file, with their headers.
+fn windows(world: &World) -> Vec<(usize, WindowHeader)> {
+    let file = world.disk.file(&journal_file(0)).expect("the journal's first file");
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Ok((header, ..)) = WindowHeader::decode(&file[at..], file.len() as u64) {
+        found.push((at, header));
+        at += header.window_bytes() as usize;
+    }
+    found
+}
+
+/// A scenario small enough to be cut at each of its steps: three logs, several windows, a
+/// checkpoint, flushes, a roll.
+fn scenario(world: &mut World, each_step: &mut dyn FnMut(&World)) {
+    for round in 0..24 {
+        for n in 0..3 {
+            let size_bytes = if round % 8 == 7 { 9_000 } else { 700 };
+            let batch = world.new_batch(2, size_bytes);
+            // A refusal while space is being made ready is part of the scenario.
+            let _ = world.append(partition(n), batch);
+        }
+        for _ in 0..3 {
+            world.turn(1);
+            each_step(world);
+        }
+    }
+}
+
+/// Promise 1, as a table: the power may go after any request of any kind.
+#[test]
+fn a_crash_after_any_request_loses_nothing_acknowledged() {
+    let mut world = World::started(7, 3, 1);
+    let mut cuts = 0;
+    let mut seed = 0;
+    scenario(&mut world, &mut |world| {
+        seed += 1;
+        for survival in [
+            Survival::Nothing,
+            Survival::Everything,
+            Survival::Torn { seed },
+            Survival::Torn { seed: !seed },
+        ] {
+            let mut after = world.cut(survival);
+            after.start(1);
+            cuts += 1;
+        }
+    });
+    assert!(200 < cuts);
+}
+
+/// Recovered is durable: a second crash straight after recovery takes nothing of it.
+#[test]
+fn what_recovery_has_given_survives_a_crash_at_once() {
+    let mut world = World::started(8, 3, 1);
+    let mut seed = 0;
+    scenario(&mut world, &mut |world| {
+        seed += 1;
+        let mut after = world.cut(Survival::Torn { seed });
+        after.start(2);
+        after.crash(Survival::Nothing);
+        after.start(1);
+    });
+}
+
+/// Nobody was told of a window that was under way, so its loss is not damage.
+#[test]
+fn a_torn_tail_is_where_the_journal_ends() {
+    for seed in 0..50 {
+        let mut world = World::started(seed, 2, 1);
+        world.append_new(partition(0), 3, 500);
+        world.settle();
+        for _ in 0..3 {
+            let batch = world.new_batch(2, 6_000);
+            world.append_patiently(partition(0), batch);
+            world.turn(0);
+        }
+        world.crash(Survival::Torn { seed });
+        world.start(1);
+        assert!(world.report.damaged.is_empty(), "{:?}", world.report.damaged);
+    }
+}
+
+/// A world in which three acknowledged batches of two logs lie in windows of their own.
+fn three_windows() -> (World, Vec<(usize, WindowHeader)>) {
+    let mut world = World::started(3, 2, 1);
+    for n in [0, 1, 0] {
+        world.append_new(partition(n), 1, 300);
+        world.settle();
+    }
+    let all = windows(&world);
+    let full: Vec<_> = all.into_iter().filter(|(_, header)| header.entries_count != 0).collect();
+    assert_eq!(full.len(), 3);
+    (world, full)
+}
+
+/// A window that was reported durable is missed when it is bad: what follows says so.
+#[test]
+fn a_bad_window_below_the_mark_is_damage_and_never_truncated_away() {
+    let (mut world, full) = three_windows();
+    let (last, _) = full[2];
+    world.disk.rot(&journal_file(0), last + 20, 0xff);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+
+    assert_eq!(world.report.damaged.len(), 2, "what the window held is not known");
+    let damage = world.report.damaged.iter().find(|d| d.partition == partition(0)).unwrap();
+    assert_eq!(damage.offsets.start, Offset(1), "the second batch of log 0 is not proved");
+    let batch = world.new_batch(1, 100);
+    assert_eq!(world.append(partition(0), batch), Err(AppendError::Damaged { from: Offset(1) }));
+    assert!(matches!(
+        world.read_all(partition(0), Offset(0)).map(|bytes| !bytes.is_empty()),
+        Ok(true)
+    ));
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+    assert_eq!(world.report.damaged.len(), 2, "a restart does not make it good");
+}
+
+/// The idle mark: the very last acknowledged window is missed too.
+#[test]
+fn an_idle_journal_ends_with_a_mark() {
+    let (world, _) = three_windows();
+    let (_, last) = windows(&world).pop().unwrap();
+    assert_eq!(last.entries_count, 0);
+    assert_eq!(last.mark, last.sequence - 1, "all before it was reported durable");
+    assert_eq!(world.shards[0].next_deadline(), None, "an idle shard wants no time");
+}
+
+/// If one payload alone is bad, it is known whose it was, and the others go on.
+#[test]
+fn damage_in_one_payload_breaks_that_log_only() {
+    let (mut world, full) = three_windows();
+    let (at, header) = full[1];
+    world.disk.rot(&journal_file(0), at + header.payload_at() + 70, 1);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+
+    assert_eq!(world.report.damaged.len(), 1);
+    assert_eq!(world.report.damaged[0].partition, partition(1));
+    assert_eq!(world.log(partition(0)).end(), Offset(2), "log 0 is whole");
+    world.append_new(partition(0), 1, 100);
+    let batch = world.new_batch(1, 100);
+    assert_eq!(world.append(partition(1), batch), Err(AppendError::Damaged { from: Offset(0) }));
+}
+
+/// A log that has entries behind lost windows, and no gap, was not in them.
+#[test]
+fn a_log_whose_entries_go_on_without_a_gap_is_proved() {
+    let (mut world, full) = three_windows();
+    // Log 1 has its only entry in the lost window; log 0 has one before and one behind it.
+    world.disk.rot(&journal_file(0), full[1].0 + 9, 0x55);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+
+    let broken: Vec<_> = world.report.damaged.iter().map(|d| d.partition).collect();
+    assert_eq!(broken, [partition(1)]);
+    assert_eq!(world.log(partition(0)).end(), Offset(2));
+}
+
+/// A fresh incarnation reads nothing of an older one, though its windows are still in the files.
+#[test]
+fn windows_of_an_older_incarnation_never_return() {
+    let mut world = World::started(5, 1, 1);
+    for _ in 0..6 {
+        world.append_new(partition(0), 2, 3_000);
+        world.settle();
+    }
+    world.crash(Survival::Everything);
+    world.start(1);
+    // The new journal overwrites the first window only.
+    world.append_new(partition(0), 1, 10);
+    world.settle();
+    let end = world.log(partition(0)).end();
+    world.crash(Survival::Everything);
+    world.start(1);
+    assert_eq!(world.log(partition(0)).end(), end);
+    assert_eq!(world.report.windows, 2, "the append and its mark");
+}
+
+/// A clean stop leaves nothing to replay.
+#[test]
+fn after_a_clean_stop_nothing_is_drained() {
+    let mut world = World::started(6, 3, 2);
+    for n in 0..3 {
+        world.append_new(partition(n), 5, 12_000);
+    }
+    world.settle();
+    world.stop();
+    world.start(2);
+    assert_eq!((world.report.windows, world.report.drained_bytes), (0, 0));
+}
+
+/// A failed write or sync may have lost anything: nothing more is appended, acknowledged or
+/// recycled; what is durable is still read; a restart repairs it.
+#[test]
+fn a_failed_write_or_sync_fences_until_the_restart() {
+    let kinds: [fn(&Action) -> bool; 3] = [
+        |action| matches!(action, Action::Write { file: FileName::Journal { .. }, .. }),
+        |action| matches!(action, Action::Write { file: FileName::Log { .. }, .. }),
+        |action| matches!(action, Action::Sync { .. } | Action::SyncFileSystem),
+    ];
+    for kind in kinds {
+        let mut world = World::started(11, 2, 1);
+        world.append_new(partition(0), 3, 2_000);
+        world.settle();
+        world.disk.fail_when(kind, 0, Fault::Device);
+        let refused = (0..500).find_map(|_| {
+            let batch = world.new_batch(2, 3_000);
+            let refused = world.append(partition(1), batch).err();
+            world.turn(4);
+            refused.filter(|error| *error == AppendError::Fenced)
+        });
+        assert_eq!(refused, Some(AppendError::Fenced));
+        let durable_end = world.log(partition(1)).durable_end();
+        world.check();
+        world.settle();
+        assert_eq!(world.log(partition(1)).durable_end(), durable_end, "nothing is acknowledged");
+
+        world.crash(Survival::Nothing);
+        world.start(1);
+        world.append_new(partition(1), 1, 100);
+        world.settle();
+        world.check();
+    }
+}
+
+/// Only reserving space can meet a full disk. The log that cannot grow waits; what is there can
+/// be read; and when there is space again it goes on by itself.
+#[test]
+fn a_full_disk_refuses_appends_and_heals() {
+    let mut world = World::started(12, 2, 1);
+    world.append_new(partition(0), 3, 2_000);
+    world.settle();
+    world.disk.free_bytes = Some(0);
+    let mut taken = 0;
+    while taken < 1000 {
+        let batch = world.new_batch(1, 1_000);
+        if world.append(partition(0), batch).is_err() {
+            world.settle();
+            let batch = world.new_batch(1, 1_000);
+            if world.append(partition(0), batch).is_err() {
+                break;
+            }
+        }
+        taken += 1;
+        world.turn(2);
+    }
+    assert!(taken < 1000, "space that is not there cannot be used");
+    world.settle();
+    assert!(world.no_space_told, "whoever waits is told");
+    world.check();
+
+    world.disk.free_bytes = None;
+    world.now += 2_000_000_000;
+    world.append_new(partition(0), 1, 1_000);
+    world.append_new(partition(1), 1, 1_000);
+    world.settle();
+    world.check();
+}
+
+/// A block that went bad is never served: the exact range is told, the rest is served.
+#[test]
+fn a_bad_block_is_not_served_and_its_neighbours_are() {
+    let mut world = World::started(13, 1, 1);
+    for _ in 0..40 {
+        world.append_new(partition(0), 1, 4_000);
+    }
+    world.settle();
+    world.stop();
+    world.start(1);
+    let tp = partition(0);
+    let file = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    world.disk.rot(&file, 4 * BLOCK + 77, 4);
+
+    let first = world.read_all(tp, Offset(0));
+    let Err(ReadError::Damaged { offsets }) = first else {
+        panic!("not served: {first:?}");
+    };
+    assert!(offsets.start <= Offset(4) && Offset(4) < offsets.end);
+    assert!(world.read_all(tp, offsets.end).is_ok(), "what lies behind is served");
+    assert_eq!(world.log(tp).damaged(), [offsets]);
+}
+
+/// A client that repeats a batch after a restart gets the offsets of the first time.
+#[test]
+fn a_batch_sent_again_after_a_restart_is_a_duplicate() {
+    for stops in [false, true] {
+        let mut world = World::started(14, 1, 1);
+        let tp = partition(0);
+        let batches: Vec<_> = (0..6).map(|i| world.numbered_batch(42, 3 * i, 3)).collect();
+        let firsts: Vec<_> =
+            batches.iter().map(|batch| world.append_patiently(tp, batch.clone())).collect();
+        world.settle();
+        if stops {
+            world.stop();
+        } else {
+            world.crash(Survival::Nothing);
+        }
+        world.start(1);
+        let again = world.append(tp, batches[5].clone()).unwrap();
+        assert_eq!(again.kind, AppendKind::Duplicate);
+        assert_eq!(again.base_offset, firsts[5].base_offset);
+        let next = world.numbered_batch(42, 18, 1);
+        assert_eq!(world.append_patiently(tp, next).kind, AppendKind::New);
+    }
+}
+
+/// An append that was never durable is forgotten with its producer's number: sent again it is
+/// new, or it would be acknowledged without being there.
+#[test]
+fn a_batch_that_did_not_survive_is_no_duplicate() {
+    let mut world = World::started(15, 1, 1);
+    let tp = partition(0);
+    let first = world.numbered_batch(42, 0, 1);
+    world.append_patiently(tp, first);
+    world.settle();
+    let lost = world.numbered_batch(42, 1, 1);
+    world.append(tp, lost.clone()).unwrap();
+    world.crash(Survival::Nothing);
+    world.start(1);
+    assert_eq!(world.append_patiently(tp, lost).kind, AppendKind::New);
+}
+
+/// A journal that is full of other logs' entries makes room by itself.
+#[test]
+fn a_journal_is_used_again_and_again() {
+    let mut world = World::started(16, 3, 1);
+    world.append_new(partition(2), 1, 50);
+    let written: u64 = 40 * world.config.journal_bytes_max;
+    for n in 0..(written / 8_000) as i32 {
+        world.append_new(partition(n % 2), 2, 4_000);
+    }
+    world.settle();
+    world.check();
+    let files = world.disk.paths("journal/shard-0/").len() as u64;
+    let bytes_max = world.config.journal_bytes_max / world.config.journal_file_bytes;
+    assert!(files <= bytes_max + 2, "{files} files");
+    world.crash(Survival::Nothing);
+    world.start(1);
+}
+
+/// Deleted topics go with all their files; a directory nobody knows is put aside, not removed.
+#[test]
+fn a_dropped_log_leaves_nothing_behind() {
+    let mut world = World::started(17, 2, 1);
+    for n in 0..14 {
+        world.append_new(partition(n % 2), 30, 12_000);
+    }
+    world.settle();
+    assert!(1 < world.log(partition(0)).segments_count());
+    world.drop_log(partition(0));
+    world.settle();
+    assert_eq!(world.dropped, [partition(0)]);
+    let left = world.disk.paths("partitions/");
+    assert!(!left.is_empty() && left.iter().all(|path| path.contains("/1/")), "{left:?}");
+    world.check();
+}
+
+/// A node epoch that is not new means that two nodes share a directory, or metadata was lost.
+#[test]
+fn a_node_epoch_seen_before_is_refused() {
+    let mut world = World::started(18, 1, 1);
+    world.append_new(partition(0), 1, 10);
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.set_incarnation(1);
+    assert_eq!(
+        world.try_start(1).unwrap_err(),
+        RecoverError::StaleIncarnation { given: 1, found: 1 }
+    );
+}
+
+/// Without the common state, newer windows mean nothing: better not to start than to serve holes.
+#[test]
+fn a_damaged_base_is_not_passed_over() {
+    let mut world = World::started(19, 1, 1);
+    world.append_new(partition(0), 1, 10);
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.disk.rot(&FileName::Base { incarnation: 1 }, 30, 1);
+    assert_eq!(world.try_start(1).unwrap_err(), RecoverError::BaseDamaged { incarnation: 1 });
+}
+
+/// What a newer program wrote is not guessed at.
+#[test]
+fn a_newer_format_is_a_clear_error() {
+    let mut world = World::started(20, 1, 1);
+    world.append_new(partition(0), 1, 10);
+    world.settle();
+    world.stop();
+    let name = FileName::Base { incarnation: 1 };
+    let mut base = world.disk.file(&name).unwrap().to_vec();
+    base[9] = 9;
+    let crc_at = tidemill_storage::checkpoint::SNAPSHOT_HEADER_BYTES - 4;
+    let total = tidemill_storage::checkpoint::Snapshot::total_bytes(&base).unwrap() as usize;
+    let crc = tidemill_record::checksum::crc32c(&base[..crc_at]);
+    let crc = tidemill_record::checksum::append(crc, &base[crc_at + 4..total]);
+    base[crc_at..crc_at + 4].copy_from_slice(&crc.to_be_bytes());
+    world.disk.put_file(&name, &base);
+    assert_eq!(
+        world.try_start(1).unwrap_err(),
+        RecoverError::NewerFormat { file: name, found: 9, known: 1 }
+    );
+}
