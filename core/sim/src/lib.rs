@@ -12,6 +12,7 @@ pub mod disk;
 pub mod edge;
 pub mod network;
 
+pub mod broker;
 pub mod run;
 pub mod workload;
 

@@ -1,3 +1,155 @@
 //! `cargo sim SEED`: one seed, one run, one verdict.
+//!
+//! ```text
+//! cargo sim 42                        runs seed 42
+//! cargo sim 42 --trace                the same, and prints all that happens
+//! cargo sim --count 500 --start 1000  runs the seeds from 1000 to 1499
+//! ```
+//!
+//! A failure prints the one command that repeats it; the exit code is then 1.
 
-fn main() {}
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use sim::broker::Broker;
+use sim::disk::PlantedInDisk;
+use sim::run::{Outcome, Plan, run_with};
+use sim::trace::Trace;
+
+const USAGE: &str = "usage: cargo sim SEED [--trace] [--plant MISTAKE]
+       cargo sim --count N [--start SEED] [--plant MISTAKE]";
+
+/// What was asked for.
+struct Request {
+    start: u64,
+    count: u64,
+    trace: bool,
+    planted: Option<PlantedInDisk>,
+}
+
+/// What the last panic said: the broker's own assertions end a run, not the program.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn main() -> ExitCode {
+    let request = match parse(std::env::args().skip(1)) {
+        Ok(request) => request,
+        Err(complaint) => {
+            eprintln!("{complaint}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        *LAST_PANIC.lock().expect("nothing panics while it is held") = panic.to_string();
+    }));
+    let failures = if request.count == 1 { run_one(&request) } else { run_many(&request) };
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
+    let mut request = Request { start: 0, count: 1, trace: false, planted: None };
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_none() {
+        return Err("a seed, please".to_owned());
+    }
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--count" => request.count = number(&value()?)?,
+            "--start" => request.start = number(&value()?)?,
+            "--trace" => request.trace = true,
+            "--plant" => request.planted = Some(mistake(&value()?)?),
+            seed => request.start = number(seed)?,
+        }
+    }
+    Ok(request)
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text} is no number"))
+}
+
+fn mistake(text: &str) -> Result<PlantedInDisk, String> {
+    match text {
+        "acknowledge-early" => Ok(PlantedInDisk::AcknowledgeBeforeDurable),
+        "skip-directory-sync" => Ok(PlantedInDisk::SkipDirectorySync),
+        "skip-file-sync" => Ok(PlantedInDisk::SkipFileSync),
+        _ => Err(format!(
+            "{text} is no mistake; there are acknowledge-early, skip-directory-sync and \
+             skip-file-sync"
+        )),
+    }
+}
+
+fn run_one(request: &Request) -> u64 {
+    let outcome = run_seed(request.start, request);
+    match outcome {
+        Ok(outcome) => {
+            println!(
+                "seed {}: {} events, {} starts, {} records acknowledged, {} read",
+                request.start,
+                outcome.notes,
+                outcome.starts,
+                outcome.acked_records,
+                outcome.read_records
+            );
+            println!("trace {:016x}", outcome.hash);
+            match outcome.violation {
+                None => 0,
+                Some(violation) => {
+                    report(request.start, &violation.to_string());
+                    1
+                }
+            }
+        }
+        Err(panic) => {
+            report(request.start, &panic);
+            1
+        }
+    }
+}
+
+fn run_many(request: &Request) -> u64 {
+    let began = Instant::now();
+    let (mut failures, mut acked) = (0, 0);
+    for (done, seed) in (request.start..).take(request.count as usize).enumerate() {
+        let trouble = match run_seed(seed, request) {
+            Ok(outcome) => {
+                acked += outcome.acked_records;
+                outcome.violation.map(|violation| violation.to_string())
+            }
+            Err(panic) => Some(panic),
+        };
+        if let Some(trouble) = trouble {
+            report(seed, &trouble);
+            failures += 1;
+        }
+        let done = done as u64 + 1;
+        if done.is_multiple_of(100) {
+            let rate = done as f64 / began.elapsed().as_secs_f64();
+            println!("{done} of {}: {failures} failures, {rate:.1} seeds/s", request.count);
+        }
+    }
+    println!("{acked} records acknowledged");
+    println!("{} seeds, {failures} failures", request.count);
+    failures
+}
+
+fn report(seed: u64, trouble: &str) {
+    println!("seed {seed} FAILED: {trouble}");
+    println!("  repeat with: cargo sim {seed}");
+}
+
+/// Runs a seed; an error is the panic that ended it.
+fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
+    let trace = Trace::new(request.trace);
+    let planted = request.planted;
+    let run = || {
+        run_with(seed, Broker::new(seed), &Plan::of(seed), trace, |world| {
+            world.disk().planted = planted;
+        })
+    };
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|_| LAST_PANIC.lock().expect("nothing panics while it is held").clone())
+}

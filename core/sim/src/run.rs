@@ -215,6 +215,8 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
     start(world, plan.last_shards)?;
     world.clients().drain();
     wait_for(world, "all that was begun comes to its end", Workload::is_drained)?;
+    // What nobody waits for any more may still be on its way.
+    world.run_for(Duration::from_secs(1));
     audit(world)?;
     if plan.audit_twice {
         world.crash(Crash::PowerLoss);

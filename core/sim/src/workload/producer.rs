@@ -32,6 +32,8 @@ use crate::value::Value;
 const UNDER_WAY_MAX: usize = 5;
 /// From here on topics are named by their ids.
 const BY_ID_FROM: i16 = 13;
+/// From here on records may be compressed with zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
 const REFRESH: Duration = Duration::from_millis(400);
 /// Partitions a producer writes to at a time, at most.
 const PLACES_MAX: usize = 4;
@@ -216,17 +218,11 @@ impl Producer {
         let large = random.happens(scene.crowd.large_batches);
         let count = if large { 8 } else { random.between(1, scene.crowd.batch_records_max as u64) };
         let filling = if large { 40_000 } else { scene.crowd.value_bytes };
-        let codec = *random.pick(&[
-            Codec::None,
-            Codec::None,
-            Codec::None,
-            Codec::None,
-            Codec::Lz4,
-            Codec::Snappy,
-            Codec::Gzip,
-            Codec::Zstd,
-        ]);
-        let codec = if random.happens(200_000) { codec } else { Codec::None };
+        let mut codecs = vec![Codec::Lz4, Codec::Snappy, Codec::Gzip];
+        if ZSTD_FROM <= self.version {
+            codecs.push(Codec::Zstd);
+        }
+        let codec = if random.happens(100_000) { *random.pick(&codecs) } else { Codec::None };
         let part = self.parts.get_mut(&place).expect("asked for by its place");
         let mut builder = BatchBuilder::new(codec);
         if let Some(id) = self.id {
@@ -263,6 +259,7 @@ impl Producer {
                 let part = self.parts.get_mut(&place).expect("listed");
                 if batches.len() < most
                     && part.to == to
+                    && self.map.topics.contains_key(&place.topic)
                     && let Some(next) = part.next()
                 {
                     part.failed = false;
@@ -283,8 +280,9 @@ impl Producer {
                 part.to = if elsewhere { BOOTSTRAP_PORT } else { self.map.leader(*place) };
             }
         }
-        let ready = self.parts.values().filter(|part| part.next().is_some());
-        ready.map(|part| part.to).find(|to| self.lines.in_flight(*to) < UNDER_WAY_MAX)
+        let known = |place: &Place| self.map.topics.contains_key(&place.topic);
+        let ready = self.parts.iter().filter(|(place, part)| known(place) && part.next().is_some());
+        ready.map(|(_, part)| part.to).find(|to| self.lines.in_flight(*to) < UNDER_WAY_MAX)
     }
 
     fn send_request(

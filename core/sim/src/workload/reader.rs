@@ -30,6 +30,8 @@ use crate::value::Value;
 
 /// From here on topics are named by their ids.
 const BY_ID_FROM: i16 = 13;
+/// Before this, records compressed with zstd are refused (KIP-110).
+const ZSTD_FROM: i16 = 10;
 const REFRESH: Duration = Duration::from_millis(500);
 /// Partitions read at a time, at most.
 const PLACES_MAX: usize = 8;
@@ -260,6 +262,9 @@ impl Reader {
             Heard::Answer(Ask::Map(expected), frame) => {
                 self.map = Map::decode_answer(&frame)?;
                 self.has_map = true;
+                let there = &self.map.topics;
+                self.positions.retain(|place, _| there.contains_key(&place.topic));
+                self.choose();
                 scene.history.topics.listed(&self.map.listed(), &expected)?;
             }
             Heard::Answer(Ask::Fetch { version, at }, frame) => {
@@ -414,6 +419,10 @@ impl Reader {
         let deleted = scene.history.topics.get(place.topic).is_some_and(|t| t.delete_asked);
         if deleted {
             self.positions.remove(&place);
+            return Ok(());
+        }
+        if error == ErrorCode::UnsupportedCompressionType && self.version < ZSTD_FROM {
+            // Rightly so. A reader as old as this stays where it is, until it begins anew.
             return Ok(());
         }
         check(error.is_retriable(), "a valid read is served", || format!("{place:?}: {error}"))

@@ -1,0 +1,95 @@
+//! The broker as a [`Node`] of the simulated world: the real shards, with budgets so small that
+//! every limit is met within a run.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use broker::config::Config;
+use broker::message::Message;
+use broker::placement::Endpoints;
+use broker::shard::{Notice, Settings, Shard};
+use tidemill_record::NodeId;
+use tidemill_runtime::edge::ShardId;
+
+use crate::network::{BOOTSTRAP_LISTENER, BOOTSTRAP_PORT, OWN_LISTENER, OWN_PORT};
+use crate::random::Random;
+use crate::world::{Node, Start};
+
+/// The node under test.
+#[derive(Debug)]
+pub struct Broker {
+    config: Config,
+    notices: Option<Receiver<Notice>>,
+    serving: bool,
+    failure: Option<String>,
+}
+
+impl Broker {
+    /// A broker whose budgets and limits are drawn from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed).fork("broker");
+        let mut config = Config::of_defaults();
+        config.data_dir = "/".into();
+        config.topic_defaults.segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
+        config.auto_create_topics = false;
+        Self { config, notices: None, serving: false, failure: None }
+    }
+
+    fn hear(&mut self) {
+        for notice in self.notices.iter().flat_map(Receiver::try_iter) {
+            match notice {
+                Notice::Serving => self.serving = true,
+                Notice::Failed(error) => self.failure = Some(error.to_string()),
+                Notice::Stopped => self.serving = false,
+            }
+        }
+    }
+}
+
+impl Node for Broker {
+    type Message = Message;
+    type Shard = Shard;
+
+    fn start(&mut self, start: &Start) -> Vec<Shard> {
+        let (notify, notices) = channel();
+        self.notices = Some(notices);
+        self.serving = false;
+        self.failure = None;
+        let own_ports = if start.shards < 2 { 0 } else { start.shards };
+        let endpoints = Endpoints {
+            node: NodeId(self.config.node_id),
+            host: "10.0.0.2".to_owned(),
+            port: BOOTSTRAP_PORT,
+            shard_ports: (0..own_ports).map(|shard| OWN_PORT + shard).collect(),
+            rack: None,
+        };
+        let seed = u128::from(start.seed);
+        let settings = Arc::new(Settings::new(self.config.clone(), start.shards, endpoints, seed));
+        let shard = |number: u16| {
+            let notify = notify.clone();
+            let listeners = match own_ports {
+                0 => vec![BOOTSTRAP_LISTENER],
+                _ => vec![BOOTSTRAP_LISTENER, OWN_LISTENER],
+            };
+            // Nobody listens any more once the process was killed.
+            let notify = Box::new(move |notice| drop(notify.send(notice)));
+            Shard::new(Arc::clone(&settings), ShardId(number), listeners, notify)
+        };
+        (0..start.shards).map(shard).collect()
+    }
+
+    fn stop(&mut self) -> Vec<(ShardId, Message)> {
+        vec![(ShardId(0), Message::Stop)]
+    }
+
+    fn is_serving(&mut self) -> bool {
+        self.hear();
+        self.serving
+    }
+
+    fn failure(&mut self) -> Option<String> {
+        self.hear();
+        self.failure.clone()
+    }
+}
