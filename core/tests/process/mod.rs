@@ -18,30 +18,23 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// One broker and its data.
-pub struct Broker {
+pub(crate) struct Broker {
     dir: PathBuf,
-    keep_dir: bool,
     port: u16,
     arguments: Vec<String>,
     child: Option<Child>,
     /// From the start of the process to the line that says it serves.
-    pub ready_after: Duration,
+    pub(crate) ready_after: Duration,
 }
 
 impl Broker {
     /// Starts a broker named after its test, with further arguments of the command line.
-    pub fn start(name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, arguments: &[&str]) -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = std::fs::remove_dir_all(&dir);
-        Self::start_in(&dir, arguments)
-    }
-
-    /// Starts a broker in a directory that the caller has chosen, and keeps what it holds.
-    pub fn start_in(dir: &Path, arguments: &[&str]) -> Self {
-        std::fs::create_dir_all(dir).expect("the directory can be made");
+        std::fs::create_dir_all(&dir).expect("the directory can be made");
         let mut broker = Self {
-            dir: dir.to_owned(),
-            keep_dir: false,
+            dir,
             port: free_port(),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             child: None,
@@ -52,7 +45,7 @@ impl Broker {
     }
 
     /// Starts the process again, on the same port and data; the last one has ended.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         assert!(self.child.is_none(), "one process at a time");
         let log = std::fs::File::options()
             .create(true)
@@ -87,14 +80,14 @@ impl Broker {
     }
 
     /// Ends the process at once, as a power cut would; whatever it had not told is lost.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("SIGKILL can be sent");
         child.wait().expect("it ends");
     }
 
     /// Asks for a clean stop and waits for it.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let pid = child.id().to_string();
         let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
@@ -109,35 +102,19 @@ impl Broker {
         }
     }
 
-    /// Whether the process still runs.
-    pub fn is_alive(&mut self) -> bool {
-        let child = self.child.as_mut();
-        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
-    }
-
     /// Where clients connect.
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The id of the process.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
-    }
-
     /// The data directory.
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
     /// What it said on stderr, all starts together.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    /// Leaves the directory to the caller.
-    pub fn keep_dir(&mut self) {
-        self.keep_dir = true;
     }
 
     fn log_path(&self) -> PathBuf {
@@ -153,7 +130,7 @@ impl Drop for Broker {
         }
         if std::thread::panicking() {
             eprintln!("the broker's data and log are kept in {}", self.dir.display());
-        } else if !self.keep_dir {
+        } else {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
