@@ -5,7 +5,10 @@
 //! comes next (`poll_request` for the disk, `poll_event` for the broker). At every start of the
 //! node one [`recovery::Recovery`] turns what is on disk into the state the shards begin from.
 //!
-//! Reading order: [`io`] what is asked of the disk, [`shard`] the whole.
+//! Reading order: [`io`] what is asked of the disk, [`block`] its unit, [`layout`] what a journal
+//! holds, [`log`] what a partition is, [`checkpoint`] and [`recovery`] what survives a crash,
+//! [`shard`] the whole. Smaller nouns: [`index`], [`read`], [`epochs`], [`producers`],
+//! [`retention`].
 
 pub mod block;
 pub mod checkpoint;

@@ -12,8 +12,8 @@
 //!
 //! It proceeds in phases: all requests of one must have ended before the next begins.
 //!
-//! The parts: [`scan`] reads journals, [`replay`] turns entries into state, [`roots`] finds base
-//! and checkpoints, [`drain`] writes segments, [`commit`] ends it.
+//! The parts: `roots` finds base and checkpoints, `scan` reads journals, `replay` turns entries
+//! into state, `drain` writes segments, `commit` ends it.
 //!
 //! Start reading at [`Recovery::poll_request`].
 
@@ -240,10 +240,10 @@ impl Recovery {
     pub fn handle_completion(&mut self, completion: Completion) {
         self.handed_out -= 1;
         let purpose = self.requests.end(completion.id);
-        if self.failed.is_none() {
-            if let Err(error) = self.handle(purpose, completion.result) {
-                self.failed = Some(error);
-            }
+        if self.failed.is_none()
+            && let Err(error) = self.handle(purpose, completion.result)
+        {
+            self.failed = Some(error);
         }
         match &self.failed {
             // What has been handed out is waited for: its memory and files are in use.

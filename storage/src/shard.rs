@@ -4,9 +4,9 @@
 //! on disk it is durable. Behind that, batches are written to their segments in large pieces, and
 //! checkpoints say how far, so that journal files can be used again.
 //!
-//! The parts: [`append`] takes batches in, [`flush`] writes segments and seals them, [`reads`]
-//! serves old records, [`lookup`] finds records by time, [`checkpointing`] frees the journal,
-//! [`cutting`] trims, truncates and drops.
+//! The parts: `append` takes batches in, `flush` writes segments and seals them, `reads` serves
+//! old records, `lookup` finds records by time, `checkpointing` frees the journal, `cutting`
+//! trims, truncates and drops.
 //!
 //! Start reading at [`ShardStorage::append`].
 

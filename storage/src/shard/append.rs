@@ -44,10 +44,10 @@ impl ShardStorage {
         self.now = self.now.max(now);
         self.check_open(log, epoch)?;
         let numbered = numbered(validated);
-        if let Some(numbered) = &numbered {
-            if let Some(original) = self.check_producer(log, numbered, wall_ms)? {
-                return Ok(duplicate(&original));
-            }
+        if let Some(numbered) = &numbered
+            && let Some(original) = self.check_producer(log, numbered, wall_ms)?
+        {
+            return Ok(duplicate(&original));
         }
         self.make_room(log, batch.len() as u64, wall_ms)?;
         Ok(self.append_new(log, std::mem::take(batch), numbered, epoch, wall_ms))

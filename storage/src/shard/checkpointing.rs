@@ -125,10 +125,10 @@ impl ShardStorage {
         }
         let can_grow = self.journal.plan_growth(&self.config).is_some()
             && (self.growing || self.grow_after <= self.now);
-        if self.journal.is_tight(can_grow) {
-            if let Some(replay_from) = self.journal.plan_recycling() {
-                return self.begin(replay_from);
-            }
+        if self.journal.is_tight(can_grow)
+            && let Some(replay_from) = self.journal.plan_recycling()
+        {
+            return self.begin(replay_from);
         }
         if !self.checkpointing.forced.is_empty() {
             let first = self.journal.first();
