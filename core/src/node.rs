@@ -3,16 +3,18 @@
 //! Listeners are bound before anything else happens, so that a busy port is told at once; clients
 //! are accepted only when every shard serves. The thread that calls [`run`] does nothing but wait.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use tidemill_record::NodeId;
 use tidemill_runtime::edge::{ListenerId, ShardId};
 use tidemill_runtime::ring::RingConfig;
 use tidemill_runtime::shard::{Handle, Poster, ShardPlan, run_shards};
-use tidemill_runtime::socket::{Listener, listen, listen_alone};
+use tidemill_runtime::socket::{Listener, free_address, listen, listen_alone};
 use tidemill_runtime::topology;
 
 use crate::background::BackgroundExecutor;
@@ -26,6 +28,12 @@ use crate::stop;
 
 /// How far the ports of the shards' own endpoints lie above the node's.
 const SHARD_PORT_DISTANCE: u16 = 1000;
+
+/// How long a start waits for ports that are still taken: see [`wait_for_ports`].
+const PORTS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it looks.
+const PORTS_EVERY: Duration = Duration::from_millis(2);
 
 /// Why the node did not run.
 #[derive(Debug)]
@@ -69,10 +77,41 @@ pub struct Ready {
     pub routing: Routing,
 }
 
+/// Waits a moment while any of this node's ports is taken.
+///
+/// The kernel takes a ring apart in the background: the listeners of a broker that was killed stay
+/// open for some milliseconds after the process is gone. Whoever starts the next one at once would
+/// be refused, or would be led by node for as long as it runs. A port that stays taken is somebody
+/// else's, and is told as such by those who bind it.
+pub fn wait_for_ports(config: &Config) {
+    let shards = shards_count(config, topology::cores().len());
+    let ports = shard_ports(config, config.listen, shards).unwrap_or_default();
+    let own = ports.into_iter().map(|port| SocketAddr::new(config.listen.ip(), port));
+    let addresses: Vec<SocketAddr> = std::iter::once(config.listen).chain(own).collect();
+    let deadline = Instant::now() + PORTS_WITHIN;
+    while addresses.iter().any(|&address| is_taken(address)) && Instant::now() < deadline {
+        std::thread::sleep(PORTS_EVERY);
+    }
+}
+
+fn is_taken(address: SocketAddr) -> bool {
+    free_address(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn shards_count(config: &Config, cores: usize) -> u16 {
+    config.shards.unwrap_or_else(|| u16::try_from(cores).unwrap_or(1).max(1))
+}
+
 /// Runs a node until it is asked to stop ([`stop`]). `ready` is called when clients are served.
-pub fn run(config: Config, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> {
+///
+/// `lock` is the lock on the data directory; every ring holds it for as long as it may still write.
+pub fn run(
+    config: Config,
+    lock: Arc<File>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
     let cores = topology::cores();
-    let shards = config.shards.unwrap_or_else(|| u16::try_from(cores.len()).unwrap_or(1).max(1));
+    let shards = shards_count(&config, cores.len());
     let bootstrap = listen(config.listen, usize::from(shards))
         .map_err(|error| NodeError::Listen { address: config.listen, error })?;
     let address = bootstrap[0].address();
@@ -83,7 +122,8 @@ pub fn run(config: Config, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> 
     let settings = Arc::new(Settings::new(config, shards, endpoints, seed));
 
     let (notices, notified) = channel();
-    let handle = start(&settings, &cores, bootstrap, own, &notices).map_err(NodeError::Shards)?;
+    let handle =
+        start(&settings, &cores, lock, bootstrap, own, &notices).map_err(NodeError::Shards)?;
     let outcome = match first(&notified) {
         Notice::Serving => {
             ready(&Ready { address, shards, routing });
@@ -100,6 +140,7 @@ pub fn run(config: Config, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> 
 fn start(
     settings: &Arc<Settings>,
     cores: &[usize],
+    lock: Arc<File>,
     bootstrap: Vec<Listener>,
     own: Vec<Listener>,
     notices: &Sender<Notice>,
@@ -118,7 +159,11 @@ fn start(
         ShardPlan { core: cores.get(number).copied(), listeners, make }
     });
     let root = settings.config.data_dir.clone();
-    let config = RingConfig { mesh_messages: MESH_MESSAGES_MAX, ..RingConfig::new(root) };
+    let config = RingConfig {
+        mesh_messages: MESH_MESSAGES_MAX,
+        keep_open: Some(lock),
+        ..RingConfig::new(root)
+    };
     let background = BackgroundExecutor::new(settings.config.data_dir.clone());
     run_shards(&config, plans.collect(), background)
 }
@@ -128,17 +173,12 @@ fn start(
 /// A port that is taken is no reason not to start: clients then go by the node's address, and
 /// requests for other shards' partitions cross the mesh.
 fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Listener> {
-    if config.routing == Routing::Node || shards < 2 {
+    let Some(ports) = shard_ports(config, address, shards) else {
+        tracing::warn!(shards, "there are not enough ports for the shards: routing by node");
         return Vec::new();
-    }
-    let base = config.shard_port.or_else(|| address.port().checked_add(SHARD_PORT_DISTANCE));
+    };
     let mut listeners = Vec::new();
-    for shard in 0..shards {
-        let port = base.and_then(|base| base.checked_add(shard));
-        let Some(port) = port else {
-            tracing::warn!(shard, "no port is left for the shard: routing by node");
-            return Vec::new();
-        };
+    for port in ports {
         match listen_alone(SocketAddr::new(address.ip(), port)) {
             Ok(listener) => listeners.push(listener),
             Err(error) => {
@@ -148,6 +188,15 @@ fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Lis
         }
     }
     listeners
+}
+
+/// The ports of the shards' own endpoints; `None` if they would lie beyond the last port.
+fn shard_ports(config: &Config, address: SocketAddr, shards: u16) -> Option<Vec<u16>> {
+    if config.routing == Routing::Node || shards < 2 {
+        return Some(Vec::new());
+    }
+    let base = config.shard_port.or_else(|| address.port().checked_add(SHARD_PORT_DISTANCE))?;
+    (0..shards).map(|shard| base.checked_add(shard)).collect()
 }
 
 fn endpoints(config: &Config, address: SocketAddr, own: &[Listener]) -> Endpoints {
@@ -194,4 +243,29 @@ fn random_seed() -> io::Result<u128> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// The bug: a broker started right after another was killed found its ports taken, and did not
+    /// start, or led clients by node from then on.
+    #[test]
+    fn a_port_that_a_killed_broker_still_holds_is_waited_for() {
+        let held = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = held[0].address();
+        let config = Config { listen: address, shards: Some(1), ..Config::default() };
+        let (waiting, begun) = mpsc::channel();
+        let kernel = std::thread::spawn(move || {
+            begun.recv().unwrap();
+            drop(held);
+        });
+        assert!(is_taken(address));
+        waiting.send(()).unwrap();
+        wait_for_ports(&config);
+        assert!(!is_taken(address));
+        kernel.join().unwrap();
+    }
 }

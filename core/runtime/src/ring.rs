@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Timespec};
@@ -67,6 +68,10 @@ pub struct RingConfig {
     pub registered_files: u32,
     /// Spare memory for reads.
     pub pool_bytes: usize,
+    /// A file that stays open until the ring's last op has ended, even if the process is killed:
+    /// the kernel takes a ring apart in the background, and writes go on for some milliseconds
+    /// after the process is gone. A lock on this file tells the next process when they are over.
+    pub keep_open: Option<Arc<File>>,
 }
 
 impl RingConfig {
@@ -87,6 +92,7 @@ impl Default for RingConfig {
             mesh_messages: 1024,
             registered_files: 16_384,
             pool_bytes: 8 << 20,
+            keep_open: None,
         }
     }
 }
@@ -130,7 +136,11 @@ impl<M> RingEdge<M> {
         let submission = Submission::new(config.submissions)?;
         let lent = ReceiveBuffers::register(&submission.submitter(), config.receive_buffers)?;
         mesh.doorbell().set_ring(submission.duplicate_fd()?);
-        let registered = RegisteredFiles::new(&submission, config.registered_files);
+        let mut registered = RegisteredFiles::new(&submission, config.registered_files);
+        if let Some(file) = &config.keep_open {
+            // Never removed. If there is no room for it, the lock ends with the process.
+            registered.add(&submission, file.as_raw_fd());
+        }
         let mut edge = Self {
             now: clock::monotonic(),
             submission,

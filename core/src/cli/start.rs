@@ -4,7 +4,10 @@
 //! the same data.
 
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -16,6 +19,12 @@ use crate::{logging, stop};
 
 /// The name of the file in the data directory that a running broker holds a lock on.
 const LOCK_FILE: &str = "lock";
+
+/// How long to wait for a lock whose holder is gone.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often to look.
+const LOCK_EVERY: Duration = Duration::from_millis(2);
 
 /// `tidemill [start] …`
 #[derive(Args, Debug)]
@@ -73,10 +82,12 @@ impl Start {
         let config = self.given.config()?;
         let _logs = logging::start(&config.log_filter)
             .map_err(|reason| Failure::usage(format!("tidemill.log: {reason}")))?;
-        let _lock = lock(&config.data_dir)?;
+        let lock = Arc::new(lock(&config.data_dir)?);
+        node::wait_for_ports(&config);
         check::refuse_unfit(&config)?;
         stop::watch().map_err(|e| Failure::new("cannot wait for signals").because(e))?;
-        node::run(config, announce).map_err(|e| Failure::new("the broker could not run").because(e))
+        node::run(config, lock, announce)
+            .map_err(|e| Failure::new("the broker could not run").because(e))
     }
 }
 
@@ -92,6 +103,12 @@ fn announce(ready: &Ready) {
 }
 
 /// Makes the data directory if it is missing, and takes its lock.
+///
+/// Every ring holds the file open too (see [`RingConfig::keep_open`]): after a kill the lock is free
+/// only when the kernel has carried out the last write of the process that is gone. Nothing is
+/// read or written here before.
+///
+/// [`RingConfig::keep_open`]: tidemill_runtime::ring::RingConfig::keep_open
 fn lock(data_dir: &Path) -> Result<File, Failure> {
     let shown = data_dir.display();
     std::fs::create_dir_all(data_dir).map_err(|e| {
@@ -105,17 +122,44 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
             .fix("give the directory and what is in it to the user the broker runs as")
     };
     let path = data_dir.join(LOCK_FILE);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(unlockable)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Failure::new(format!("the data directory {shown} is in use by another tidemill"))
-                .because(format!("it holds the lock on {}", path.display()))
-                .fix("stop the other one, or name another directory with --data-dir DIR"))
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(unlockable)?;
+    let deadline = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(unlockable(error)),
+            Err(TryLockError::WouldBlock) => {}
         }
-        Err(TryLockError::Error(error)) => Err(unlockable(error)),
+        let holder = holder(&path);
+        if holder.is_some_and(is_running) || deadline <= Instant::now() {
+            let holder =
+                holder.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+            let what = format!("the data directory {shown} is in use by another tidemill");
+            return Err(Failure::new(what)
+                .because(format!("{holder} holds the lock on {}", path.display()))
+                .fix("stop the other one, or name another directory with --data-dir DIR"));
+        }
+        std::thread::sleep(LOCK_EVERY);
     }
+    // Only a hint for the message above: the lock is what counts.
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(unlockable)?;
+    Ok(file)
+}
+
+/// The process that wrote its id into the lock file last.
+fn holder(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn is_running(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 #[cfg(test)]
