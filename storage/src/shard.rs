@@ -17,12 +17,13 @@ mod flush;
 mod lookup;
 mod reads;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
 use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use crate::block::BLOCK_BYTES;
 use crate::checkpoint::LogState;
 use crate::config::{Config, LogConfig};
 use crate::error::ReadError;
@@ -66,8 +67,8 @@ pub struct ShardStorage {
     /// How many of them left their tail otherwise than in this order.
     tail_order_stale: usize,
     tail_bytes: usize,
-    /// Logs whose append waits for journal room.
-    room_wanted: Vec<LogId>,
+    /// Logs whose append waits for room in the journal or in memory, and how much.
+    room_wanted: BTreeMap<LogId, u64>,
     /// A journal file is being made.
     growing: bool,
     /// There was no space for a new journal file; not tried again before this time.
@@ -264,7 +265,7 @@ impl ShardStorage {
             tail_order: VecDeque::new(),
             tail_order_stale: 0,
             tail_bytes: 0,
-            room_wanted: Vec::new(),
+            room_wanted: BTreeMap::new(),
             growing: false,
             grow_after: 0,
             now: 0,
@@ -333,6 +334,7 @@ impl ShardStorage {
         self.step_checkpoint();
         self.step_flush();
         self.close_windows();
+        self.admit_waiting();
     }
 
     /// Time has passed.
@@ -492,9 +494,7 @@ impl ShardStorage {
             Err(Fault::NoSpace) => {
                 self.growing = false;
                 self.grow_after = self.now + RETRY_NS;
-                for log in std::mem::take(&mut self.room_wanted) {
-                    self.events.push_back(Event::NoSpace { log });
-                }
+                self.refuse_waiting();
             }
             Err(_) => self.fence(),
         }
@@ -504,16 +504,36 @@ impl ShardStorage {
         if self.must_succeed(&result) {
             self.growing = false;
             self.journal.grow();
-            self.admit_waiting();
         }
     }
 
-    /// There may be more room in the journal now.
+    // --- admission ---
+
+    /// Whether an append of so many bytes finds room in the journal and in memory.
+    fn has_room(&self, bytes: u64) -> bool {
+        // Batches leave memory at the end of turns, once they are written; until then a little
+        // more than planned is taken.
+        let memory_max = self.config.tail_bytes_max + self.config.tail_bytes_max / 4;
+        self.tail_bytes <= memory_max
+            && self.journal.has_room(&self.config, bytes + BLOCK_BYTES as u64)
+    }
+
+    /// Tells those who waited for room that there is.
     fn admit_waiting(&mut self) {
-        for log in std::mem::take(&mut self.room_wanted) {
-            if self.find_log_mut(log).is_some() {
+        let waiting = std::mem::take(&mut self.room_wanted);
+        for (log, bytes) in waiting {
+            if !self.has_room(bytes) {
+                self.room_wanted.insert(log, bytes);
+            } else if self.find_log_mut(log).is_some() {
                 self.events.push_back(Event::Admitted { log });
             }
+        }
+    }
+
+    /// Tells those who wait for room that there is none to be had.
+    fn refuse_waiting(&mut self) {
+        for (log, _) in std::mem::take(&mut self.room_wanted) {
+            self.events.push_back(Event::NoSpace { log });
         }
     }
 

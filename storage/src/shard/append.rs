@@ -106,10 +106,8 @@ impl ShardStorage {
             self.log_mut(id).waited_for = true;
             return Err(AppendError::SpaceNotReserved);
         }
-        if !self.journal.has_room(&self.config, bytes + BLOCK_BYTES as u64) {
-            if !self.room_wanted.contains(&id) {
-                self.room_wanted.push(id);
-            }
+        if !self.has_room(bytes) {
+            self.room_wanted.insert(id, bytes);
             return Err(AppendError::SpaceNotReserved);
         }
         Ok(())

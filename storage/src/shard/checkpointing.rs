@@ -323,7 +323,6 @@ impl ShardStorage {
             return self.write_indexes();
         }
         self.journal.recycle(&snapshot.replay_from);
-        self.admit_waiting();
     }
 
     fn give_up(&mut self) {
@@ -333,9 +332,7 @@ impl ShardStorage {
         // The same number, so the same slot: the other one is still the newest.
         self.checkpointing.number -= 1;
         self.checkpointing.retry_after = self.now + RETRY_NS;
-        for log in std::mem::take(&mut self.room_wanted) {
-            self.events.push_back(super::Event::NoSpace { log });
-        }
+        self.refuse_waiting();
         // Everything is in the journal as well: stopping does not need the checkpoint.
         self.stopped = self.checkpointing.last;
     }
