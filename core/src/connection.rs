@@ -16,6 +16,7 @@ use tidemill_net::frame::{self, FrameError};
 use tidemill_perf::Stamps;
 use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
 
+use crate::budget::Budget;
 use crate::limits::{
     FRAME_BYTES_FIRST_ALLOCATION, REPLY_BYTES_PER_CONNECTION_MAX, REQUESTS_PER_CONNECTION_MAX,
 };
@@ -54,6 +55,8 @@ pub struct Connection {
     incoming: BytesMut,
     /// When the newest of `incoming` arrived, in ticks.
     received_at: u64,
+    /// What the large request half received here has claimed of the budget.
+    frame_claim: usize,
     slots: VecDeque<Slot>,
     first_slot: u64,
     ready_bytes: usize,
@@ -65,7 +68,8 @@ pub struct Connection {
 }
 
 enum Slot {
-    Working,
+    /// With the bytes its request holds of the budget.
+    Working(usize),
     Ready(Vec<Bytes>, Stamps),
     /// acks=0: nothing is sent.
     Silent,
@@ -80,6 +84,17 @@ enum Stage {
     Broken,
     /// The close has been asked for.
     Closing,
+}
+
+/// Where to receive next.
+#[derive(Debug)]
+pub enum Receive {
+    /// Into this.
+    Into(BytesMut),
+    /// Nowhere until some of the budget is given back.
+    Stalled,
+    /// Nowhere now.
+    Nothing,
 }
 
 /// What may be taken off the received bytes.
@@ -111,6 +126,7 @@ impl Connection {
             frame_bytes_max,
             incoming: BytesMut::new(),
             received_at: 0,
+            frame_claim: 0,
             slots: VecDeque::new(),
             first_slot: 0,
             ready_bytes: 0,
@@ -124,24 +140,37 @@ impl Connection {
     /// Where to receive into, if the client may send more now.
     ///
     /// With a large frame half there, its rest is received in place; otherwise the edge lends its
-    /// own buffer, so that an idle connection holds none.
-    pub fn next_receive(&mut self) -> Option<BytesMut> {
+    /// own buffer, so that an idle connection holds none. When the budget is used up, a client
+    /// that already holds some of it is not read: [`Receive::Stalled`].
+    pub fn next_receive(&mut self, budget: &mut Budget) -> Receive {
         if self.receiving || self.stage != Stage::Open || !self.has_room() {
-            return None;
+            return Receive::Nothing;
         }
-        self.receiving = true;
-        let missing = match frame::frame_size(&self.incoming, self.frame_bytes_max) {
-            Ok(Some(size)) => size.saturating_sub(self.incoming.len()),
+        let size = match frame::frame_size(&self.incoming, self.frame_bytes_max) {
+            Ok(Some(size)) => size,
             Ok(None) | Err(_) => 0,
         };
+        let missing = size.saturating_sub(self.incoming.len());
         if missing <= RECEIVE_BYTES_MAX {
-            return Some(BytesMut::new());
+            let holds_some = !self.slots.is_empty() || 0 < self.ready_bytes;
+            if holds_some && !budget.has_room() && self.incoming.is_empty() {
+                return Receive::Stalled;
+            }
+            self.receiving = true;
+            return Receive::Into(BytesMut::new());
         }
+        if self.frame_claim == 0 {
+            if !budget.try_take(size) {
+                return Receive::Stalled;
+            }
+            self.frame_claim = size;
+        }
+        self.receiving = true;
         // What a client merely claims is not allocated at once: the buffer doubles as it fills.
         let step = missing.min(self.incoming.len().max(FRAME_BYTES_FIRST_ALLOCATION));
         let mut into = std::mem::take(&mut self.incoming);
         into.reserve(step);
-        Some(into)
+        Receive::Into(into)
     }
 
     /// Bytes arrived in what [`Connection::next_receive`] gave out; none means the end.
@@ -180,10 +209,18 @@ impl Connection {
         }
     }
 
-    /// Opens the slot for a request's reply.
-    pub fn open_slot(&mut self) -> ReplySlot {
+    /// Opens the slot for the reply to a request of `request_bytes`.
+    pub fn open_slot(&mut self, request_bytes: usize, budget: &mut Budget) -> ReplySlot {
+        // A large request has claimed its bytes before they came.
+        let held = match std::mem::take(&mut self.frame_claim) {
+            0 => {
+                budget.take(request_bytes);
+                request_bytes
+            }
+            claimed => claimed,
+        };
         let number = self.first_slot + self.slots.len() as u64;
-        self.slots.push_back(Slot::Working);
+        self.slots.push_back(Slot::Working(held));
         ReplySlot { connection: self.id, number }
     }
 
@@ -193,11 +230,22 @@ impl Connection {
     }
 
     /// Fills a slot; an empty reply means that the client expects none.
-    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>, stamps: Stamps) {
+    ///
+    /// The request's bytes are given back to the budget, the reply's taken until it is sent.
+    pub fn fill_slot(
+        &mut self,
+        number: u64,
+        parts: Vec<Bytes>,
+        stamps: Stamps,
+        budget: &mut Budget,
+    ) {
         let index = (number - self.first_slot) as usize;
         let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
-        assert!(matches!(slot, Slot::Working), "a request is answered once");
-        self.ready_bytes += parts.iter().map(Bytes::len).sum::<usize>();
+        let Slot::Working(held) = slot else { unreachable!("a request is answered once") };
+        let reply_bytes: usize = parts.iter().map(Bytes::len).sum();
+        budget.release(*held);
+        budget.take(reply_bytes);
+        self.ready_bytes += reply_bytes;
         *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, stamps) };
     }
 
@@ -222,7 +270,8 @@ impl Connection {
     }
 
     /// The send has ended. Returns the requests that are thereby answered.
-    pub fn sent(&mut self, well: bool) -> std::vec::Drain<'_, Stamps> {
+    pub fn sent(&mut self, well: bool, budget: &mut Budget) -> std::vec::Drain<'_, Stamps> {
+        budget.release(self.sending);
         self.ready_bytes -= self.sending;
         self.sending = 0;
         if !well {
@@ -261,6 +310,15 @@ impl Connection {
             Stage::Draining => self.slots.is_empty() && self.sending == 0,
             Stage::Broken => true,
         }
+    }
+
+    /// Gives back whatever this connection still holds of the budget: it is gone.
+    pub fn release(&self, budget: &mut Budget) {
+        let working = self.slots.iter().map(|slot| match slot {
+            Slot::Working(held) => *held,
+            Slot::Ready(..) | Slot::Silent => 0,
+        });
+        budget.release(working.sum::<usize>() + self.frame_claim + self.ready_bytes);
     }
 
     /// The close is being submitted; false if it was before.
@@ -307,6 +365,17 @@ mod tests {
         )
     }
 
+    fn budget() -> Budget {
+        Budget::new(1 << 30)
+    }
+
+    /// One from which anything can be given back.
+    fn full_budget() -> Budget {
+        let mut budget = budget();
+        budget.take(1 << 20);
+        budget
+    }
+
     fn frame(size: usize) -> BytesMut {
         let mut bytes = BytesMut::new();
         bytes.extend_from_slice(&(size as u32).to_be_bytes());
@@ -318,13 +387,23 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_their_requests() {
         let mut connection = connection();
-        let first = connection.open_slot();
-        let second = connection.open_slot();
+        let first = connection.open_slot(0, &mut budget());
+        let second = connection.open_slot(0, &mut budget());
 
-        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")], Stamps::begin(0));
+        connection.fill_slot(
+            second.number,
+            vec![Bytes::from_static(b"second")],
+            Stamps::begin(0),
+            &mut budget(),
+        );
         assert_eq!(connection.next_send(), None, "the first reply is still missing");
 
-        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")], Stamps::begin(0));
+        connection.fill_slot(
+            first.number,
+            vec![Bytes::from_static(b"first")],
+            Stamps::begin(0),
+            &mut budget(),
+        );
         let parts = connection.next_send().unwrap();
         assert_eq!(parts, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
     }
@@ -333,10 +412,15 @@ mod tests {
     #[test]
     fn a_silent_slot_lets_the_next_reply_pass() {
         let mut connection = connection();
-        let silent = connection.open_slot();
-        let loud = connection.open_slot();
-        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")], Stamps::begin(0));
-        connection.fill_slot(silent.number, Vec::new(), Stamps::begin(0));
+        let silent = connection.open_slot(0, &mut budget());
+        let loud = connection.open_slot(0, &mut budget());
+        connection.fill_slot(
+            loud.number,
+            vec![Bytes::from_static(b"loud")],
+            Stamps::begin(0),
+            &mut budget(),
+        );
+        connection.fill_slot(silent.number, Vec::new(), Stamps::begin(0), &mut budget());
         assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
     }
 
@@ -344,14 +428,20 @@ mod tests {
     #[test]
     fn with_all_slots_open_the_socket_is_not_read() {
         let mut connection = connection();
-        let slots: Vec<_> =
-            (0..REQUESTS_PER_CONNECTION_MAX).map(|_| connection.open_slot()).collect();
-        assert!(connection.next_receive().is_none());
+        let slots: Vec<_> = (0..REQUESTS_PER_CONNECTION_MAX)
+            .map(|_| connection.open_slot(0, &mut budget()))
+            .collect();
+        assert!(matches!(connection.next_receive(&mut budget()), Receive::Nothing));
 
-        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")], Stamps::begin(0));
+        connection.fill_slot(
+            slots[0].number,
+            vec![Bytes::from_static(b"x")],
+            Stamps::begin(0),
+            &mut budget(),
+        );
         let _parts = connection.next_send();
-        let _answered = connection.sent(true);
-        assert!(connection.next_receive().is_some());
+        drop(connection.sent(true, &mut full_budget()));
+        assert!(matches!(connection.next_receive(&mut budget()), Receive::Into(_)));
     }
 
     /// A frame that arrives in pieces is handed over once, whole, whatever the pieces are.
@@ -362,7 +452,9 @@ mod tests {
         let mut at = 0;
         while at < whole.len() {
             assert!(matches!(connection.take_frame(), Taken::Nothing));
-            let mut into = connection.next_receive().unwrap();
+            let Receive::Into(mut into) = connection.next_receive(&mut budget()) else {
+                panic!("the frame is not whole")
+            };
             let room = if into.capacity() == into.len() {
                 RECEIVE_BYTES_MAX
             } else {
@@ -382,8 +474,27 @@ mod tests {
     #[test]
     fn a_claimed_length_above_the_limit_breaks_the_connection() {
         let mut connection = connection();
-        let _into = connection.next_receive();
+        let _into = connection.next_receive(&mut budget());
         connection.received(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff][..]), Instant::default(), 0);
         assert!(matches!(connection.take_frame(), Taken::Broken(_)));
+    }
+
+    /// What clients claim to send does not add up to more than the budget: who does not fit waits
+    /// with its socket unread, and goes on when another request was answered.
+    #[test]
+    fn a_large_request_waits_until_the_budget_has_room_for_all_of_it() {
+        let mut budget = Budget::new(150_000);
+        let head = |size: u32| BytesMut::from(&size.to_be_bytes()[..]);
+        let (mut first, mut second) = (connection(), connection());
+        for connection in [&mut first, &mut second] {
+            let _into = connection.next_receive(&mut budget);
+            connection.received(head(100_000), Instant::default(), 0);
+        }
+        assert!(matches!(first.next_receive(&mut budget), Receive::Into(_)));
+        assert!(matches!(second.next_receive(&mut budget), Receive::Stalled));
+
+        first.release(&mut budget);
+        assert!(budget.take_freed());
+        assert!(matches!(second.next_receive(&mut budget), Receive::Into(_)));
     }
 }

@@ -9,6 +9,7 @@ pub mod node;
 pub mod shard;
 
 pub mod api;
+pub mod budget;
 pub mod connection;
 pub mod dispatch;
 pub mod job;

@@ -29,8 +29,9 @@ use tidemill_runtime::edge::{
 use crate::api::Job;
 use crate::api::fetch_session::FetchSessions;
 use crate::api::producer_ids::ProducerIds;
+use crate::budget::Budget;
 use crate::config::{Config, Origin};
-use crate::connection::{Connection, ConnectionId, ReplySlot, Taken};
+use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
 use crate::controller::Controller;
 use crate::disk::{Disk, Owner};
 use crate::job::{JobId, Jobs, ReplyTo};
@@ -104,6 +105,9 @@ pub struct Shard {
     listeners: Vec<ListenerId>,
     connections: Slab<Connection>,
     connections_made: u64,
+    budget: Budget,
+    /// Connections that wait for the budget.
+    stalled: Vec<usize>,
     /// Connections that may have something to take, send or close.
     touched: Vec<usize>,
     /// Messages of this shard to itself.
@@ -147,7 +151,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.take_requests(times);
         self.step_storage(times, edge);
         self.send_messages(edge);
-        self.serve_connections(times, edge);
+        self.serve_connections(edge);
         self.step_stop();
         if self.stage == Stage::Stopped {
             return Next::Stop;
@@ -183,6 +187,8 @@ impl Shard {
             listeners,
             connections: Slab::new(),
             connections_made: 0,
+            budget: Budget::new(settings.config.budgets.network_bytes as usize / shards),
+            stalled: Vec::new(),
             touched: Vec::new(),
             own: VecDeque::new(),
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -222,14 +228,14 @@ impl Shard {
             TokenKind::Send => {
                 let connection = self.connections.get_mut(index).expect("open until quiet");
                 let now = (self.settings.stamp)();
-                for mut stamps in connection.sent(completion.result.is_ok()) {
+                for mut stamps in connection.sent(completion.result.is_ok(), &mut self.budget) {
                     stamps.end(RequestStage::Respond, now);
                     self.recorder.record(&stamps);
                 }
                 self.touched.push(index);
             }
             TokenKind::Close => {
-                self.connections.remove(index);
+                self.connections.remove(index).release(&mut self.budget);
             }
             TokenKind::Disk => self.disk.handle_completion(index, completion.result, edge),
         }
@@ -293,7 +299,7 @@ impl Shard {
                 let Some(connection) = self.connections.get_mut(index) else { break };
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
-                        let slot = connection.open_slot();
+                        let slot = connection.open_slot(frame.len(), &mut self.budget);
                         let mut stamps = connection.begin_stamps();
                         stamps.end(RequestStage::Receive, (self.settings.stamp)());
                         if let Err(error) = self.dispatch(slot, stamps, frame, times) {
@@ -322,8 +328,10 @@ impl Shard {
 
     /// Fills the slot of a request; no parts mean that the client expects no reply.
     pub(crate) fn reply(&mut self, slot: ReplySlot, stamps: Stamps, parts: Vec<Bytes>) {
-        let Some(connection) = self.connection_mut(slot.connection) else { return };
-        connection.fill_slot(slot.number, parts, stamps);
+        let ReplySlot { connection: id, number } = slot;
+        let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
+        let Some(connection) = connection else { return };
+        connection.fill_slot(number, parts, stamps, &mut self.budget);
         self.touched.push(slot.connection.index);
     }
 
@@ -336,8 +344,11 @@ impl Shard {
     }
 
     /// Sends what is ready, closes what is done, reads where there is room.
-    fn serve_connections<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+    fn serve_connections<E: Edge<Message = Message>>(&mut self, edge: &mut E) {
         let mut touched = std::mem::take(&mut self.touched);
+        if self.budget.take_freed() {
+            touched.append(&mut self.stalled);
+        }
         touched.sort_unstable();
         touched.dedup();
         for index in touched {
@@ -353,12 +364,17 @@ impl Shard {
             if connection.has_frame() {
                 // Its turn comes again with the next one.
                 self.touched.push(index);
-            } else if let Some(into) = connection.next_receive() {
-                let socket = connection.socket;
-                edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
+                continue;
+            }
+            match connection.next_receive(&mut self.budget) {
+                Receive::Into(into) => {
+                    let socket = connection.socket;
+                    edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
+                }
+                Receive::Stalled => self.stalled.push(index),
+                Receive::Nothing => {}
             }
         }
-        let _ = times;
     }
 
     fn close<E: Edge<Message = Message>>(&mut self, index: usize, edge: &mut E) {
