@@ -105,11 +105,7 @@ fn shards_count(config: &Config, cores: usize) -> u16 {
 /// Runs a node until it is asked to stop ([`stop`]). `ready` is called when clients are served.
 ///
 /// `lock` is the lock on the data directory; every ring holds it for as long as it may still write.
-pub fn run(
-    config: Config,
-    lock: Arc<File>,
-    ready: impl FnOnce(&Ready),
-) -> Result<(), NodeError> {
+pub fn run(config: Config, lock: Arc<File>, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> {
     let cores = topology::cores();
     let shards = shards_count(&config, cores.len());
     let bootstrap = listen(config.listen, usize::from(shards))
