@@ -327,3 +327,123 @@ fn count(bytes: &mut &[u8], each_bytes: usize) -> Option<u32> {
     let count = bytes.try_get_u32().ok()?;
     (count as usize <= bytes.remaining() / each_bytes).then_some(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_record::LeaderEpoch;
+
+    use super::*;
+
+    fn state() -> LogState {
+        let partition = TopicPartition { topic: TopicId([0xab; 16]), partition: PartitionId(7) };
+        let segment = SegmentState {
+            base_offset: Offset(3),
+            next_offset: Offset(9),
+            generation: 1,
+            size_bytes: 0x321,
+            max_timestamp: Timestamp(0x44),
+            opened_ms: 0x45,
+            appended_ms: 0x46,
+        };
+        let mut epochs = LeaderEpochs::default();
+        epochs.note(LeaderEpoch(2), Offset(3));
+        LogState {
+            partition,
+            home: 5,
+            generation: 1,
+            start: Offset(4),
+            end: Offset(9),
+            synced: Place { offset: Offset(8), segment: Offset(3), position: 0x300 },
+            segments: vec![segment],
+            doomed: vec![Offset(0)],
+            epochs,
+            damaged: vec![Offset(5)..Offset(6)],
+            ..LogState::new(partition)
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let replay_from =
+            ReplayFrom { sequence: 11, file_number: 2, position: 0x1000, previous_checksum: 77 };
+        Snapshot { shard: 5, incarnation: 12, number: 3, replay_from, logs: vec![state()] }
+    }
+
+    /// The bytes of version 1, for ever.
+    #[test]
+    fn the_file_format_is_this() {
+        #[rustfmt::skip]
+        let expected_header = [
+            b'T', b'I', b'D', b'E', b'S', b'N', b'A', b'P',
+            0, 1,                               // version
+            0, 5,                               // shard
+            0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 12,            // incarnation
+            0, 0, 0, 0, 0, 0, 0, 3,             // number
+            0, 0, 0, 0, 0, 0, 0, 11,            // replay from: sequence
+            0, 0, 0, 2,                         // file
+            0, 0, 0, 77,                        // checksum of the window before
+            0, 0, 0, 0, 0, 0, 0x10, 0,          // position
+            0, 0, 0, 0, 0, 0, 1, 0,             // bytes in all
+            0, 0, 0, 1,                         // logs
+        ];
+        #[rustfmt::skip]
+        let expected_log = [
+            0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab,
+            0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab,
+            0, 0, 0, 7,                         // partition
+            0, 5,                               // home shard
+            0, 0, 0, 1,                         // generation
+            0,                                  // not dropped
+            0, 0, 0, 0, 0, 0, 0, 4,             // start
+            0, 0, 0, 0, 0, 0, 0, 9,             // end
+            0, 0, 0, 0, 0, 0, 0, 8,             // synced: offset
+            0, 0, 0, 0, 0, 0, 0, 3,             // segment
+            0, 0, 0, 0, 0, 0, 3, 0,             // position
+            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, // not broken
+            0, 0, 0, 1,                         // segments
+            0, 0, 0, 0, 0, 0, 0, 3,             // base offset
+            0, 0, 0, 0, 0, 0, 0, 9,             // next offset
+            0, 0, 0, 1,                         // generation
+            0, 0, 0, 0, 0, 0, 3, 0x21,          // size
+            0, 0, 0, 0, 0, 0, 0, 0x44,          // newest timestamp
+            0, 0, 0, 0, 0, 0, 0, 0x45,          // opened
+            0, 0, 0, 0, 0, 0, 0, 0x46,          // last appended to
+            0, 0, 0, 1,                         // deleted segments
+            0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 1,                         // damaged ranges
+            0, 0, 0, 0, 0, 0, 0, 5,
+            0, 0, 0, 0, 0, 0, 0, 6,
+            0, 0, 0, 1,                         // leader epochs
+            0, 0, 0, 2,
+            0, 0, 0, 0, 0, 0, 0, 3,
+            1,                                  // producers: version
+            0, 0, 0, 0,                         // none
+        ];
+        let file = snapshot().encode();
+        assert_eq!(file.len(), BLOCK_BYTES);
+        assert_eq!(file[..CHECKSUM_AT], expected_header);
+        let log = &file[SNAPSHOT_HEADER_BYTES..][..expected_log.len()];
+        assert_eq!(log, expected_log);
+        assert_eq!(SNAPSHOT_HEADER_BYTES + expected_log.len(), 256);
+    }
+
+    #[test]
+    fn a_snapshot_is_read_back_as_written() {
+        assert_eq!(Snapshot::decode(&snapshot().encode()), Ok(snapshot()));
+    }
+
+    /// A torn or rotten slot is not taken for a checkpoint.
+    #[test]
+    fn every_damaged_byte_is_noticed() {
+        let sound = snapshot().encode();
+        let total = Snapshot::total_bytes(&sound).unwrap() as usize;
+        for at in 0..total {
+            let mut damaged = sound.to_vec();
+            damaged[at] ^= 1;
+            assert_eq!(Snapshot::decode(&damaged), Err(SnapshotError::Damaged), "byte {at}");
+        }
+        for cut in 0..total {
+            assert_eq!(Snapshot::decode(&sound[..cut]), Err(SnapshotError::Damaged));
+        }
+    }
+}

@@ -356,3 +356,143 @@ fn head_checksum(head: &[u8]) -> u32 {
     let crc = checksum::crc32c(&head[..CHECKSUM_AT]);
     checksum::append(crc, &head[HEADER_BYTES..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            kind: EntryKind::Append,
+            partition: TopicPartition { topic: TopicId([0xab; 16]), partition: PartitionId(7) },
+            generation: 3,
+            epoch: LeaderEpoch(5),
+            segment: Offset(0x100),
+            position: 0x2000,
+            base_offset: Offset(0x111),
+            next_offset: Offset(0x114),
+            wall_ms: 0x0a0b,
+            data_bytes: 9,
+            prefix_bytes: 2,
+            data_crc: checksum::crc32c(b"123456789"),
+            prefix_crc: checksum::crc32c(b"pp"),
+            last_bytes: 0,
+        }
+    }
+
+    fn header() -> WindowHeader {
+        WindowHeader {
+            shard: 2,
+            incarnation: 4,
+            sequence: 6,
+            mark: 5,
+            file_number: 8,
+            file_use: 1,
+            previous_checksum: 0x0102_0304,
+            entries_count: 1,
+            payload_bytes: 11,
+            blocks: 1,
+        }
+    }
+
+    fn window() -> Vec<u8> {
+        let mut window = Vec::new();
+        let checksum = header().encode(&[entry()], &mut window);
+        window.extend_from_slice(b"pp123456789");
+        window.resize(BLOCK_BYTES - TRAILER_BYTES, 0);
+        window.extend_from_slice(&header().trailer(checksum));
+        window
+    }
+
+    /// The bytes of version 1, for ever.
+    #[test]
+    fn the_window_format_is_this() {
+        #[rustfmt::skip]
+        let expected_header = [
+            b'T', b'I', b'D', b'W',
+            0, 1,                               // version
+            0, 2,                               // shard
+            0, 0, 0, 0, 0, 0, 0, 4,             // incarnation
+            0, 0, 0, 0, 0, 0, 0, 6,             // sequence
+            0, 0, 0, 0, 0, 0, 0, 5,             // mark
+            0, 0, 0, 8,                         // file number
+            0, 0, 0, 1,                         // use of the file
+            1, 2, 3, 4,                         // previous checksum
+            0, 0, 0, 1,                         // entries
+            0, 0, 0, 0, 0, 0, 0, 11,            // bytes of payloads
+            0, 0, 0, 1,                         // blocks
+        ];
+        #[rustfmt::skip]
+        let expected_entry = [
+            1, 0, 0, 0,                         // append
+            0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab,
+            0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab, 0xab,
+            0, 0, 0, 7,                         // partition
+            0, 0, 0, 3,                         // generation
+            0, 0, 0, 5,                         // leader epoch
+            0, 0, 0, 0, 0, 0, 1, 0,             // segment
+            0, 0, 0, 0, 0, 0, 0x20, 0,          // position
+            0, 0, 0, 0, 0, 0, 1, 0x11,          // base offset
+            0, 0, 0, 0, 0, 0, 1, 0x14,          // next offset
+            0, 0, 0, 0, 0, 0, 0x0a, 0x0b,       // time of day, ms
+            0, 0, 0, 9,                         // bytes of data
+            0, 0, 0, 2,                         // bytes of prefix
+            0xe3, 0x06, 0x92, 0x83,             // CRC32C of the data
+        ];
+        let window = window();
+        assert_eq!(window[..CHECKSUM_AT], expected_header);
+        assert_eq!(window[HEADER_BYTES..][..expected_entry.len()], expected_entry);
+        let checksum = &window[CHECKSUM_AT..HEADER_BYTES];
+        let trailer = [&[0, 0, 0, 0, 0, 0, 0, 6], checksum, b"WDIT"].concat();
+        assert!(window.ends_with(&trailer));
+    }
+
+    #[test]
+    fn a_window_is_read_back_as_written() {
+        let window = window();
+        let (found, entries, checksum) = WindowHeader::decode(&window, 1 << 20).unwrap();
+        assert_eq!((found, &entries[..]), (header(), &[entry()][..]));
+        assert!(found.trailer_is_sound(&window, checksum));
+        let payload = &window[found.payload_at()..][..11];
+        assert!(entries[0].payload_is_sound(payload));
+        assert!(!entries[0].payload_is_sound(b"pp12345678X"));
+        assert!(!entries[0].payload_is_sound(b"qp123456789"));
+    }
+
+    /// No byte of header, entries or trailer can change unnoticed.
+    #[test]
+    fn every_damaged_byte_is_noticed() {
+        let sound = window();
+        let head_bytes = HEADER_BYTES + ENTRY_BYTES;
+        for at in (0..head_bytes).chain(BLOCK_BYTES - TRAILER_BYTES..BLOCK_BYTES) {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 1;
+            let noticed = match WindowHeader::decode(&damaged, 1 << 20) {
+                Ok((header, _, checksum)) => !header.trailer_is_sound(&damaged, checksum),
+                Err(_) => true,
+            };
+            assert!(noticed, "byte {at}");
+        }
+    }
+
+    /// A length that is merely claimed is not believed, nor read.
+    #[test]
+    fn absurd_lengths_are_no_window() {
+        let mut window = window();
+        window[44..48].fill(0xff);
+        assert_eq!(WindowHeader::decode(&window, 1 << 20), Err(WindowError::NotAWindow));
+    }
+
+    #[test]
+    fn a_window_of_a_newer_version_is_told_apart_from_damage() {
+        let mut window = window();
+        window[5] = 2;
+        let head = HEADER_BYTES + ENTRY_BYTES;
+        let checksum = head_checksum(&window[..head]);
+        window[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(
+            WindowHeader::decode(&window, 1 << 20),
+            Err(WindowError::NewerFormat { found: 2 })
+        );
+    }
+}
