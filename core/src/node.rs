@@ -252,7 +252,9 @@ mod tests {
     fn a_port_that_a_killed_broker_still_holds_is_waited_for() {
         let held = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let address = held[0].address();
-        let config = Config { listen: address, shards: Some(1), ..Config::default() };
+        let mut config = Config::of_defaults();
+        config.listen = address;
+        config.shards = Some(1);
         let (waiting, begun) = mpsc::channel();
         let kernel = std::thread::spawn(move || {
             begun.recv().unwrap();
