@@ -9,7 +9,12 @@ use std::fmt;
 use std::ops::Deref;
 
 use crate::batch::{ArchivedBatchHeader, Batch, read_header};
+use crate::compression::Codec;
 use crate::offset::Offset;
+
+/// A record takes this many bytes at least: its length, attributes, time, offset, the lengths of
+/// key and value, and the number of headers, one byte each.
+const RECORD_BYTES_MIN: u64 = 7;
 
 /// What a batch must keep to, to be accepted by [`validate`].
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,7 @@ pub fn validate(bytes: &[u8], limits: &Limits) -> Result<Validated, BatchError> 
     }
     batch.verify_checksum()?;
     check_count(header)?;
+    check_room(&batch)?;
     check_producer(header)?;
     if header.is_control() && !limits.control_allowed {
         return Err(BatchError::ControlNotAllowed);
@@ -63,6 +69,18 @@ fn check_count(header: &ArchivedBatchHeader) -> Result<(), BatchError> {
     let last_offset_delta = header.last_offset_delta();
     if records_count < 1 || last_offset_delta != records_count - 1 {
         return Err(BatchError::CountMismatch { records_count, last_offset_delta });
+    }
+    Ok(())
+}
+
+/// As many records as the batch says it holds must find room in it, or a few bytes would use up
+/// offsets by the thousand million. What compressed records say is for their reader to find out.
+fn check_room(batch: &Batch<'_>) -> Result<(), BatchError> {
+    let records_count = batch.records_count();
+    let found_bytes = batch.payload().len();
+    let needed_bytes = u64::from(records_count) * RECORD_BYTES_MIN;
+    if batch.compression() == Codec::None && (found_bytes as u64) < needed_bytes {
+        return Err(BatchError::NoRoomForRecords { records_count, found_bytes });
     }
     Ok(())
 }
@@ -133,6 +151,13 @@ pub enum BatchError {
         /// How many offsets after the first it says it spans.
         last_offset_delta: i32,
     },
+    /// More records than its bytes can hold.
+    NoRoomForRecords {
+        /// How many records the batch says it holds.
+        records_count: u32,
+        /// The bytes it has for them.
+        found_bytes: usize,
+    },
     /// Offsets below zero, or beyond what an offset can be.
     OffsetOutOfRange {
         /// Offset of the first record.
@@ -188,6 +213,9 @@ impl fmt::Display for BatchError {
                 f,
                 "{records_count} records do not fit a last offset delta of {last_offset_delta}"
             ),
+            BatchError::NoRoomForRecords { records_count, found_bytes } => {
+                write!(f, "{found_bytes} bytes cannot hold {records_count} records")
+            }
             BatchError::OffsetOutOfRange { base_offset, last_offset_delta } => {
                 write!(f, "base offset {base_offset} and {last_offset_delta} more are out of range")
             }

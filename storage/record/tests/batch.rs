@@ -242,6 +242,22 @@ fn counts_that_contradict_each_other_are_refused() {
     }
 }
 
+/// The bug: a batch of 75 bytes that said it held two thousand million records was accepted, and
+/// used up as many offsets.
+#[test]
+fn more_records_than_the_bytes_can_hold_are_refused() {
+    for records_count in [1000, i32::MAX] {
+        let mut bytes = with_field(at::RECORDS_COUNT, &records_count.to_be_bytes());
+        bytes[at::LAST_OFFSET_DELTA..at::LAST_OFFSET_DELTA + 4]
+            .copy_from_slice(&(records_count - 1).to_be_bytes());
+        let crc = checksum::crc32c(&bytes[checksum::COVERED_FROM..]);
+        bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_be_bytes());
+        let found_bytes = bytes.len() - HEADER_BYTES;
+        let records_count = records_count as u32;
+        assert_eq!(refusal(&bytes), BatchError::NoRoomForRecords { records_count, found_bytes });
+    }
+}
+
 /// Compaction removes records and keeps offsets: what is stored may be sparse, even empty.
 #[test]
 fn a_sparse_batch_is_read_but_not_accepted_from_clients() {
