@@ -157,6 +157,12 @@ impl Disk {
         self.faults.push(Rule { on, fault, after });
     }
 
+    /// Nothing fails any more, and there is space.
+    pub fn heal(&mut self) {
+        self.faults.clear();
+        self.free_bytes = None;
+    }
+
     /// The power goes and comes back. What was under way is forgotten, or done in part.
     pub fn crash(&mut self, survival: Survival) {
         let mut luck = Luck::of(survival);
