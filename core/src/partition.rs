@@ -10,6 +10,8 @@
 //!
 //! Start reading at [`Home::call`].
 
+mod refused;
+
 use std::collections::{HashMap, VecDeque};
 
 use bytes::BytesMut;
@@ -21,6 +23,7 @@ use tidemill_storage::{
     ShardStorage, TrimError,
 };
 
+use self::refused::RefusedBatches;
 use crate::job::{JobId, ReplyTo};
 use crate::limits::APPENDS_QUEUED_MAX;
 use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
@@ -54,6 +57,8 @@ struct Partition {
     queued: VecDeque<QueuedAppend>,
     /// Appended, not yet durable, in order of `end`.
     waiting: VecDeque<WaitingProduce>,
+    /// Refused for now: nothing of the same producer may overtake them.
+    refused: RefusedBatches,
     watchers: Vec<Watcher>,
     trims: Vec<(Offset, ReplyTo)>,
 }
@@ -126,6 +131,7 @@ impl Home {
                 rules,
                 queued: VecDeque::new(),
                 waiting: VecDeque::new(),
+                refused: RefusedBatches::default(),
                 watchers: Vec::new(),
                 trims: Vec::new(),
             },
@@ -268,8 +274,16 @@ impl Home {
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),
         };
+        let number = validated.producer().zip(validated.base_sequence());
+        if let Some((producer, sequence)) = number
+            && partition.refused.would_overtake(producer, sequence)
+        {
+            let error = ErrorCode::OutOfOrderSequenceNumber;
+            return self.answers.push((reply_to, refused(error)));
+        }
         let queued = QueuedAppend { batch, validated, acks, reply_to };
         if APPENDS_QUEUED_MAX <= partition.queued.len() {
+            partition.remember_refused(&queued);
             return self.answers.push((reply_to, refused(ErrorCode::KafkaStorageError)));
         }
         // What arrived earlier is appended earlier, or a producer's sequence would be torn.
@@ -328,7 +342,8 @@ impl Home {
         else {
             return;
         };
-        for queued in partition.queued.drain(..) {
+        for queued in std::mem::take(&mut partition.queued) {
+            partition.remember_refused(&queued);
             let message = "the data directory's disk is full".to_owned();
             let answer =
                 Answer::Refused { error: ErrorCode::KafkaStorageError, message: Some(message) };
@@ -565,6 +580,13 @@ impl Home {
 }
 
 impl Partition {
+    fn remember_refused(&mut self, queued: &QueuedAppend) {
+        let validated = &queued.validated;
+        if let Some((producer, sequence)) = validated.producer().zip(validated.base_sequence()) {
+            self.refused.remember(producer, sequence);
+        }
+    }
+
     /// The answer to an append, if it need not wait for the disk.
     fn appended(
         &mut self,

@@ -237,7 +237,9 @@ impl Shard {
     /// The answer just given by this shard's own home, if it was given at once.
     fn take_own_answer(&mut self, job: JobId, index: u32) -> Option<Answer> {
         let reply_to = ReplyTo { shard: self.id, job, index };
-        self.home.as_mut()?.take_last_answer(reply_to)
+        let answer = self.home.as_mut()?.take_last_answer(reply_to);
+        // A watch that was answered just before its fetch began to read again tells nothing new.
+        answer.filter(|answer| !matches!(answer, Answer::Moved))
     }
 
     /// A read or a watch of a fetch is answered.
