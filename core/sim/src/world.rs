@@ -66,6 +66,7 @@ pub struct Port<'a> {
     now: Instant,
     next_connection: &'a mut u64,
     connected: Vec<ConnectionId>,
+    remarks: Vec<String>,
     commands: Vec<Command>,
 }
 
@@ -96,6 +97,11 @@ impl Port<'_> {
     /// The connections begun since this was last asked.
     pub fn take_connected(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.connected)
+    }
+
+    /// Puts a remark into the trace.
+    pub fn say(&mut self, remark: String) {
+        self.remarks.push(remark);
     }
 
     /// Sends bytes on a connection.
@@ -381,9 +387,13 @@ impl<N: Node, C: Clients> World<N, C> {
                 now: self.agenda.now(),
                 next_connection: &mut self.next_connection,
                 connected: Vec::new(),
+                remarks: Vec::new(),
                 commands: Vec::new(),
             };
             self.clients.handle(event, &mut port);
+            for remark in port.remarks {
+                self.trace.note(self.agenda.now(), &Note::Say(&remark));
+            }
             for command in port.commands {
                 self.obey(command);
             }

@@ -421,6 +421,8 @@ impl Producer {
             format!("producer {} in {place:?}, {number}: {base_offset}", self.writer)
         })?;
         let batch = part.batches.remove(at).expect("just found");
+        let (writer, count) = (self.writer, batch.values.len());
+        scene.port.say(format!("producer {writer} {place:?}: {number} +{count} at {base_offset}"));
         scene.history.acked(place, base_offset, &batch.values)
     }
 
@@ -432,6 +434,7 @@ impl Producer {
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
         self.map_asked = None;
+        scene.port.say(format!("producer {} {place:?}: {number} refused, {error}", self.writer));
         let deleted = scene.history.topics.get(place.topic).is_some_and(|t| t.delete_asked);
         if deleted {
             if let Some(part) = self.parts.get_mut(&place) {
