@@ -160,7 +160,7 @@ fn every_codec_comes_back_byte_for_byte() {
         for (&number, &(partition, offset)) in delivered.iter() {
             let message = &found[&partition][offset as usize];
             assert_eq!(message.key(), key_of(number).as_deref(), "{codec} {number}");
-            let value = (number % 7 != 0).then(|| value_of(number));
+            let value = (!number.is_multiple_of(7)).then(|| value_of(number));
             assert_eq!(message.payload(), value.as_deref(), "{codec} {number}");
             let headers = message.headers().expect("it was sent with headers");
             assert_eq!(headers.count(), 2, "headers may share a name");
@@ -176,7 +176,7 @@ fn every_codec_comes_back_byte_for_byte() {
 }
 
 fn key_of(number: usize) -> Option<Vec<u8>> {
-    (number % 5 != 0).then(|| format!("key {}", number % 17).into_bytes())
+    (!number.is_multiple_of(5)).then(|| format!("key {}", number % 17).into_bytes())
 }
 
 fn send(producer: &TestProducer, topic: &str, number: usize, partition: Option<i32>) {
@@ -193,7 +193,7 @@ fn send(producer: &TestProducer, topic: &str, number: usize, partition: Option<i
             record = record.key(key);
         }
         // A null value is as good as any: compacted topics delete with it.
-        if number % 7 != 0 {
+        if !number.is_multiple_of(7) {
             record = record.payload(&value);
         }
         if let Some(partition) = partition {
@@ -273,7 +273,7 @@ fn acknowledged_records_survive_kill_9() {
             .map(|headers| headers.get(1).value.map(<[u8]>::to_vec));
         let expected = Some(Some(number.to_string().into_bytes()));
         assert_eq!(header, expected, "record {number} is at {partition}/{offset}");
-        let value = (number % 7 != 0).then(|| value_of(number));
+        let value = (!number.is_multiple_of(7)).then(|| value_of(number));
         assert_eq!(message.unwrap().payload(), value.as_deref(), "record {number}");
     }
     // As many records as were sent, and each of them found: so none is there twice.
