@@ -6,9 +6,10 @@ that each partition had when it began, and fails if an offset is missing on the 
 """
 
 import subprocess
+import time
 
 from corpus import KEY_END, RECORD_END, records_of
-from running import Failure, demand, output
+from running import demand, output
 
 WAIT_SECONDS = 60
 
@@ -17,7 +18,7 @@ def make_topic(address, topic, partitions=1, config=None):
     """Makes a topic and waits until the broker says it is there."""
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 3})
     wanted = NewTopic(topic, num_partitions=partitions, replication_factor=1, config=config or {})
     for future in admin.create_topics([wanted], request_timeout=WAIT_SECONDS).values():
         future.result(WAIT_SECONDS)
@@ -26,7 +27,7 @@ def make_topic(address, topic, partitions=1, config=None):
 def delete_topic(address, topic):
     from confluent_kafka.admin import AdminClient
 
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 3})
     for future in admin.delete_topics([topic], request_timeout=WAIT_SECONDS).values():
         future.result(WAIT_SECONDS)
 
@@ -46,6 +47,7 @@ def produce_confluent(address, topic, codec, path):
         "enable.idempotence": True,
         "compression.type": codec,
         "linger.ms": 5,
+        "log_level": 3,
         "delivery.report.only.error": True,
     })
     told = lambda error, message: refused.append(error)
@@ -93,38 +95,47 @@ def consume_confluent(address, topic):
 
 
 def messages(address, topic, partitions=None, start=None):
-    """The messages of a topic, from `start[partition]` or the beginning to the end."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+    """The messages of a topic, from `start[partition]` or the beginning, to the end that each
+    partition had when the reading began."""
+    from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer({
         "bootstrap.servers": address,
         "group.id": "unused: partitions are assigned by hand",
         "enable.auto.commit": False,
-        "enable.partition.eof": True,
         "check.crcs": True,
+        "log_level": 2,
     })
     try:
         if partitions is None:
             partitions = list(consumer.list_topics(topic, WAIT_SECONDS).topics[topic].partitions)
-        start = start or {}
-        places = [TopicPartition(topic, n, start.get(n, OFFSET_BEGINNING)) for n in partitions]
-        consumer.assign(places)
-        expected = dict(start)
-        reading = set(partitions)
-        while reading:
-            batch = consumer.consume(10_000, WAIT_SECONDS)
-            demand(batch, f"{topic}: nothing came for {WAIT_SECONDS} s, {len(reading)} unread")
+        expected = dict(start or {})
+        ends = {}
+        for number in partitions:
+            first, end = consumer.get_watermark_offsets(TopicPartition(topic, number), WAIT_SECONDS)
+            from_offset = expected.setdefault(number, first)
+            demand(from_offset <= end, f"{topic} {number}: ends at {end}, below {from_offset}")
+            if from_offset < end:
+                ends[number] = end
+        consumer.assign([TopicPartition(topic, n, expected[n]) for n in ends])
+        deadline = time.monotonic() + WAIT_SECONDS
+        while ends:
+            # It waits for all it was asked for, or for the time; so both are small.
+            batch = consumer.consume(1000, 0.1)
+            if batch:
+                deadline = time.monotonic() + WAIT_SECONDS
+            late = deadline < time.monotonic()
+            demand(not late, f"{topic}: nothing came for {WAIT_SECONDS} s, {len(ends)} unread")
             for message in batch:
-                number = message.partition()
-                if message.error():
-                    if message.error().code() != KafkaError._PARTITION_EOF:
-                        raise Failure(f"{topic} {number}: {message.error()}")
-                    reading.discard(number)
+                number, found = message.partition(), message.offset()
+                demand(not message.error(), f"{topic} {number}: {message.error()}")
+                if number not in ends:
                     continue
-                wanted = expected.get(number, message.offset())
-                found = message.offset()
+                wanted = expected[number]
                 demand(found == wanted, f"{topic} {number}: offset {found} came after {wanted - 1}")
                 expected[number] = found + 1
+                if found + 1 == ends[number]:
+                    del ends[number]
                 yield message
     finally:
         consumer.close()

@@ -138,7 +138,7 @@ def use_confluent(address, name, small):
     plain.produce(name, b"v")
     plain.flush(10)
     list(clients.consume_confluent(address, name))
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 3})
     topic = ConfigResource(ConfigResource.Type.TOPIC, name)
     admin.describe_configs([topic])[topic].result(10)
     change = ConfigEntry("retention.ms", "3600000",
