@@ -7,7 +7,7 @@
 //! The end of a deletion is a change too: when every home shard has removed a topic's files, its
 //! tombstone may go.
 //!
-//! Start reading at [`Shard::step_controller`].
+//! Start reading at `Shard::step_controller`.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! The APIs: what each request means here, one file per family.
 //!
 //! A request that can be answered from what this shard knows is answered at once. Any other
-//! becomes a [`Job`]: it asks the home shards of its partitions ([`Call`]) or the controller
+//! becomes a [`Job`]: it asks the home shards of its partitions (`Call`) or the controller
 //! ([`crate::controller::Proposal`]), collects their answers and then replies.
 
 pub mod cluster;

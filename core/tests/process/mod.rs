@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -136,13 +137,15 @@ impl Drop for Broker {
     }
 }
 
-/// A port nobody uses now, below those the kernel hands out, and free 1000 above too.
+/// A port nobody uses now, below those the kernel hands out, and free 1000 above too. Tests that
+/// run side by side, in this process or in another, try different ones.
 fn free_port() -> u16 {
-    let mut number = u32::from(std::process::id() as u16);
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(997);
     loop {
-        // A full-period step, so that neighbouring processes try different ports.
-        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let port = 12_000 + (number >> 16) as u16 % 18_000;
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        // Steps of 8: each broker may have so many shards beside it.
+        let port = 12_000 + (first.wrapping_add(tried) % 2_000) as u16 * 8;
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         if free(port) && (0..4).all(|shard| free(port + 1000 + shard)) {
             return port;
