@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidemill_record::{Batch, Contents, Offset};
-use tidemill_replication::DirectoryId;
 use tidemill_replication::quorum::layout::{
     LogHeader, NodeFile, WRITE_HEADER_BYTES, WriteHeader, decode_entries,
 };
+use tidemill_replication::{DirectoryId, Record as MetadataRecord, Resource};
 use tidemill_storage::block::BLOCK_BYTES;
 use tidemill_storage::inspect::{
     InspectedWindow, JournalInspection, JournalThing, SegmentInspection, SegmentThing,
@@ -112,11 +112,12 @@ impl Findings {
         if !self.json {
             print_line(&format!("{} {what}, {} damaged", self.sound, self.damaged))?;
         }
-        match self.damaged {
-            0 => Ok(()),
-            count => Err(Failure::new(format!("{} is damaged", file.display()))
-                .because(format!("{count} {what} are not as they were written"))),
+        if self.damaged == 0 {
+            return Ok(());
         }
+        let (damaged, all) = (self.damaged, self.sound + self.damaged);
+        Err(Failure::new(format!("{} is damaged", file.display()))
+            .because(format!("of {all} {what}, {damaged} not as written")))
     }
 }
 
@@ -392,7 +393,7 @@ fn tell_write(
     };
     findings.sound += 1;
     for (index, records) in (header.first.0..).zip(&entries) {
-        let records: Vec<String> = records.iter().map(|record| format!("{record:?}")).collect();
+        let records: Vec<String> = records.iter().map(told).collect();
         let words =
             format!("{position:>12}  {index} (term {})  {}", header.term, records.join("; "));
         let fields = json!({
@@ -403,6 +404,40 @@ fn tell_write(
             "records": records,
         });
         findings.tell(&words, &fields);
+    }
+}
+
+/// A metadata record in words.
+fn told(record: &MetadataRecord) -> String {
+    match record {
+        MetadataRecord::ClusterCreated { cluster } => format!("cluster {cluster} created"),
+        MetadataRecord::NodeStarted { node, node_epoch, shards, .. } => {
+            format!("node {node} started with {shards} shards, epoch {}", node_epoch.0)
+        }
+        MetadataRecord::TopicCreated { id, name, partitions, configs } => {
+            let configs: String =
+                configs.iter().map(|(name, value)| format!(", {name}={value}")).collect();
+            format!("topic {name} created as {id}: {} partitions{configs}", partitions.len())
+        }
+        MetadataRecord::PartitionsAdded { topic, new_count, .. } => {
+            format!("topic {topic} grown to {new_count} partitions")
+        }
+        MetadataRecord::TopicDeleted { id } => format!("topic {id} deleted"),
+        MetadataRecord::TopicDeletionFinished { id } => format!("files of topic {id} gone"),
+        MetadataRecord::ConfigChanged { resource, name, value } => {
+            let resource = match resource {
+                Resource::Topic(id) => format!("topic {id}"),
+                Resource::Node(node) => format!("node {node}"),
+                Resource::Cluster => "all nodes".to_owned(),
+            };
+            match value {
+                Some(value) => format!("{resource}: {name} set to {value}"),
+                None => format!("{resource}: {name} back to its default"),
+            }
+        }
+        MetadataRecord::ProducerIdsGranted { first, count } => {
+            format!("producer ids {first} to {} granted", first + count - 1)
+        }
     }
 }
 
