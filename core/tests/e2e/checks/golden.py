@@ -1,9 +1,10 @@
 """Records what real clients send, for the golden bytes of `net/tests/golden`.
 
 A proxy stands between the clients and the broker, and the broker tells clients the proxy's address
-as its own. Of each client, API and version the shortest request is kept. With `--write` they become
-files beside the ones that are there; `NET_GOLDEN_REWRITE=1 cargo test -p tidemill-net --test golden`
-then writes what each of them means, which is to be read before it is committed.
+as its own. Of each client, API and version the longest request that is not too long to be read is
+kept: it says most. With `--write` they become files beside the ones that are there. Then
+`NET_GOLDEN_REWRITE=1 cargo test -p tidemill-net --test golden` writes what each of them means,
+which is to be read before it is committed.
 """
 
 import re
@@ -19,7 +20,7 @@ from running import ROOT, demand, free_port, output
 FOLDER = "net/tests/golden"
 LINE_BYTES = 32
 # What a frame may hold to be worth keeping as text.
-FRAME_BYTES_MAX = 2000
+FRAME_BYTES_MAX = 600
 
 # Kafka's names of the APIs that we serve; a request for any other is not ours to read.
 NAMES = {0: "Produce", 1: "Fetch", 2: "ListOffsets", 3: "Metadata", 18: "ApiVersions",
@@ -41,8 +42,7 @@ def check(run):
         seen = [api for client, api, _ in proxy.requests if client == name]
         demand(0 in seen, f"{name} produced past the proxy")
     proxy.close()
-    kept = {place: frame for place, frame in proxy.requests.items()
-            if len(frame) <= FRAME_BYTES_MAX}
+    kept = proxy.requests
     for client in CLIENTS:
         told = [f"{NAMES.get(api, api)} {version}"
                 for name, api, version in sorted(kept) if name == client]
@@ -65,7 +65,7 @@ def write(requests):
 
 
 class Proxy:
-    """Passes bytes on both ways and keeps the shortest request of each kind."""
+    """Passes bytes on both ways and keeps a request of each kind."""
 
     def __init__(self, port, broker_port):
         self.address = f"127.0.0.1:{port}"
@@ -110,8 +110,8 @@ class Proxy:
             frame, data = data[4:size], data[size:]
             api, version = struct.unpack_from(">hh", frame)
             place = client, api, version
-            known = self.requests.get(place)
-            if known is None or len(frame) < len(known):
+            known = self.requests.get(place, b"")
+            if len(frame) <= FRAME_BYTES_MAX and len(known) < len(frame):
                 self.requests[place] = frame
         return data
 
