@@ -16,6 +16,9 @@ import wire
 from running import ROOT, Failure, demand
 
 GROWTH_BYTES_MAX = 96 << 20
+# Whoever asks for an offset by time makes the broker open a batch: 64 MiB of it at most, which
+# takes three times that while it grows.
+OPENED_BYTES_MAX = 256 << 20
 ANSWER_SECONDS = 5
 # Kafka's codes for a batch that is not as it should be.
 CORRUPT_MESSAGE, UNSUPPORTED_FORMAT, INVALID_RECORD, TOO_LARGE = 2, 43, 87, 10
@@ -33,6 +36,9 @@ def check(run):
     before = broker.resident_bytes()
     told = []
     for name, attack in ATTACKS.items():
+        if attack is bombs:
+            grown = broker.resident_bytes() - before
+            demand(grown <= GROWTH_BYTES_MAX, f"memory grew by {grown} bytes")
         begun = time.monotonic()
         count = attack(run, broker)
         broker.demand_alive(name)
@@ -42,7 +48,7 @@ def check(run):
     acknowledged, slowest = bystander.stop()
     run.say(f"memory grew by {grown / 1e6:.0f} MB; meanwhile another client had {acknowledged} "
             f"records acknowledged, the slowest in {slowest * 1000:.0f} ms")
-    demand(grown <= GROWTH_BYTES_MAX, f"memory grew by {grown} bytes")
+    demand(grown <= GROWTH_BYTES_MAX + OPENED_BYTES_MAX, f"memory grew by {grown} bytes")
     found = [message.value() for message in clients.messages(broker.address, "kept", [0])]
     demand(found == [b"%d" % n for n in range(acknowledged)], "the other client's records changed")
     left = [message.value() for message in clients.messages(broker.address, "target")]
@@ -343,7 +349,7 @@ def bombs(run, broker):
     # Looking for a time makes a broker look inside; this must stay bounded as well.
     closed_or_answered(broker.address, offset_of_time("bombs"), seconds=60)
     grown = broker.resident_bytes() - before
-    demand(grown <= GROWTH_BYTES_MAX, f"a bomb took {grown} bytes of memory")
+    demand(grown <= OPENED_BYTES_MAX, f"a bomb took {grown} bytes of memory")
     clients.delete_topic(broker.address, "bombs")
     return count
 
@@ -386,6 +392,6 @@ ATTACKS = {
     "unknown APIs and versions": unknown_apis,
     "bad topic names": topic_names,
     "bad batches": bad_batches,
-    "decompression bombs": bombs,
     "connections reset": many_connections,
+    "decompression bombs": bombs,
 }
