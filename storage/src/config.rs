@@ -91,6 +91,11 @@ impl Config {
             "a window is a small part of a file, or most of each file would be left empty"
         );
         assert!(1 <= self.windows_in_flight_max);
+        assert!(3 * BLOCK_BYTES <= self.large_run_bytes, "a run fills a block of its own");
+        assert!(
+            self.large_run_bytes as u64 <= self.journal_file_bytes / 4,
+            "what is too long for a window is a run"
+        );
         assert!(self.allocate_bytes_min.is_multiple_of(block));
         assert!(self.allocate_bytes_min <= self.allocate_bytes_max);
         assert!(self.flush_bytes.is_multiple_of(BLOCK_BYTES));

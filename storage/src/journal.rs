@@ -15,7 +15,7 @@
 //!
 //! Start reading at [`Journal::close_window`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::io::{Action, FileName};
 use crate::layout::{ENTRY_BYTES, Entry, HEADER_BYTES, TRAILER_BYTES, WindowHeader, window_bytes};
 use crate::log::LogId;
+use crate::shard::leading_run;
 
 /// An entry on its way to the disk.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Pending {
     pub(crate) prefix: Bytes,
     /// The batch.
     pub(crate) data: Bytes,
+    /// The log was parked before it.
+    pub(crate) starts_anew: bool,
 }
 
 /// A window that has been written or is being written, until it is told durable.
@@ -84,9 +87,6 @@ pub(crate) struct Journal {
     marked: u64,
     /// When something was last appended or told durable.
     active_at: u64,
-    /// Counts entries taken in, and those told durable.
-    entries_taken: u64,
-    entries_durable: u64,
 }
 
 /// Bytes of journal kept back from appends, for entries that must always find room: trims, drops,
@@ -120,17 +120,7 @@ impl Journal {
             reported_full: 0,
             marked: 0,
             active_at: 0,
-            entries_taken: 0,
-            entries_durable: 0,
         }
-    }
-
-    /// How long a batch may be at most to fit into a window.
-    ///
-    /// A quarter of a file: so there is always room for one in two empty files, and the end of a
-    /// file that a window did not fit into is never most of it.
-    pub(crate) fn batch_bytes_max(config: &Config) -> u64 {
-        config.journal_file_bytes / 4
     }
 
     /// Whether an append of `bytes` finds room, whatever else is waiting.
@@ -149,16 +139,6 @@ impl Journal {
         self.next_sequence
     }
 
-    /// How many entries have been taken so far.
-    pub(crate) fn entries_taken(&self) -> u64 {
-        self.entries_taken
-    }
-
-    /// How many of them, the first ones, are durable.
-    pub(crate) fn entries_durable(&self) -> u64 {
-        self.entries_durable
-    }
-
     /// Bytes waiting for a window.
     pub(crate) fn pending_bytes(&self) -> u64 {
         self.pending_bytes
@@ -174,9 +154,32 @@ impl Journal {
             self.pending_since = now;
         }
         self.active_at = now;
-        self.entries_taken += 1;
         self.pending_bytes += cost(pending.entry.payload_bytes());
         self.pending.push_back(pending);
+    }
+
+    /// The logs whose waiting entries are all appends that make one run of `bytes` or more.
+    pub(crate) fn logs_with_runs(&self, bytes: u64) -> Vec<LogId> {
+        let mut by_log: BTreeMap<LogId, Vec<&Pending>> = BTreeMap::new();
+        for pending in &self.pending {
+            by_log.entry(pending.log).or_default().push(pending);
+        }
+        let is_run = |waiting: &[&Pending]| {
+            let (count, run_bytes) = leading_run(waiting.iter().copied());
+            count == waiting.len() && bytes <= run_bytes
+        };
+        by_log.iter().filter(|(_, waiting)| is_run(waiting)).map(|(&log, _)| log).collect()
+    }
+
+    /// Takes all waiting entries of a log out of the queue again.
+    pub(crate) fn take_back(&mut self, log: LogId) -> Vec<Pending> {
+        let waiting = std::mem::take(&mut self.pending);
+        let (back, rest): (Vec<Pending>, Vec<Pending>) =
+            waiting.into_iter().partition(|pending| pending.log == log);
+        self.pending = rest.into();
+        self.pending_bytes -=
+            back.iter().map(|pending| cost(pending.entry.payload_bytes())).sum::<u64>();
+        back
     }
 
     /// Closes a window if it is time to, and returns its number and the write to be made.
@@ -229,7 +232,6 @@ impl Journal {
             if !window.entries.is_empty() {
                 self.reported_full = window.sequence;
             }
-            self.entries_durable += window.entries.len() as u64;
             if durable.is_empty() {
                 durable = std::mem::take(&mut window.entries);
             } else {
@@ -451,7 +453,7 @@ mod tests {
             prefix_crc: 0,
             last_bytes: 0,
         };
-        Pending { log: LogId(0), entry, prefix: Bytes::new(), data }
+        Pending { log: LogId(0), entry, prefix: Bytes::new(), data, starts_anew: false }
     }
 
     fn offsets(durable: &[(LogId, Entry)]) -> Vec<i64> {

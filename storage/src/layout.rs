@@ -70,7 +70,8 @@ pub struct WindowHeader {
 pub enum EntryKind {
     /// A batch, which is the payload.
     Append = 1,
-    /// A run of batches that is in its segment already; the payload is only its partial blocks.
+    /// A run of batches that is in its segment already; the payload is only its partial blocks,
+    /// the first and the last.
     Reference = 2,
     /// The segment `segment` ends at `position`; the next begins with `base_offset`.
     Roll = 3,
@@ -127,8 +128,8 @@ pub struct Entry {
     pub data_crc: u32,
     /// CRC32C of the prefix.
     pub prefix_crc: u32,
-    /// Of a [`EntryKind::Reference`]: how many of the batches' last bytes are in the payload, the
-    /// others being in the segment only.
+    /// Of a [`EntryKind::Reference`]: how many of the batches' last bytes are in the payload,
+    /// those from the last block boundary on.
     pub last_bytes: u32,
 }
 
@@ -137,10 +138,17 @@ impl Entry {
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
         let data = match self.kind {
-            EntryKind::Reference => self.last_bytes,
-            _ => self.data_bytes,
+            EntryKind::Reference => self.first_bytes() + u64::from(self.last_bytes),
+            _ => u64::from(self.data_bytes),
         };
-        u64::from(self.prefix_bytes) + u64::from(data)
+        u64::from(self.prefix_bytes) + data
+    }
+
+    /// Of a [`EntryKind::Reference`]: how many of the batches' first bytes are in the payload,
+    /// those up to the next block boundary.
+    #[must_use]
+    pub fn first_bytes(&self) -> u64 {
+        round_up(self.position % BLOCK_BYTES as u64) - self.position % BLOCK_BYTES as u64
     }
 
     /// Writes it.

@@ -11,6 +11,7 @@
 //!
 //! Start reading at [`Log`].
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
@@ -19,9 +20,11 @@ use crate::checkpoint::{LogState, Place};
 use crate::config::LogConfig;
 use crate::epochs::LeaderEpochs;
 use crate::io::DirName;
+use crate::journal::Pending;
 use crate::producers::Producers;
 use crate::segment::Segment;
 use crate::shard::cutting::{Cut, Drop, Removal};
+use crate::shard::runs::Run;
 use crate::tail::Tail;
 
 /// A log of this shard. Not used again after the log is dropped.
@@ -76,8 +79,13 @@ pub struct Log {
     pub(crate) broken_at: Option<Offset>,
     /// Deleted segments whose files may still be there.
     pub(crate) doomed: Vec<Offset>,
+    /// Of those, the ones with large runs, and where the last run of each ended.
+    pub(crate) doomed_runs: Vec<(Offset, Offset)>,
     /// Everything before it is durable in segments: what the last checkpoint says.
     pub(crate) synced: Place,
+    /// Below this offset no crash makes replay look at the log's segments again: a durable
+    /// checkpoint says so.
+    pub(crate) checkpointed: Offset,
     /// The first window that may hold an entry which is not covered by `synced`.
     pub(crate) unsynced_since: Option<u64>,
     /// The next append carries the bytes of the partial block before it.
@@ -91,8 +99,14 @@ pub struct Log {
     pub(crate) closing: Option<Closing>,
     /// It is in the shard's queue of logs with something to write.
     pub(crate) flush_queued: bool,
+    /// The names of its directories are durable.
+    pub(crate) dirs_durable: bool,
+    /// A run on its way into its segment.
+    pub(crate) run: Option<Run>,
+    /// What waits behind it.
+    pub(crate) held: VecDeque<Pending>,
     /// A deleted segment is being removed.
-    pub(crate) removal: Option<Removal>,
+    pub(crate) removal: Option<(Removal, Offset)>,
     /// Its end is being cut.
     pub(crate) cut: Option<Cut>,
     /// It is being dropped.
@@ -108,6 +122,7 @@ impl Log {
         let segments: Vec<Segment> =
             state.segments.iter().copied().enumerate().map(recover).collect();
         assert!(state.synced.offset == state.end, "recovery leaves nothing outside segments");
+        let made = segments.iter().any(|segment| segment.made);
         Self {
             partition,
             config,
@@ -115,7 +130,7 @@ impl Log {
             start: state.start,
             end: state.end,
             durable_end: state.end,
-            dirs_made: segments.iter().any(|segment| segment.made),
+            dirs_made: made,
             segments,
             tail: Tail::default(),
             epochs: state.epochs,
@@ -123,7 +138,9 @@ impl Log {
             damaged: state.damaged,
             broken_at: state.broken_at,
             doomed: state.doomed,
+            doomed_runs: Vec::new(),
             synced: state.synced,
+            checkpointed: state.end,
             unsynced_since: None,
             carries: true,
             changed: false,
@@ -131,6 +148,9 @@ impl Log {
             waited_for: false,
             closing: None,
             flush_queued: false,
+            dirs_durable: made,
+            run: None,
+            held: VecDeque::new(),
             removal: None,
             cut: None,
             dropping: None,

@@ -23,7 +23,7 @@ mod replay;
 mod roots;
 mod scan;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use tidemill_record::{Offset, TopicId, TopicPartition};
@@ -32,6 +32,7 @@ use crate::checkpoint::{LogState, Snapshot};
 use crate::config::Config;
 use crate::error::{Damage, RecoverError};
 use crate::io::{Action, Completion, DirName, Fault, FileName, Outcome, Request};
+use crate::layout::Entry;
 use crate::requests::Requests;
 
 use commit::Leftovers;
@@ -74,6 +75,10 @@ pub struct Recovery {
     scan: Option<(u16, Scan)>,
     /// Shards whose journals are still to be scanned.
     to_scan: Vec<u16>,
+    /// What was scanned and not replayed yet.
+    items: VecDeque<(u16, Item)>,
+    /// The reference that is replayed once its blocks are read.
+    run: Option<RunReading>,
     /// The incarnation whose journals are replayed.
     replaying: u64,
     logs: BTreeMap<TopicPartition, Replayed>,
@@ -182,6 +187,19 @@ enum Purpose {
     Head { shard: u16, number: u32 },
     /// A piece of the journal being scanned.
     Scan,
+    /// A piece of the run a reference refers to.
+    Run,
+}
+
+/// A run while its blocks are read.
+#[derive(Debug)]
+struct RunReading {
+    shard: u16,
+    entry: Entry,
+    payload: Bytes,
+    from: u64,
+    to: u64,
+    blocks: BytesMut,
 }
 
 /// A file while it is read.
@@ -213,6 +231,8 @@ impl Recovery {
             shards: BTreeMap::new(),
             scan: None,
             to_scan: Vec::new(),
+            items: VecDeque::new(),
+            run: None,
             replaying: 0,
             logs: BTreeMap::new(),
             draining: Draining::default(),
@@ -292,6 +312,18 @@ impl Recovery {
             (Purpose::Scan, Ok(Outcome::Bytes(bytes))) => self.take_scanned(&bytes),
             (Purpose::Scan, Err(fault)) => {
                 Err(RecoverError::Disk { what: "read the journal".to_owned(), fault })
+            }
+            (Purpose::Run, Ok(Outcome::Bytes(bytes))) => {
+                self.take_run(&bytes);
+                Ok(())
+            }
+            // Then nothing of it is there: replay finds that out.
+            (Purpose::Run, Err(Fault::NotFound)) => {
+                self.take_run(&Bytes::new());
+                Ok(())
+            }
+            (Purpose::Run, Err(fault)) => {
+                Err(RecoverError::Disk { what: "read a segment".to_owned(), fault })
             }
             (_, Ok(_)) => panic!("the disk answered another question"),
         }
@@ -445,10 +477,46 @@ impl Recovery {
                 known: crate::layout::JOURNAL_VERSION,
             });
         }
-        for item in items {
+        self.items.extend(items.into_iter().map(|item| (shard, item)));
+        self.replay_items();
+        Ok(())
+    }
+
+    /// Replays what was scanned, up to a reference whose blocks must be read first.
+    fn replay_items(&mut self) {
+        while let Some((shard, item)) = self.items.pop_front() {
+            if let Item::Entry(entry, payload) = &item
+                && let Some((from, to)) = self.replayed(shard, entry.partition).wants_run(entry)
+            {
+                let (entry, payload) = (*entry, payload.clone());
+                let blocks = BytesMut::new();
+                self.run = Some(RunReading { shard, entry, payload, from, to, blocks });
+                return self.read_run();
+            }
             self.replay(shard, &item);
         }
-        Ok(())
+    }
+
+    fn read_run(&mut self) {
+        let run = self.run.as_ref().expect("one is being read");
+        let TopicPartition { topic, partition } = run.entry.partition;
+        let file = FileName::Log { topic, partition, base_offset: run.entry.segment };
+        let position = run.from + run.blocks.len() as u64;
+        let size = READ_BYTES.min(run.to - position) as u32;
+        self.requests.ask(Purpose::Run, Action::Read { file, position, size });
+    }
+
+    fn take_run(&mut self, bytes: &[u8]) {
+        let run = self.run.as_mut().expect("it is being read");
+        run.blocks.extend_from_slice(bytes);
+        let is_whole = run.to <= run.from + run.blocks.len() as u64;
+        if !is_whole && !bytes.is_empty() {
+            return self.read_run();
+        }
+        let run = self.run.take().expect("it is being read");
+        let log = self.replayed(run.shard, run.entry.partition);
+        log.apply_reference(&run.entry, &run.payload, &run.blocks);
+        self.replay_items();
     }
 
     fn replay(&mut self, shard: u16, item: &Item) {

@@ -14,6 +14,8 @@
 //!
 //! This module keeps the books of one segment. The shard carries out what follows from them.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use tidemill_record::{Offset, Timestamp, TopicPartition};
 
@@ -76,10 +78,16 @@ pub(crate) struct Segment {
     pub(crate) writing_to: Option<u64>,
     /// Everything up to this position is to be written, be its last block full or not.
     pub(crate) park_to: u64,
+    /// The offset after the last large run in it, of this incarnation.
+    pub(crate) runs_end: Offset,
     /// Written to since it was last synced.
     pub(crate) dirty: bool,
     /// The file is there.
     pub(crate) made: bool,
+    /// And its name is durable.
+    pub(crate) name_durable: bool,
+    /// Blocks of large runs, written or being written ahead of `written`: positions `from..to`.
+    pub(crate) direct: VecDeque<(u64, u64)>,
     /// Space reserved for it.
     pub(crate) allocated: u64,
     /// How far its sealing is.
@@ -109,6 +117,9 @@ impl Segment {
             park_to: 0,
             dirty: false,
             made: false,
+            name_durable: false,
+            direct: VecDeque::new(),
+            runs_end: Offset::ZERO,
             allocated: 0,
             seal: Seal::Active,
             index: IndexSlot::Ready(Index::new(partition, base_offset)),
@@ -135,6 +146,9 @@ impl Segment {
             park_to: 0,
             dirty: false,
             made: true,
+            name_durable: true,
+            direct: VecDeque::new(),
+            runs_end: Offset::ZERO,
             // The file reaches at least to here; more is reserved when it grows.
             allocated: round_up(size),
             seal: if is_active { Seal::Active } else { Seal::Sealed },
@@ -203,14 +217,42 @@ impl Segment {
         let from = round_down(self.written);
         let whole = round_down(self.durable);
         let parks = self.written < self.park_to && self.park_to <= self.durable;
-        let to = if parks {
-            self.park_to.max(whole)
-        } else if from + flush_bytes <= whole {
-            whole
-        } else {
-            return None;
+        let end = if parks { self.park_to.max(whole) } else { whole };
+        // Up to a run there is nothing more to wait for.
+        let (to, now) = match self.direct.front() {
+            Some(&(run, _)) if run <= end => (run, true),
+            _ => (end, parks),
         };
-        Some((from, to.min(from + PIECE_BYTES_MAX)))
+        let is_piece = if now { self.written < to } else { from + flush_bytes <= to };
+        is_piece.then(|| (from, to.min(from + PIECE_BYTES_MAX)))
+    }
+
+    /// The journal has everything below `position`.
+    pub(crate) fn advance_durable(&mut self, position: u64) {
+        self.durable = position;
+        self.pass_runs();
+    }
+
+    /// The file has everything below `position`; `front` are the bytes of the last block of it.
+    pub(crate) fn advance_written(&mut self, position: u64, front: Bytes) {
+        self.writing_to = None;
+        self.written = position;
+        self.front = Some(front);
+        self.dirty = true;
+        self.pass_runs();
+    }
+
+    /// What comes next was written ahead, and its reference is durable.
+    fn pass_runs(&mut self) {
+        while let Some(&(from, to)) = self.direct.front()
+            && self.written == from
+            && to <= self.durable
+            && self.writing_to.is_none()
+        {
+            self.direct.pop_front();
+            self.written = to;
+            self.front = Some(Bytes::new());
+        }
     }
 
     /// Whether all of a segment that no longer grows is in its file.

@@ -6,7 +6,7 @@
 //!
 //! The parts: `append` takes batches in, `flush` writes segments and seals them, `reads` serves
 //! old records, `lookup` finds records by time, `checkpointing` frees the journal, `cutting`
-//! trims, truncates and drops.
+//! trims, truncates and drops, `runs` writes what is long once.
 //!
 //! Start reading at [`ShardStorage::append`].
 
@@ -16,6 +16,7 @@ pub(crate) mod cutting;
 mod flush;
 mod lookup;
 mod reads;
+pub(crate) mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -35,6 +36,7 @@ use crate::requests::Requests;
 
 pub(crate) use append::numbered;
 pub(crate) use checkpointing::RESERVED_BYTES;
+pub(crate) use runs::leading_run;
 
 use checkpointing::Checkpointing;
 use reads::Reads;
@@ -60,6 +62,9 @@ pub struct ShardStorage {
     /// Logs with something to write to their segments, in the order of asking.
     to_flush: VecDeque<LogId>,
     flush_bytes_in_flight: u64,
+    /// Large runs on their way, and the bytes that wait behind them.
+    runs: usize,
+    held_bytes: u64,
     /// Directories with new entries that may not be durable.
     unsynced_dirs: BTreeSet<DirName>,
     /// The log of each batch in a tail, oldest first.
@@ -92,6 +97,8 @@ enum Purpose {
     Prepare(LogId),
     /// A piece of a segment.
     Flush { log: LogId, segment: Offset, to: u64, bytes: u64 },
+    /// A step of a large run.
+    Run(LogId),
     /// A step of sealing a segment.
     Seal { log: LogId, segment: Offset },
     /// A step of a checkpoint.
@@ -261,6 +268,8 @@ impl ShardStorage {
             checkpointing: Checkpointing::default(),
             to_flush: VecDeque::new(),
             flush_bytes_in_flight: 0,
+            runs: 0,
+            held_bytes: 0,
             unsynced_dirs: BTreeSet::new(),
             tail_order: VecDeque::new(),
             tail_order_stale: 0,
@@ -331,6 +340,7 @@ impl ShardStorage {
             return;
         }
         self.grow_journal();
+        self.plan_runs();
         self.step_checkpoint();
         self.step_flush();
         self.close_windows();
@@ -377,6 +387,7 @@ impl ShardStorage {
             Purpose::Flush { log, segment, to, bytes } => {
                 self.handle_flushed(log, segment, to, bytes, result);
             }
+            Purpose::Run(log) => self.handle_run(log, result),
             Purpose::Seal { log, segment } => self.handle_seal(log, segment, result),
             Purpose::Checkpoint => self.handle_checkpoint(result),
             Purpose::LastIndex { log, segment, bytes } => {
@@ -514,8 +525,11 @@ impl ShardStorage {
         // Batches leave memory at the end of turns, once they are written; until then a little
         // more than planned is taken.
         let memory_max = self.config.tail_bytes_max + self.config.tail_bytes_max / 4;
+        let is_run = self.config.large_run_bytes as u64 <= bytes;
+        // Of a run, the journal takes the partial blocks, and the prefix as of any append.
+        let bytes = if is_run { 2 * BLOCK_BYTES as u64 } else { bytes };
         self.tail_bytes <= memory_max
-            && self.journal.has_room(&self.config, bytes + BLOCK_BYTES as u64)
+            && self.journal.has_room(&self.config, self.held_bytes + bytes + BLOCK_BYTES as u64)
     }
 
     /// Tells those who waited for room that there is.

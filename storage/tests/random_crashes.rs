@@ -78,7 +78,7 @@ fn step(world: &mut World, random: &mut Random, partitions: i32, hazards: &Hazar
         0..12 => {
             let records = 1 + random.below(5) as u32;
             let size_bytes = match random.below(8) {
-                0 => 12_000,
+                0 => 14_000 + random.below(20_000) as usize,
                 1 => 5_000,
                 _ => 300,
             };

@@ -11,7 +11,7 @@ use disk::Survival;
 use tidemill_record::Offset;
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, Fault, FileName};
-use tidemill_storage::layout::WindowHeader;
+use tidemill_storage::layout::{EntryKind, WindowHeader};
 use tidemill_storage::{AppendKind, RecoverError};
 use world::{World, partition};
 
@@ -425,4 +425,48 @@ fn a_newer_format_is_a_clear_error() {
         world.try_start(1).unwrap_err(),
         RecoverError::NewerFormat { file: name, found: 9, known: 1 }
     );
+}
+
+/// What is long is written once: to its segment, while the journal takes only the reference and
+/// the partial blocks at its ends.
+#[test]
+fn a_large_run_is_written_once() {
+    let mut world = World::started(21, 1, 1);
+    let tp = partition(0);
+    world.append_new(tp, 1, 100);
+    world.settle();
+    let before = windows(&world).len();
+    world.append_new(tp, 4, 30_000);
+    world.settle();
+
+    let file = world.disk.file(&journal_file(0)).unwrap();
+    let (at, header) = windows(&world)[before];
+    let (_, entries, _) = WindowHeader::decode(&file[at..], header.window_bytes()).unwrap();
+    assert_eq!(entries[0].kind, EntryKind::Reference);
+    assert!(header.window_bytes() <= 3 * BLOCK as u64);
+    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    let segment = world.disk.file(&log).unwrap();
+    assert!(segment[BLOCK..2 * BLOCK].iter().any(|&byte| byte != 0), "it is there already");
+
+    world.append_new(tp, 1, 100);
+    world.crash(Survival::Nothing);
+    world.start(1);
+    assert!(Offset(5) <= world.log(tp).end());
+}
+
+/// A run that rotted in its segment is noticed by the replay that needs it, and not served.
+#[test]
+fn a_reference_to_damaged_bytes_is_damage() {
+    let mut world = World::started(22, 2, 1);
+    world.append_new(partition(0), 4, 30_000);
+    world.append_new(partition(1), 1, 100);
+    world.settle();
+    let tp = partition(0);
+    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    world.disk.rot(&log, 2 * BLOCK, 1);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+    let broken: Vec<_> = world.report.damaged.iter().map(|d| d.partition).collect();
+    assert_eq!(broken, [tp]);
+    assert_eq!(world.log(partition(1)).end(), Offset(1));
 }

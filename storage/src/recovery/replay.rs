@@ -11,11 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use tidemill_record::{Batch, Offset, Timestamp, TimestampType};
+use tidemill_record::{Batch, Offset, Timestamp, TimestampType, checksum};
 
-use crate::block::{AlignedBytes, BLOCK_BYTES, round_down};
+use crate::block::{AlignedBytes, BLOCK_BYTES, round_down, round_up};
 use crate::checkpoint::{LogState, Place, SegmentState};
 use crate::layout::{Entry, EntryKind};
+use crate::retention::SEGMENT_BYTES_MAX;
 use crate::segment::PIECE_BYTES_MAX;
 use crate::shard::numbered;
 
@@ -80,12 +81,14 @@ impl Replayed {
     /// Applies one entry, whose payload has been proved.
     pub(super) fn apply(&mut self, entry: &Entry, payload: &Bytes) {
         // What is left of an older generation was synced before the truncation that ended it.
-        if self.is_over() || entry.generation < self.state.generation {
+        let is_old = self.is_over() || entry.generation < self.state.generation;
+        if is_old && entry.kind != EntryKind::Drop {
             return;
         }
         match entry.kind {
             EntryKind::Append => self.apply_append(entry, payload),
-            EntryKind::Reference => self.break_here(),
+            // Its bytes were asked for first, unless it does not fit or is not needed.
+            EntryKind::Reference => self.apply_reference(entry, payload, &[]),
             EntryKind::Roll => self.apply_roll(entry),
             EntryKind::Trim => self.apply_trim(entry),
             EntryKind::Truncate => self.apply_truncate(entry),
@@ -112,7 +115,7 @@ impl Replayed {
         }
         let follows = entry.base_offset == self.cursor.offset
             && entry.generation == self.state.generation
-            && self.add_bytes(entry, payload);
+            && self.add_bytes(entry, entry.prefix_bytes as usize, payload.clone());
         if !follows {
             return self.break_here();
         }
@@ -124,6 +127,60 @@ impl Replayed {
         };
         if self.state.end <= entry.base_offset {
             self.note(entry, &payload.slice(entry.prefix_bytes as usize..));
+        }
+    }
+
+    /// The blocks of the segment that hold what the reference refers to, if it is needed: from
+    /// and to which position.
+    pub(super) fn wants_run(&self, entry: &Entry) -> Option<(u64, u64)> {
+        let fits = entry.kind == EntryKind::Reference
+            && !self.is_over()
+            && entry.generation == self.state.generation
+            && entry.base_offset == self.cursor.offset
+            && entry.base_offset < entry.next_offset
+            && entry.position <= SEGMENT_BYTES_MAX;
+        if !fits {
+            return None;
+        }
+        let from = round_up(entry.position);
+        let to = round_down(entry.position + u64::from(entry.data_bytes));
+        let last_bytes = entry.position + u64::from(entry.data_bytes) - to;
+        (from < to && last_bytes == u64::from(entry.last_bytes)).then_some((from, to))
+    }
+
+    /// Applies a reference; `blocks` is what [`Replayed::wants_run`] asked for.
+    pub(super) fn apply_reference(&mut self, entry: &Entry, payload: &Bytes, blocks: &[u8]) {
+        if entry.next_offset <= self.cursor.offset {
+            return;
+        }
+        let Some((from, to)) = self.wants_run(entry) else { return self.break_here() };
+        let ends = payload.slice(entry.prefix_bytes as usize..);
+        let first_bytes = (from - entry.position) as usize;
+        let whole = [&ends[..first_bytes], blocks, &ends[first_bytes..]].concat();
+        let is_sound =
+            whole.len() == entry.data_bytes as usize && checksum::crc32c(&whole) == entry.data_crc;
+        let Some(parts) = is_sound.then(|| parts(entry, &whole)).flatten() else {
+            return self.break_here();
+        };
+        let head = payload.slice(..entry.prefix_bytes as usize + first_bytes);
+        if first_bytes != 0 && !self.add_bytes(entry, entry.prefix_bytes as usize, head) {
+            return self.break_here();
+        }
+        let segment = entry.segment;
+        let end = to + u64::from(entry.last_bytes);
+        if to < end {
+            let pieces = vec![ends.slice(first_bytes..)];
+            self.runs.push(Run { segment, start: to, end, pieces });
+        }
+        self.front = None;
+        self.proved = true;
+        self.cursor = Place { offset: entry.next_offset, segment, position: end };
+        let whole = Bytes::from(whole);
+        for part in parts {
+            if self.state.end <= part.base_offset {
+                let at = (part.position - entry.position) as usize;
+                self.note(&part, &whole.slice(at..at + part.data_bytes as usize));
+            }
         }
     }
 
@@ -242,9 +299,8 @@ impl Replayed {
 
     /// Adds the bytes of an append to what is to be written. False if the block they begin in is
     /// not known.
-    fn add_bytes(&mut self, entry: &Entry, payload: &Bytes) -> bool {
-        let prefix_bytes = u64::from(entry.prefix_bytes);
-        let data = payload.slice(entry.prefix_bytes as usize..);
+    fn add_bytes(&mut self, entry: &Entry, prefix_bytes: usize, payload: Bytes) -> bool {
+        let data = payload.slice(prefix_bytes..);
         let (segment, position) = (entry.segment, entry.position);
         let end = position + data.len() as u64;
         if let Some(run) = self.runs.last_mut()
@@ -259,7 +315,7 @@ impl Replayed {
             Some((of, until, front)) if (*of, *until) == (segment, position) => {
                 vec![front.clone(), data]
             }
-            _ if start + prefix_bytes == position => vec![payload.clone()],
+            _ if start + prefix_bytes as u64 == position => vec![payload],
             _ => return false,
         };
         self.runs.push(Run { segment, start, end, pieces });
@@ -352,6 +408,31 @@ impl Run {
         }
         front
     }
+}
+
+/// The batches of a run as if each had been appended by itself; `None` if they are not what the
+/// reference says.
+fn parts(entry: &Entry, whole: &[u8]) -> Option<Vec<Entry>> {
+    let mut parts = Vec::new();
+    let mut rest = whole;
+    let mut next = (entry.base_offset, entry.position);
+    while !rest.is_empty() {
+        let (batch, behind) = Batch::parse(rest).ok()?;
+        if batch.base_offset() != next.0 {
+            return None;
+        }
+        parts.push(Entry {
+            epoch: batch.leader_epoch(),
+            base_offset: next.0,
+            next_offset: batch.next_offset(),
+            position: next.1,
+            data_bytes: batch.size_bytes(),
+            ..*entry
+        });
+        next = (batch.next_offset(), next.1 + u64::from(batch.size_bytes()));
+        rest = behind;
+    }
+    (next.0 == entry.next_offset).then_some(parts)
 }
 
 fn new_segment(base_offset: Offset, generation: u32) -> SegmentState {

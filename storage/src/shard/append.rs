@@ -15,7 +15,7 @@ use crate::config::TimestampPolicy;
 use crate::error::AppendError;
 use crate::index::IndexedBatch;
 use crate::io::{Action, DirName, Fault, Outcome};
-use crate::journal::{Journal, Pending};
+use crate::journal::Pending;
 use crate::layout::{Entry, EntryKind};
 use crate::log::{Closing, Log, LogId, Preparing};
 use crate::producers::{NotedBatch, NumberedBatch, ProducerError, Verdict};
@@ -97,7 +97,7 @@ impl ShardStorage {
 
     /// Reserves everything an append of so many bytes will need.
     fn make_room(&mut self, id: LogId, bytes: u64, wall_ms: i64) -> Result<(), AppendError> {
-        let limit_bytes = Journal::batch_bytes_max(&self.config).min(SEGMENT_BYTES_MAX);
+        let limit_bytes = SEGMENT_BYTES_MAX;
         if limit_bytes < bytes {
             return Err(AppendError::BatchTooLarge { size_bytes: bytes, limit_bytes });
         }
@@ -134,6 +134,7 @@ impl ShardStorage {
         };
         let (next_offset, max_timestamp, raw_crc) = stamped(&batch);
         let bytes = keep(batch);
+        let starts_anew = log.carries;
         let prefix = log.take_prefix();
 
         let active = log.segments.last_mut().expect("a prepared log has an active segment");
@@ -173,8 +174,7 @@ impl ShardStorage {
         };
         self.tail_bytes += cost_bytes;
         self.tail_order.push_back(id);
-        let pending = Pending { log: id, entry, prefix, data: bytes };
-        self.journal.take(pending, self.now);
+        self.enqueue(id, Pending { log: id, entry, prefix, data: bytes, starts_anew });
         let last_offset = next_offset.plus(-1);
         Appended { base_offset, last_offset, log_append_time, kind: AppendKind::New }
     }
@@ -182,8 +182,8 @@ impl ShardStorage {
     /// Puts an entry without payload into the journal.
     pub(super) fn journal_entry(&mut self, id: LogId, entry: Entry) {
         self.log_mut(id).changed = true;
-        let pending = Pending { log: id, entry, prefix: Bytes::new(), data: Bytes::new() };
-        self.journal.take(pending, self.now);
+        let (prefix, data) = (Bytes::new(), Bytes::new());
+        self.enqueue(id, Pending { log: id, entry, prefix, data, starts_anew: false });
     }
 
     // --- rolling ---

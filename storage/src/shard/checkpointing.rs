@@ -38,8 +38,8 @@ enum Stage {
     /// None is being made.
     #[default]
     Idle,
-    /// The journal has to get as far as `entries`, and these logs have to be written.
-    Draining { entries: u64, undrained: VecDeque<(LogId, Place)> },
+    /// What the state speaks of has to become durable, and parked logs have to be written.
+    Draining { undurable: VecDeque<(LogId, Offset)>, undrained: VecDeque<(LogId, Place)> },
     /// So many syncs are still under way.
     Syncing { left: usize },
     /// Space for the file is being reserved.
@@ -103,14 +103,17 @@ impl ShardStorage {
 
     /// This log is parked by the next checkpoint, which comes soon.
     pub(super) fn force_park(&mut self, id: LogId) {
-        self.checkpointing.forced.push(id);
+        if !self.checkpointing.forced.contains(&id) {
+            self.checkpointing.forced.push(id);
+        }
     }
 
     /// The end of this log was cut: where it was parked before says nothing any more.
     pub(super) fn forget_parked(&mut self, id: LogId) {
         self.checkpointing.parked.retain(|(parked, _)| *parked != id);
-        if let Stage::Draining { undrained, .. } = &mut self.checkpointing.stage {
+        if let Stage::Draining { undurable, undrained } = &mut self.checkpointing.stage {
             undrained.retain(|(parked, _)| *parked != id);
+            undurable.retain(|(log, _)| *log != id);
         }
     }
 
@@ -118,7 +121,8 @@ impl ShardStorage {
         if self.stopped || self.now < self.checkpointing.retry_after {
             return;
         }
-        if self.stopping && self.journal.is_quiet() && !self.is_closing_any() {
+        let is_quiet = self.journal.is_quiet() && self.runs == 0;
+        if self.stopping && is_quiet && !self.is_closing_any() {
             self.checkpointing.last = true;
             let end = self.journal.end();
             return self.begin(end);
@@ -147,6 +151,7 @@ impl ShardStorage {
         let shard = self.shard;
         let mut states = Vec::new();
         let mut parked = Vec::new();
+        let mut undurable = VecDeque::new();
         for id in self.log_ids() {
             let log = self.log_mut(id);
             if !log.changed {
@@ -161,6 +166,10 @@ impl ShardStorage {
             } else {
                 states.push(log.state(shard, log.synced));
             }
+            let log = self.log(id);
+            if log.durable_end < log.end {
+                undurable.push_back((id, log.end));
+            }
         }
         let gone = |partition: &_| LogState { dropped: true, ..LogState::new(*partition) };
         states.extend(self.dropped.iter().map(gone));
@@ -174,13 +183,23 @@ impl ShardStorage {
         });
         let undrained = parked.iter().copied().collect();
         self.checkpointing.parked = parked;
-        let entries = self.journal.entries_taken();
-        self.checkpointing.stage = Stage::Draining { entries, undrained };
+        self.checkpointing.stage = Stage::Draining { undurable, undrained };
         self.step_draining();
     }
 
     fn step_draining(&mut self) {
-        let Stage::Draining { entries, undrained } = &mut self.checkpointing.stage else { return };
+        let Stage::Draining { undurable, undrained } = &mut self.checkpointing.stage else {
+            return;
+        };
+        // What the state speaks of must not be lost by the crash after which it is read: above
+        // all, a producer's number must not be known when its batch is not there.
+        while let Some((id, end)) = undurable.front() {
+            let log = self.logs[id.0 as usize].as_ref();
+            if log.is_some_and(|log| log.durable_end < *end && !is_dropping(log)) {
+                return;
+            }
+            undurable.pop_front();
+        }
         while let Some((id, place)) = undrained.front() {
             let log = self.logs[id.0 as usize].as_ref();
             if log.is_some_and(|log| !log.is_written_to(place)) {
@@ -188,10 +207,7 @@ impl ShardStorage {
             }
             undrained.pop_front();
         }
-        // What the state speaks of must not be lost by the crash after which it is read.
-        if *entries <= self.journal.entries_durable() {
-            self.sync_parked();
-        }
+        self.sync_parked();
     }
 
     fn sync_parked(&mut self) {
@@ -272,13 +288,6 @@ impl ShardStorage {
         if self.fenced {
             return;
         }
-        // They are synced, whether or not the checkpoint that says so will be written.
-        for (id, place) in std::mem::take(&mut self.checkpointing.parked) {
-            if let Some(log) = self.find_log_mut(id) {
-                log.synced = place;
-                self.step_cut(id);
-            }
-        }
         let snapshot = self.checkpointing.snapshot.as_ref().expect("it was taken");
         self.checkpointing.bytes = snapshot.encode();
         let size = self.checkpointing.bytes.len() as u64;
@@ -323,6 +332,23 @@ impl ShardStorage {
             return self.write_indexes();
         }
         self.journal.recycle(&snapshot.replay_from);
+        for id in self.note_synced() {
+            let log = self.log_mut(id);
+            log.checkpointed = log.synced.offset;
+            self.after_last_request(id);
+        }
+    }
+
+    /// The parked logs are synced up to where they were parked. Returns those that are left.
+    fn note_synced(&mut self) -> Vec<LogId> {
+        let mut noted = Vec::new();
+        for (id, place) in std::mem::take(&mut self.checkpointing.parked) {
+            if let Some(log) = self.find_log_mut(id) {
+                log.synced = place;
+                noted.push(id);
+            }
+        }
+        noted
     }
 
     fn give_up(&mut self) {
@@ -332,6 +358,13 @@ impl ShardStorage {
         // The same number, so the same slot: the other one is still the newest.
         self.checkpointing.number -= 1;
         self.checkpointing.retry_after = self.now + RETRY_NS;
+        // They are synced, though nothing durable says so yet.
+        for id in self.note_synced() {
+            let log = self.log(id);
+            if log.closing.is_some() || !log.doomed_runs.is_empty() {
+                self.force_park(id);
+            }
+        }
         self.refuse_waiting();
         // Everything is in the journal as well: stopping does not need the checkpoint.
         self.stopped = self.checkpointing.last;

@@ -89,7 +89,7 @@ impl ShardStorage {
         let log = self.log_mut(id);
         while 1 < log.segments.len() && log.segments[0].state.next_offset <= start {
             let segment = log.segments.remove(0);
-            log.doomed.push(segment.state.base_offset);
+            log.doom(&segment);
         }
         log.damaged.retain(|range| start < range.end);
         let first = log.segments.first().map_or(start, |segment| segment.state.base_offset);
@@ -105,30 +105,38 @@ impl ShardStorage {
         if log.removal.is_some() || log.closing == Some(Closing::Dropping) || self.fenced {
             return;
         }
-        let Some(&base_offset) = log.doomed.first() else { return };
+        let checkpointed = log.checkpointed;
+        log.doomed_runs.retain(|(_, runs_end)| checkpointed < *runs_end);
+        let waits = |base_offset: &Offset| log.doomed_runs.iter().any(|run| run.0 == *base_offset);
+        let Some(&base_offset) = log.doomed.iter().find(|base_offset| !waits(base_offset)) else {
+            if !log.doomed.is_empty() {
+                // Replay would miss what it refers to. A checkpoint makes it look no more.
+                self.force_park(id);
+            }
+            return;
+        };
         let (file, index) = log.files(base_offset);
         if self.requests.is_busy(&file) || self.requests.is_busy(&index) {
             return;
         }
-        log.removal = Some(Removal::File);
+        log.removal = Some((Removal::File, base_offset));
         self.requests.ask(Purpose::Removal { log: id }, Action::Remove { file });
     }
 
     pub(super) fn handle_removal(&mut self, id: LogId, result: Result<Outcome, Fault>) {
         let Some(log) = self.find_log_mut(id) else { return };
-        let removal = log.removal.take().expect("a removal was under way");
+        let (removal, base_offset) = log.removal.take().expect("a removal was under way");
         if result.as_ref().is_err_and(|fault| *fault != Fault::NotFound) {
             return self.fence();
         }
         if is_dropping(log) {
             return self.step_drop(id);
         }
-        let base_offset = log.doomed[0];
         let (next, action) = match removal {
             Removal::File => (Removal::Index, Action::Remove { file: log.files(base_offset).1 }),
             Removal::Index => (Removal::Dir, Action::SyncDir { dir: log.dir() }),
             Removal::Dir => {
-                log.doomed.remove(0);
+                log.doomed.retain(|doomed| *doomed != base_offset);
                 let waited_for = std::mem::take(&mut log.waited_for);
                 if waited_for {
                     self.tell_admitted(id);
@@ -136,7 +144,7 @@ impl ShardStorage {
                 return self.remove_doomed(id);
             }
         };
-        log.removal = Some(next);
+        log.removal = Some((next, base_offset));
         self.requests.ask(Purpose::Removal { log: id }, action);
     }
 
@@ -210,9 +218,10 @@ impl ShardStorage {
         let Some(log) = self.logs[id.0 as usize].as_mut() else { return };
         let Some(Closing::Truncating { to }) = log.closing else { return };
         match &log.cut {
-            // Everything is in the segments now, so the place can be looked for there.
+            // Everything is in the segments now, so the place can be looked for there; and
+            // replay will not look for what is cut off.
             // And nothing more is being prepared for the segment that grew.
-            Some(Cut::Parking) if log.synced == log.end_place() && log.preparing.is_none() => {
+            Some(Cut::Parking) if log.is_checkpointed() && log.preparing.is_none() => {
                 let segment = log.segment_holding(to).expect("it is inside the log");
                 let base_offset = segment.state.base_offset;
                 let size = segment.state.size_bytes;
@@ -280,6 +289,9 @@ impl ShardStorage {
         log.generation += 1;
         log.end = end;
         log.durable_end = end;
+        log.checkpointed = end;
+        // The checkpoint before the cut covers all runs there were.
+        log.doomed_runs.clear();
         log.epochs.truncate(end);
         log.producers.truncate(end);
         log.damaged.retain(|range| range.start < end);
@@ -294,6 +306,7 @@ impl ShardStorage {
         if let Some(last) = log.segment_mut(segment) {
             last.state.size_bytes = position;
             last.state.next_offset = end;
+            last.runs_end = last.runs_end.min(end);
             last.state.max_timestamp = kept.max_timestamp();
             (last.durable, last.written, last.park_to) = (position, position, 0);
             last.seal = Seal::Sealed;
@@ -411,6 +424,19 @@ impl ShardStorage {
 }
 
 impl Log {
+    /// Its segment is no longer one of it; the file goes when nothing needs it.
+    fn doom(&mut self, segment: &Segment) {
+        self.doomed.push(segment.state.base_offset);
+        if self.checkpointed < segment.runs_end {
+            self.doomed_runs.push((segment.state.base_offset, segment.runs_end));
+        }
+    }
+
+    /// Whether a durable checkpoint says that everything of it is durable in segments.
+    fn is_checkpointed(&self) -> bool {
+        self.synced == self.end_place() && self.checkpointed == self.end
+    }
+
     /// The files of its segment of that name: bytes and index.
     pub(crate) fn files(&self, base_offset: Offset) -> (FileName, FileName) {
         let (topic, partition) = (self.partition.topic, self.partition.partition);

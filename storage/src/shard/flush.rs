@@ -28,11 +28,11 @@ impl ShardStorage {
     ) {
         let Some(log) = self.find_log_mut(id) else { return };
         match entry.kind {
-            EntryKind::Append => {
+            EntryKind::Append | EntryKind::Reference => {
                 assert!(log.durable_end == entry.base_offset, "durable in order");
                 log.durable_end = entry.next_offset;
                 if let Some(segment) = log.segment_mut(entry.segment) {
-                    segment.durable = entry.position + u64::from(entry.data_bytes);
+                    segment.advance_durable(entry.position + u64::from(entry.data_bytes));
                 }
                 advanced.insert(id);
             }
@@ -40,7 +40,6 @@ impl ShardStorage {
             EntryKind::Trim => self.handle_trim_durable(id, entry.base_offset),
             EntryKind::Truncate => self.handle_truncate_durable(id),
             EntryKind::Drop => self.handle_drop_durable(id),
-            EntryKind::Reference => unreachable!("runs are not written before their reference"),
         }
     }
 
@@ -110,10 +109,7 @@ impl ShardStorage {
         let front = log.gather(segment, round_down(to), to);
         let front = bytes::Bytes::copy_from_slice(front.as_slice());
         let segment = log.segment_mut(base_offset).expect("it was just there");
-        segment.writing_to = None;
-        segment.written = to;
-        segment.front = Some(front);
-        segment.dirty = true;
+        segment.advance_written(to, front);
         self.want_flush(id);
         self.step_seal(id, base_offset);
         self.after_last_request(id);

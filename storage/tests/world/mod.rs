@@ -42,6 +42,7 @@ pub fn small_config() -> Config {
         journal_file_bytes: 64 * KIB as u64,
         journal_bytes_max: 256 * KIB as u64,
         flush_bytes: 8 * KIB,
+        large_run_bytes: 12 * KIB,
         flush_in_flight_bytes_max: 32 * KIB,
         tail_bytes_max: 64 * KIB,
         read_bytes_max: 64 * KIB,
