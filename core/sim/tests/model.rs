@@ -465,7 +465,9 @@ impl Program<SimEdge<()>> for ModelShard {
                     self.received(edge, socket.0, &[]);
                 }
                 (RECEIVE, Ok(Done::Received { bytes, received })) if 0 < received => {
-                    if self.received.contains_key(&socket) {
+                    // What arrives after the close is dropped.
+                    let is_open = self.received.contains_key(&socket);
+                    if is_open {
                         self.received(edge, socket, &bytes);
                     }
                 }
