@@ -66,8 +66,10 @@ pub enum Message {
     Fence,
     /// From shard 0 at start: recovery has ended; these are your partitions.
     Adopt(Box<Adoption>),
-    /// To shard 0: the shard serves.
+    /// To shard 0: the shard has taken up its partitions.
     Adopted,
+    /// From shard 0: every shard has taken up its partitions, so clients may be accepted.
+    Serve,
     /// From outside to shard 0, and from there to all: end cleanly.
     Stop,
     /// To shard 0: everything here is durable and checkpointed.

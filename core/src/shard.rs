@@ -631,7 +631,8 @@ impl Shard {
                     home.fence();
                 }
             }
-            Message::Adopt(adoption) => self.adopt(*adoption, times, edge),
+            Message::Adopt(adoption) => self.adopt(*adoption, times),
+            Message::Serve => self.serve(edge),
             Message::Adopted => {
                 let startup = self.startup.as_mut().expect("told to shard 0 while it starts");
                 startup.adopted();
@@ -683,7 +684,12 @@ impl Shard {
                 self.startup = Some(startup);
                 return before != self.disk.submitted() || !self.own.is_empty();
             }
-            Some(Ok(())) => self.notify(Notice::Serving),
+            Some(Ok(())) => {
+                for shard in 0..self.settings.shards {
+                    self.tell(ShardId(shard), Message::Serve);
+                }
+                self.notify(Notice::Serving);
+            }
             Some(Err(error)) => {
                 self.notify(Notice::Failed(error));
                 self.tell_others(|| Message::Stop);
@@ -693,12 +699,7 @@ impl Shard {
         true
     }
 
-    pub(crate) fn adopt<E: Edge<Message = Message>>(
-        &mut self,
-        adoption: Adoption,
-        times: Times,
-        edge: &mut E,
-    ) {
+    pub(crate) fn adopt(&mut self, adoption: Adoption, times: Times) {
         let Adoption { image, recovered, .. } = adoption;
         self.image = image;
         let config = topic_rules::storage_config(&self.settings);
@@ -708,10 +709,17 @@ impl Shard {
         self.retention_at = times.now.after(self.settings.config.retention_check);
         self.idle_check_at = times.now.after(IDLE_CHECK);
         self.stage = Stage::Serving;
-        for (index, &listener) in self.listeners.iter().enumerate() {
-            edge.submit(token(TokenKind::Accept, index), Op::Accept { listener });
-        }
         self.tell_controller(Message::Adopted);
+    }
+
+    /// Lets clients in. Before all shards have adopted, a request could be passed on to one that
+    /// knows nothing yet.
+    fn serve<E: Edge<Message = Message>>(&self, edge: &mut E) {
+        if self.stage == Stage::Serving {
+            for (index, &listener) in self.listeners.iter().enumerate() {
+                edge.submit(token(TokenKind::Accept, index), Op::Accept { listener });
+            }
+        }
     }
 
     fn begin_stop(&mut self, times: Times) {
