@@ -19,6 +19,7 @@ use crate::world::{Node, Start};
 #[derive(Debug)]
 pub struct Broker {
     config: Config,
+    segment_bytes: u32,
     notices: Option<Receiver<Notice>>,
     serving: bool,
     failure: Option<String>,
@@ -31,9 +32,9 @@ impl Broker {
         let mut random = Random::new(seed).fork("broker");
         let mut config = Config::of_defaults();
         config.data_dir = "/".into();
-        config.topic_defaults.segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
         config.auto_create_topics = false;
-        Self { config, notices: None, serving: false, failure: None }
+        let segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
+        Self { config, segment_bytes, notices: None, serving: false, failure: None }
     }
 
     fn hear(&mut self) {
@@ -65,7 +66,11 @@ impl Node for Broker {
             rack: None,
         };
         let seed = u128::from(start.seed);
-        let settings = Arc::new(Settings::new(self.config.clone(), start.shards, endpoints, seed));
+        let mut settings = Settings::new(self.config.clone(), start.shards, endpoints, seed);
+        // Below what a user may ask for, so that logs roll within a run.
+        let segment_bytes = ("log.segment.bytes".to_owned(), self.segment_bytes.to_string());
+        settings.file_configs.extend([segment_bytes]);
+        let settings = Arc::new(settings);
         let shard = |number: u16| {
             let notify = notify.clone();
             let listeners = match own_ports {

@@ -112,6 +112,8 @@ struct Connection {
     broken: bool,
     /// Nobody is at the other end, and nobody said so.
     dark: bool,
+    /// The client will be told of it: the node that came back refused what it sent.
+    refused: bool,
     client_closed: bool,
 }
 
@@ -164,7 +166,8 @@ impl Stream {
         let piece = match self.unsent.front_mut() {
             Some(_) if free == 0 => return None,
             Some(first) => {
-                let most = first.len().min(free).min(self.piece_max);
+                // Large sends go in larger pieces: a run must not be all network.
+                let most = first.len().min(free).min(self.piece_max.max(first.len() / 16));
                 let size = if random.happens(200_000) {
                     random.between(1, most as u64) as usize
                 } else {
@@ -263,6 +266,7 @@ impl Network {
             sending: None,
             broken: false,
             dark: false,
+            refused: false,
             client_closed: false,
         };
         self.connections.insert(id, connection);
@@ -280,9 +284,9 @@ impl Network {
         let delay = self.delay();
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.broken {
-            if connection.dark && self.shards != 0 {
+            if connection.dark && !connection.refused && self.shards != 0 {
                 // The node is back and knows nothing of this connection.
-                connection.dark = false;
+                connection.refused = true;
                 agenda.plan_in(delay, Event::Net(NetEvent::Broken(id)));
             }
             return;
@@ -579,6 +583,7 @@ impl Network {
             sending: None,
             broken: true,
             dark: false,
+            refused: false,
             client_closed: true,
         })
     }
