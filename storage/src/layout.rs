@@ -126,7 +126,7 @@ pub struct Entry {
     pub prefix_bytes: u32,
     /// CRC32C of the batches as stored.
     pub data_crc: u32,
-    /// CRC32C of the prefix.
+    /// CRC32C of the prefix; of a [`EntryKind::Reference`], of its whole payload.
     pub prefix_crc: u32,
     /// Of a [`EntryKind::Reference`]: how many of the batches' last bytes are in the payload,
     /// those from the last block boundary on.
@@ -204,11 +204,12 @@ impl Entry {
         if payload.len() as u64 != self.payload_bytes() {
             return false;
         }
+        if self.kind == EntryKind::Reference {
+            // The run as a whole is proved with the segment's bytes; this is what may be torn.
+            return checksum::crc32c(payload) == self.prefix_crc;
+        }
         let (prefix, data) = payload.split_at(self.prefix_bytes as usize);
-        // The data of a reference is proved with the segment's bytes.
-        let data_sound =
-            self.kind == EntryKind::Reference || checksum::crc32c(data) == self.data_crc;
-        checksum::crc32c(prefix) == self.prefix_crc && data_sound
+        checksum::crc32c(prefix) == self.prefix_crc && checksum::crc32c(data) == self.data_crc
     }
 }
 

@@ -72,6 +72,32 @@ fn a_crash_after_any_request_loses_nothing_acknowledged() {
     assert!(200 < cuts);
 }
 
+/// A journal file is used again only once a durable checkpoint needs nothing in it.
+#[test]
+fn a_crash_at_any_moment_while_the_journal_goes_round_loses_nothing() {
+    for seed in 0..4 {
+        let mut world = World::started(seed, 3, 1);
+        // Only in the journal: nothing else ever asks for it to be written.
+        world.append_new(partition(2), 1, 50);
+        world.settle();
+        for round in 0..150 {
+            for n in [0, 0, 0, 1] {
+                let batch = world.new_batch(1, 3_500);
+                let _ = world.append(partition(n), batch);
+            }
+            world.turn_without_checkpoints(12);
+            if round % 5 == 0 {
+                let mut after = world.cut(Survival::Nothing);
+                after.start(1);
+                assert!(after.report.damaged.is_empty(), "{:?}", after.report.damaged);
+            }
+            if round == 100 {
+                world.settle();
+            }
+        }
+    }
+}
+
 /// Recovered is durable: a second crash straight after recovery takes nothing of it.
 #[test]
 fn what_recovery_has_given_survives_a_crash_at_once() {
@@ -469,4 +495,34 @@ fn a_reference_to_damaged_bytes_is_damage() {
     let broken: Vec<_> = world.report.damaged.iter().map(|d| d.partition).collect();
     assert_eq!(broken, [tp]);
     assert_eq!(world.log(partition(1)).end(), Offset(1));
+}
+
+/// Damage in an old part of a segment whose index is lost does not take what came later with it.
+#[test]
+fn what_is_appended_behind_a_bad_block_is_served() {
+    let mut world = World::started(23, 1, 1);
+    world.log_config.segment_bytes = 1 << 20;
+    world.crash(Survival::Nothing);
+    world.start(1);
+    let tp = partition(0);
+    for _ in 0..10 {
+        world.append_new(tp, 1, 4_000);
+    }
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.start(1);
+    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    world.disk.rot(&log, 4 * BLOCK, 1);
+    for _ in 0..40 {
+        world.append_new(tp, 1, 4_000);
+    }
+    world.settle();
+    assert!(world.log(tp).tail_bytes() < 100_000, "the oldest have left memory");
+
+    let Err(ReadError::Damaged { offsets }) = world.read_all(tp, Offset(0)) else {
+        panic!("the bad block is not served");
+    };
+    assert!(offsets.end <= Offset(10));
+    let behind = world.read_all(tp, offsets.end).unwrap();
+    assert!(40 * 4_000 <= behind.len());
 }

@@ -81,8 +81,14 @@ impl Replayed {
     /// Applies one entry, whose payload has been proved.
     pub(super) fn apply(&mut self, entry: &Entry, payload: &Bytes) {
         // What is left of an older generation was synced before the truncation that ended it.
-        let is_old = self.is_over() || entry.generation < self.state.generation;
-        if is_old && entry.kind != EntryKind::Drop {
+        let is_old = entry.generation < self.state.generation;
+        let counts = match entry.kind {
+            EntryKind::Drop => true,
+            // Also a log that is not believed any more can be trimmed.
+            EntryKind::Trim => !is_old && !self.state.dropped,
+            _ => !is_old && !self.is_over(),
+        };
+        if !counts {
             return;
         }
         match entry.kind {

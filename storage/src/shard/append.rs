@@ -20,8 +20,15 @@ use crate::layout::{Entry, EntryKind};
 use crate::log::{Closing, Log, LogId, Preparing};
 use crate::producers::{NotedBatch, NumberedBatch, ProducerError, Verdict};
 use crate::retention::{RollLimits, SEGMENT_BYTES_MAX, SegmentFacts, roll_is_due};
-use crate::segment::{Seal, Segment};
+use crate::segment::{IndexSlot, Seal, Segment};
 use crate::tail::{TailBatch, keep};
+
+/// After so many batches, each time, the index of a segment from an earlier start is got into
+/// memory: what is appended to it meanwhile is noted one by one.
+const INDEX_WANTED_BATCHES: usize = 1024;
+
+/// If that fails for so long, the segment is left as it is, and a new one begun.
+const INDEX_LAG_BATCHES_MAX: usize = 65_536;
 
 /// Where a batch's own checksum begins; what lies before is stamped by us.
 const STAMPED_BYTES: usize = checksum::COVERED_FROM;
@@ -151,6 +158,8 @@ impl ShardStorage {
         };
         let cost_bytes = newest.cost_bytes();
         log.tail.push(newest);
+        let lacking = log.active().map_or(0, Segment::batches_without_index);
+        let wants_index = lacking != 0 && lacking % INDEX_WANTED_BATCHES == 0;
         log.epochs.note(epoch, base_offset);
         if let Some(numbered) = &numbered {
             let timestamp = log_append_time.unwrap_or(Timestamp::NONE);
@@ -172,6 +181,9 @@ impl ShardStorage {
             prefix_crc: checksum::crc32c(&prefix),
             ..log.entry(EntryKind::Append)
         };
+        if wants_index {
+            self.want_index(id, segment, None);
+        }
         self.tail_bytes += cost_bytes;
         self.tail_order.push_back(id);
         self.enqueue(id, Pending { log: id, entry, prefix, data: bytes, starts_anew });
@@ -195,7 +207,8 @@ impl ShardStorage {
             segment_bytes: log.config.segment_bytes,
             segment_ms: log.config.segment_ms,
         };
-        if roll_is_due(&active.facts(), active.state.opened_ms, bytes, limits, wall_ms) {
+        let lags = INDEX_LAG_BATCHES_MAX <= active.batches_without_index();
+        if lags || roll_is_due(&active.facts(), active.state.opened_ms, bytes, limits, wall_ms) {
             self.roll(id, wall_ms);
         }
     }
@@ -393,6 +406,14 @@ impl Log {
 }
 
 impl Segment {
+    /// Batches noted one by one, because the index before them is not in memory.
+    fn batches_without_index(&self) -> usize {
+        match &self.index {
+            IndexSlot::Ready(_) => 0,
+            IndexSlot::Absent { since, .. } => since.len(),
+        }
+    }
+
     /// What retention and rolling look at.
     pub(crate) fn facts(&self) -> SegmentFacts {
         SegmentFacts {

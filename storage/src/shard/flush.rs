@@ -216,6 +216,9 @@ impl ShardStorage {
             }
             _ => {
                 segment.seal = Seal::Sealed;
+                if matches!(segment.index, IndexSlot::Absent { .. }) {
+                    segment.forget_index();
+                }
                 self.note_index(id, base_offset);
                 return self.after_last_request(id);
             }

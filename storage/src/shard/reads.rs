@@ -11,7 +11,7 @@ use tidemill_record::{Offset, Timestamp};
 
 use super::{Event, Purpose, Read, ReadId, ShardStorage};
 use crate::error::ReadError;
-use crate::index::Index;
+use crate::index::{Index, IndexedBatch};
 use crate::io::{Action, Fault, Outcome};
 use crate::log::{Log, LogId};
 use crate::read::{Boundary, Cut, Damage, ReadPlan, SegmentWalk, Wanted};
@@ -145,7 +145,7 @@ impl ShardStorage {
             return self.finish_read(id, Err(ReadError::Gone));
         };
         let IndexSlot::Ready(index) = &segment.index else {
-            return self.want_index(log_id, base_offset, id);
+            return self.want_index(log_id, base_offset, Some(id));
         };
         let on_disk = log.on_disk(segment);
         let plan = match goal {
@@ -251,15 +251,16 @@ impl ShardStorage {
     // --- indexes ---
 
     /// Gets the index of a segment into memory; `read` goes on when it is there.
-    fn want_index(&mut self, id: LogId, base_offset: Offset, read: ReadId) {
+    pub(super) fn want_index(&mut self, id: LogId, base_offset: Offset, read: Option<ReadId>) {
         if let Some(build) = self.reads.builds.get_mut(&(id, base_offset)) {
-            return build.waiting.push(read);
+            return build.waiting.extend(read);
         }
         let log = self.log(id);
         let segment = log.segment(base_offset).expect("it was just there");
         let file = segment.index_file(log.partition);
         let size = segment.index_file_bytes_max();
-        self.reads.builds.insert((id, base_offset), Build { walk: None, waiting: vec![read] });
+        let waiting = read.into_iter().collect();
+        self.reads.builds.insert((id, base_offset), Build { walk: None, waiting });
         let action = Action::Read { file, position: 0, size };
         self.requests.ask(Purpose::Index { log: id, segment: base_offset }, action);
     }
@@ -282,11 +283,7 @@ impl ShardStorage {
             (None, result) => self.begin_walk(key, result),
             (Some(walk), Ok(Outcome::Bytes(bytes))) => match walk.take(&bytes, |_, _| {}) {
                 Ok(()) => self.step_walk(key),
-                Err(damage) => {
-                    self.quarantine(id, &damage);
-                    let offsets = damage.start.offset..damage.end.offset;
-                    self.end_build(key, &Err(ReadError::Damaged { offsets }));
-                }
+                Err(_) => self.finish_walk(key),
             },
             (Some(_), Ok(_)) => panic!("a read ends with bytes"),
             (Some(_), Err(fault)) => self.end_build(key, &Err(ReadError::Device { fault })),
@@ -324,24 +321,40 @@ impl ShardStorage {
             let action = Action::Read { file, position, size };
             return self.requests.ask(Purpose::Index { log: key.0, segment: key.1 }, action);
         }
+        self.finish_walk(key);
+    }
+
+    /// The walk has come to the end of what was there, or to damage. What lies behind damage gets
+    /// a span that no read will ever prove; and the index goes on behind it.
+    fn finish_walk(&mut self, key: (LogId, Offset)) {
+        let build = self.reads.builds.get_mut(&key).expect("it was begun");
         let mut index = build.walk.take().expect("it walks").into_index();
-        let log = self.log_mut(key.0);
-        let segment = log.segment_mut(key.1).expect("it was looked up");
-        let IndexSlot::Absent { since, from, from_offset } = &segment.index else {
+        let log = self.log(key.0);
+        let segment = log.segment(key.1).expect("it was looked up");
+        let IndexSlot::Absent { from, from_offset, .. } = segment.index else {
             return self.end_build(key, &Ok(()));
         };
-        let end = Boundary { position: *from, offset: *from_offset };
+        let end = Boundary { position: from, offset: from_offset };
         let reached = Boundary { position: index.size_bytes(), offset: index.next_offset() };
         if reached != end {
-            // Sound batches, but not those that were written here.
-            let sound = reached.offset < end.offset;
-            let front = Boundary { position: 0, offset: key.1 };
-            let damage = Damage { start: if sound { reached } else { front }, end };
-            self.quarantine(key.0, &damage);
-            let offsets = damage.start.offset..damage.end.offset;
-            return self.end_build(key, &Err(ReadError::Damaged { offsets }));
+            let fits = reached.position < end.position && reached.offset < end.offset;
+            if !fits {
+                // Sound batches, but not those that were written here.
+                index = Index::new(log.partition, key.1);
+            }
+            let start = Boundary { position: index.size_bytes(), offset: index.next_offset() };
+            self.quarantine(key.0, &Damage { start, end });
+            index.append(&IndexedBatch {
+                next_offset: end.offset,
+                size_bytes: (end.position - start.position) as u32,
+                raw_crc: 0,
+                max_timestamp: Timestamp::NONE,
+            });
         }
-        since.iter().for_each(|batch| index.append(batch));
+        let segment = self.log_mut(key.0).segment_mut(key.1).expect("it was looked up");
+        if let IndexSlot::Absent { since, .. } = &segment.index {
+            since.iter().for_each(|batch| index.append(batch));
+        }
         segment.index = IndexSlot::Ready(index);
         self.note_index(key.0, key.1);
         self.end_build(key, &Ok(()));
@@ -395,7 +408,8 @@ impl Log {
 }
 
 impl Segment {
-    fn forget_index(&mut self) {
+    /// Leaves it to the next read to get the index again.
+    pub(super) fn forget_index(&mut self) {
         self.index = IndexSlot::Absent {
             from: self.state.size_bytes,
             from_offset: self.state.next_offset,

@@ -224,8 +224,10 @@ impl Run {
         self.each_slice(to, self.end(), |slice| data.extend_from_slice(slice));
         let combine =
             |crc, part: &Pending| checksum::combine(crc, part.entry.data_crc, part.data.len());
+        let prefix_crc = checksum::append(checksum::crc32c(&first.prefix), &data);
         let entry = Entry {
             kind: EntryKind::Reference,
+            prefix_crc,
             next_offset: last.next_offset,
             wall_ms: last.wall_ms,
             data_bytes: (self.end() - self.start()) as u32,

@@ -28,6 +28,8 @@ use tidemill_storage::{
     ShardStorage,
 };
 
+use tidemill_storage::io::{Action, Completion, FileName};
+
 use crate::disk::{Disk, Random, Survival};
 
 const KIB: usize = 1024;
@@ -142,6 +144,8 @@ impl World {
     /// Recovers, starts so many shards, and checks all promises.
     pub fn start(&mut self, shards: u16) {
         self.start_unchecked(shards);
+        // A crash is not damage.
+        assert_eq!(self.report.damaged, []);
         self.check_after_start();
     }
 
@@ -248,6 +252,22 @@ impl World {
         }
     }
 
+    /// A turn in which checkpoints take longer than everything else.
+    pub fn turn_without_checkpoints(&mut self, completions: u64) {
+        self.now += 100_000;
+        self.end_turn();
+        for _ in 0..completions {
+            let is_quick = |request: &tidemill_storage::io::Request| match &request.action {
+                Action::Write { file, .. } => !matches!(file, FileName::Checkpoint { .. }),
+                Action::Sync { .. } | Action::SyncFileSystem => false,
+                _ => true,
+            };
+            let Some(at) = self.disk.pending().iter().position(is_quick) else { break };
+            let completion = self.disk.complete(at);
+            self.hand_over(completion);
+        }
+    }
+
     /// Turns until nothing is under way and nothing more is wanted.
     pub fn settle(&mut self) {
         for _ in 0..STEPS_MAX {
@@ -285,13 +305,18 @@ impl World {
     }
 
     fn complete_one(&mut self) -> bool {
-        let Some(mut completion) = self.disk.complete_any() else { return false };
+        let Some(completion) = self.disk.complete_any() else { return false };
+        self.hand_over(completion);
+        true
+    }
+
+    /// Tells the shard that asked.
+    fn hand_over(&mut self, mut completion: Completion) {
         let shard = (completion.id.0 >> 48) as usize;
         completion.id.0 &= (1 << 48) - 1;
         self.shards[shard].handle_completion(completion, self.now);
         self.take_requests(shard);
         self.take_events();
-        true
     }
 
     fn take_events(&mut self) {
