@@ -159,7 +159,7 @@ impl ShardStorage {
         let cost_bytes = newest.cost_bytes();
         log.tail.push(newest);
         let lacking = log.active().map_or(0, Segment::batches_without_index);
-        let wants_index = lacking != 0 && lacking % INDEX_WANTED_BATCHES == 0;
+        let wants_index = lacking != 0 && lacking.is_multiple_of(INDEX_WANTED_BATCHES);
         log.epochs.note(epoch, base_offset);
         if let Some(numbered) = &numbered {
             let timestamp = log_append_time.unwrap_or(Timestamp::NONE);
