@@ -51,6 +51,7 @@ def main():
         started = time.monotonic()
         try:
             importlib.import_module(CHECKS[name]).check(run)
+            run.demand_no_panic()
         except Exception as error:
             failed += 1
             run.end(failed=True)

@@ -54,10 +54,18 @@ class Run:
 
     def broker(self, name="broker", **options):
         """A broker with a directory of its own, started."""
-        broker = Broker(options.pop("dir", self.dir / name), **options)
+        broker = Broker(options.pop("dir", self.dir / name), self.dir / f"{name}.log", **options)
         self.brokers.append(broker)
         broker.start()
         return broker
+
+    def demand_no_panic(self):
+        """A broker that was killed anyway may have panicked before, unseen."""
+        for broker in self.brokers:
+            lines = broker.log.read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines):
+                told = " ".join(lines[number:number + 2])
+                demand("panicked at" not in line, f"the broker's log says: {told}")
 
     def end(self, failed):
         for broker in self.brokers:
@@ -73,8 +81,10 @@ class Run:
 class Broker:
     """The real binary, on the same port and data each time it is started."""
 
-    def __init__(self, dir, shards=1, settings=None, port=None):
+    def __init__(self, dir, log, shards=1, settings=None, port=None):
         self.dir = pathlib.Path(dir)
+        # What it says on stderr, all starts together; not on a disk that a check fills up.
+        self.log = log
         self.dir.mkdir(parents=True, exist_ok=True)
         self.data = self.dir / "data"
         self.shards = shards
@@ -99,7 +109,7 @@ class Broker:
         for name, value in self.settings.items():
             command += ["--set", f"{name}={value}"]
         begun = time.monotonic()
-        with open(self.dir / "stderr.log", "ab") as log:
+        with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
@@ -138,7 +148,7 @@ class Broker:
             raise Failure(f"the broker ended with {code} after {after}: {self.last_words()}")
 
     def last_words(self):
-        lines = (self.dir / "stderr.log").read_text(errors="replace").splitlines()
+        lines = self.log.read_text(errors="replace").splitlines()
         return " | ".join(lines[-6:])
 
     def resident_bytes(self):
