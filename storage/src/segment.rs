@@ -149,8 +149,9 @@ impl Segment {
             name_durable: true,
             direct: VecDeque::new(),
             runs_end: Offset::ZERO,
-            // The file reaches at least to here; more is reserved when it grows.
-            allocated: round_up(size),
+            // It may have been cut to its size, though the roll that did so was never durable. So
+            // its last block is reserved again when it grows.
+            allocated: round_down(size),
             seal: if is_active { Seal::Active } else { Seal::Sealed },
             index: IndexSlot::Absent {
                 from: size,
