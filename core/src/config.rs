@@ -115,47 +115,16 @@ pub enum Routing {
     Node,
 }
 
-/// Whose time a record carries.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TimestampType {
-    /// Its producer's.
-    CreateTime,
-    /// The broker's, at the append.
-    LogAppendTime,
-}
-
-/// When a record counts as acknowledged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Durability {
-    /// Once it is on disk.
-    Durable,
-    /// Once it is in memory.
-    Relaxed,
-}
-
-/// What a topic gets where it does not say otherwise itself.
+/// What a topic gets that is made without saying so itself.
+///
+/// The other settings that topics inherit (retention, segments, durability …) are not here: a topic
+/// is resolved from the texts of all layers, its own included, by `tidemill_replication::config`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TopicDefaults {
     /// `num.partitions`
     pub partitions: u32,
     /// `default.replication.factor`
     pub replication_factor: u16,
-    /// `min.insync.replicas`
-    pub min_insync_replicas: u16,
-    /// `log.retention.ms`, `.minutes`, `.hours`; none: for ever.
-    pub retention: Option<Duration>,
-    /// `log.retention.bytes`; none: no limit.
-    pub retention_bytes: Option<u64>,
-    /// `log.segment.bytes`
-    pub segment_bytes: u32,
-    /// `log.roll.ms`, `.hours`
-    pub segment_age: Duration,
-    /// `message.max.bytes`
-    pub batch_bytes_max: u32,
-    /// `log.message.timestamp.type`
-    pub timestamp_type: TimestampType,
-    /// `tidemill.durability`
-    pub durability: Durability,
 }
 
 /// Budgets of the whole node, to be divided among its shards.
@@ -165,8 +134,6 @@ pub struct Budgets {
     pub journal_bytes: u64,
     /// `tidemill.tail.bytes` in memory.
     pub tail_bytes: u64,
-    /// `tidemill.read.bytes` in memory.
-    pub read_bytes: u64,
     /// `tidemill.network.bytes` in memory.
     pub network_bytes: u64,
 }
@@ -176,8 +143,6 @@ pub struct Budgets {
 pub struct Config {
     /// `node.id`
     pub node_id: i32,
-    /// `cluster.id`; none: a random one is made with the data directory.
-    pub cluster_id: Option<String>,
     /// `log.dir`
     pub data_dir: PathBuf,
     /// `listeners`
@@ -361,7 +326,6 @@ impl Config {
     pub fn from_layers(layers: Layers) -> Result<Self, ConfigError> {
         let config = Self {
             node_id: layers.number("node.id"),
-            cluster_id: layers.text("cluster.id").map(str::to_owned),
             data_dir: layers.text("log.dir").expect("has a default").into(),
             listen: layers
                 .text("listeners")
@@ -378,7 +342,10 @@ impl Config {
                 .integer("tidemill.shard.port")
                 .map(|_| layers.number("tidemill.shard.port")),
             auto_create_topics: layers.is("auto.create.topics.enable"),
-            topic_defaults: TopicDefaults::from_layers(&layers),
+            topic_defaults: TopicDefaults {
+                partitions: layers.number("num.partitions"),
+                replication_factor: layers.number("default.replication.factor"),
+            },
             retention_check: Duration::from_millis(
                 layers.number("log.retention.check.interval.ms"),
             ),
@@ -396,7 +363,6 @@ impl Config {
             budgets: Budgets {
                 journal_bytes: layers.number("tidemill.journal.bytes"),
                 tail_bytes: layers.number("tidemill.tail.bytes"),
-                read_bytes: layers.number("tidemill.read.bytes"),
                 network_bytes: layers.number("tidemill.network.bytes"),
             },
             log_filter: layers.text("tidemill.log").expect("has a default").to_owned(),
@@ -408,7 +374,7 @@ impl Config {
 
     /// What one setting's own bounds cannot say.
     fn check_together(&self) -> Result<(), ConfigError> {
-        let batch = u64::from(self.topic_defaults.batch_bytes_max);
+        let batch: u64 = self.layers.number("message.max.bytes");
         let contradiction = |name, reason: String| Err(ConfigError::Contradiction { name, reason });
 
         if u64::from(self.request_bytes_max) < batch + 64 * 1024 {
@@ -418,7 +384,7 @@ impl Config {
                     .to_owned(),
             );
         }
-        if u64::from(self.topic_defaults.segment_bytes) < batch {
+        if self.layers.number::<u64>("log.segment.bytes") < batch {
             return contradiction(
                 "log.segment.bytes",
                 "must be at least message.max.bytes: a batch lies in one segment".to_owned(),
@@ -465,41 +431,6 @@ impl Config {
     #[must_use]
     pub fn value_text(&self, name: &str) -> String {
         self.layers.values[index_of(name)].0.to_string()
-    }
-}
-
-impl TopicDefaults {
-    fn from_layers(layers: &Layers) -> Self {
-        let given = |name: &str, factor: i64| {
-            layers.integer(name).map(|n| if n < 0 { n } else { n.saturating_mul(factor) })
-        };
-        // Kafka's order: the finest unit given wins.
-        let retention_ms = given("log.retention.ms", 1)
-            .or_else(|| given("log.retention.minutes", 60_000))
-            .or_else(|| given("log.retention.hours", 3_600_000))
-            .expect("hours have a default");
-        let segment_ms = given("log.roll.ms", 1)
-            .or_else(|| given("log.roll.hours", 3_600_000))
-            .and_then(unless_negative)
-            .expect("hours have a default and are above 0");
-        Self {
-            partitions: layers.number("num.partitions"),
-            replication_factor: layers.number("default.replication.factor"),
-            min_insync_replicas: layers.number("min.insync.replicas"),
-            retention: unless_negative(retention_ms).map(Duration::from_millis),
-            retention_bytes: layers.integer("log.retention.bytes").and_then(unless_negative),
-            segment_bytes: layers.number("log.segment.bytes"),
-            segment_age: Duration::from_millis(segment_ms),
-            batch_bytes_max: layers.number("message.max.bytes"),
-            timestamp_type: match layers.text("log.message.timestamp.type") {
-                Some("LogAppendTime") => TimestampType::LogAppendTime,
-                _ => TimestampType::CreateTime,
-            },
-            durability: match layers.text("tidemill.durability") {
-                Some("relaxed") => Durability::Relaxed,
-                _ => Durability::Durable,
-            },
-        }
     }
 }
 
@@ -585,10 +516,11 @@ mod tests {
     fn with_nothing_given_the_defaults_are_kafkas() {
         let config = Config::of_defaults();
         assert_eq!(config.listen, "127.0.0.1:9092".parse::<SocketAddr>().unwrap());
-        assert_eq!(config.topic_defaults.retention, Some(Duration::from_hours(7 * 24)));
-        assert_eq!(config.topic_defaults.batch_bytes_max, 1_048_588);
-        assert_eq!(config.topic_defaults.segment_bytes, 1 << 30);
-        assert_eq!(config.topic_defaults.retention_bytes, None);
+        assert_eq!(config.value_text("log.retention.hours"), "168");
+        assert_eq!(config.value_text("message.max.bytes"), "1048588");
+        assert_eq!(config.value_text("log.segment.bytes"), (1 << 30).to_string());
+        assert_eq!(config.value_text("log.retention.bytes"), "-1");
+        assert_eq!(config.connection_idle, Some(Duration::from_mins(10)));
         assert_eq!(config.shard_port(1), Some(10_093));
     }
 
@@ -612,20 +544,15 @@ mod tests {
     fn dots_and_tables_in_the_file_mean_the_same() {
         let dotted = config("log.retention.ms = 1000\nlog.retention.bytes = \"64KiB\"");
         let tables = config("[log.retention]\nms = 1000\nbytes = \"64KiB\"");
-        assert_eq!(dotted.topic_defaults, tables.topic_defaults);
-        assert_eq!(dotted.topic_defaults.retention_bytes, Some(65_536));
-    }
-
-    #[test]
-    fn the_finest_unit_of_retention_wins() {
-        let config = config("log.retention.hours = 1\nlog.retention.minutes = 5");
-        assert_eq!(config.topic_defaults.retention, Some(Duration::from_mins(5)));
+        for config in [dotted, tables] {
+            assert_eq!(config.value_text("log.retention.ms"), "1000");
+            assert_eq!(config.value_text("log.retention.bytes"), "65536");
+        }
     }
 
     #[test]
     fn minus_one_means_no_limit() {
-        let config = config("log.retention.ms = -1\nconnections.max.idle.ms = -1");
-        assert_eq!(config.topic_defaults.retention, None);
+        let config = config("connections.max.idle.ms = -1");
         assert_eq!(config.connection_idle, None);
     }
 

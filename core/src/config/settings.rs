@@ -123,12 +123,6 @@ pub static SETTINGS: &[Setting] = &[
             "The id of this node in its cluster; never changed once data exists.",
         ),
     ),
-    setting(
-        "cluster.id",
-        Kind::Text,
-        "",
-        "The id of the cluster, used when the data directory is made; unset: a random one.",
-    ),
     renamed(
         &["log.dirs", "data.dir"],
         setting(
@@ -240,7 +234,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting(
         "log.segment.bytes",
-        bytes(MIB, I32_MAX),
+        bytes(16 * KIB, I32_MAX),
         "1073741824",
         "The size at which a partition's segment is sealed and a new one begins.",
     ),
@@ -318,12 +312,6 @@ pub static SETTINGS: &[Setting] = &[
         bytes(16 * MIB, TIB),
         "268435456",
         "The most memory, over all shards, for records not yet written to their segments.",
-    ),
-    setting(
-        "tidemill.read.bytes",
-        bytes(4 * MIB, TIB),
-        "134217728",
-        "The most memory, over all shards, for records read back from segments.",
     ),
     setting(
         "tidemill.network.bytes",
@@ -483,6 +471,9 @@ pub(crate) fn split_endpoint(text: &str) -> Option<(&str, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_replication::config::{Layers, Source, node_config};
+    use tidemill_replication::metadata::Configs;
+
     use super::*;
 
     /// A default that its own setting refuses would only be met by the first user.
@@ -490,6 +481,27 @@ mod tests {
     fn every_default_fits_its_kind() {
         for setting in SETTINGS.iter().filter(|s| !s.default.is_empty()) {
             assert!(setting.kind.parse(setting.default).is_ok(), "{}", setting.name);
+        }
+    }
+
+    /// A topic resolves what it inherits from the texts given here, and passes over what it does
+    /// not take: so a setting must not accept what topics refuse.
+    #[test]
+    fn topics_accept_all_that_a_setting_accepts() {
+        for setting in SETTINGS {
+            let Some((definition, _)) = node_config(setting.name) else { continue };
+            let values = match setting.kind {
+                Kind::Integer { min, max, .. } => vec![min.to_string(), max.to_string()],
+                Kind::Choice(words) => words.iter().map(|word| (*word).to_owned()).collect(),
+                kind => panic!("{}: topics inherit no {kind:?}", setting.name),
+            };
+            for value in values {
+                let none = Configs::default();
+                let file = Configs::from([(setting.name.to_owned(), value.clone())]);
+                let layers = Layers { topic: None, node: &none, cluster: &none, file: &file };
+                let source = definition.effective(&layers).1;
+                assert_eq!(source, Source::File, "{} = {value}", setting.name);
+            }
         }
     }
 

@@ -211,7 +211,8 @@ pub static TOPIC_CONFIGS: &[Definition] = &[
     ),
     define(
         "segment.bytes",
-        Int(1_048_576, INT_MAX),
+        // Kafka's least is 1 MiB. Small ones let a test see a log roll.
+        Int(16_384, INT_MAX),
         "1073741824",
         &synonyms([("log.segment.bytes", 1)]),
         "The size at which a segment is sealed.",
