@@ -174,6 +174,40 @@ fn every_crate_is_in_the_table() {
     assert_eq!(members, table);
 }
 
+/// Each package we depend on is used where it is declared, and has a line that says why.
+#[test]
+fn every_dependency_is_used_and_explained() {
+    let reasons = read(Path::new("docs/decisions/2026-11-22-dependencies.md"));
+    let mut complaints = Vec::new();
+    for (dir, package, _) in MAY_IMPORT {
+        let manifest: toml::Table = read(&Path::new(dir).join("Cargo.toml")).parse().unwrap();
+        for section in ["dependencies", "dev-dependencies"] {
+            let Some(known) = manifest.get(section).and_then(|s| s.as_table()) else { continue };
+            for name in known.keys() {
+                if !name.starts_with("tidemill") && !reasons.contains(&format!("`{name}`")) {
+                    complaints.push(format!("{package}: no line says why {name}"));
+                }
+                if !is_named_in(dir, &name.replace('-', "_")) {
+                    complaints.push(format!("{package}: {name} is not used"));
+                }
+            }
+        }
+    }
+    report("dependencies", &complaints);
+}
+
+/// Whether any source or test of a crate names `word`, a crate of Rust's.
+fn is_named_in(dir: &str, word: &str) -> bool {
+    // The library of the package tidemill has a name of its own.
+    let word = if word == "tidemill" { "broker" } else { word };
+    let places = ["src", "tests", "examples", "benches"].map(|place| Path::new(dir).join(place));
+    let places = places.iter().filter(|place| root().join(place).exists());
+    places
+        .flat_map(|place| files(place.to_str().unwrap()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .any(|path| read(&path).contains(&format!("{word}::")))
+}
+
 /// The documents show the same table, so that nobody has to read a test to learn it.
 #[test]
 fn the_table_stands_in_the_architecture() {
