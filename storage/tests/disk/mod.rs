@@ -283,7 +283,10 @@ impl Disk {
             }
             Action::Truncate { file, size } => {
                 let at = self.find(file).ok_or(Fault::NotFound)?;
-                self.give_space((self.files[at].now.len() as u64).saturating_sub(*size));
+                let now = self.files[at].now.len() as u64;
+                // Only a forged journal asks for more than there is.
+                self.take_space(size.saturating_sub(now))?;
+                self.give_space(now.saturating_sub(*size));
                 self.files[at].now.resize(*size as usize, 0);
                 self.files[at].sync();
             }
