@@ -133,7 +133,8 @@ impl Producer {
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.parts.values().all(|part| part.batches.is_empty())
+        let unanswered = self.acks == 0 && 0 < self.lines.all_in_flight();
+        !unanswered && self.parts.values().all(|part| part.batches.is_empty())
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -320,6 +321,9 @@ impl Producer {
                 let part = self.parts.get_mut(place).expect("just sent from");
                 part.batches.retain(|batch| !batch.under_way);
             }
+            // Nothing answers these. What is asked behind them on the same connection tells when
+            // they have arrived, so that no more than a few are ever on their way.
+            self.lines.ask(to, Some(Ask::Map), scene.port, Map::encode_question);
         }
     }
 

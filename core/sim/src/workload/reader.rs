@@ -65,8 +65,18 @@ struct Position {
 #[derive(Debug)]
 enum Ask {
     Map(Expected),
-    Fetch { version: i16, at: Vec<(Place, i64, Floor)> },
-    List { version: i16, which: i64, place: Place, sent: Floor },
+    Fetch {
+        version: i16,
+        at: Vec<(Place, i64, Floor)>,
+    },
+    /// With the offset that was out of range before, if that is why.
+    List {
+        version: i16,
+        which: i64,
+        place: Place,
+        sent: Floor,
+        refused_at: Option<i64>,
+    },
 }
 
 impl Reader {
@@ -191,7 +201,8 @@ impl Reader {
             ..ListOffsetsRequest::default()
         };
         let sent = scene.history.partition(place).bounds.floor();
-        let ask = Ask::List { version, which, place, sent };
+        let refused_at = position.refused_at;
+        let ask = Ask::List { version, which, place, sent, refused_at };
         let to = self.port_for(place);
         self.positions.get_mut(&place).expect("listed above").listing = true;
         self.lines.ask(to, Some(ask), scene.port, |out, correlation| {
@@ -270,12 +281,12 @@ impl Reader {
             Heard::Answer(Ask::Fetch { version, at }, frame) => {
                 self.fetched(version, &at, &frame, scene)?;
             }
-            Heard::Answer(Ask::List { version, which, place, sent }, frame) => {
+            Heard::Answer(Ask::List { version, which, place, sent, refused_at }, frame) => {
                 if let Some(position) = self.positions.get_mut(&place) {
                     position.listing = false;
                 }
                 let answer = decode_list(version, place, &frame)?;
-                self.listed(which, place, sent, &answer, scene)?;
+                self.listed(which, place, sent, refused_at, &answer, scene)?;
             }
             Heard::Lost(Ask::Map(_)) => self.map_asked = None,
             Heard::Lost(Ask::Fetch { at, .. }) => {
@@ -299,12 +310,14 @@ impl Reader {
         which: i64,
         place: Place,
         sent: Floor,
+        refused_at: Option<i64>,
         answer: &ListOffsetsPartitionResponse,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
         if !answer.error_code.is_none() {
             return self.failed(place, answer.error_code, scene);
         }
+        scene.port.say(format!("{place:?}, asked for {which}: {}", answer.offset));
         let bounds = &mut scene.history.partition(place).bounds;
         let found = format!("{place:?} offset {}", answer.offset);
         let verdict = if which == LATEST {
@@ -318,7 +331,8 @@ impl Reader {
             position.end = Some(answer.offset);
             return Ok(());
         }
-        if let Some(refused) = position.refused_at.take() {
+        if let Some(refused) = refused_at {
+            position.refused_at = None;
             check(refused < answer.offset, "what is in the log can be read", || {
                 format!(
                     "{place:?}: {refused} was out of range, the log begins at {}",
@@ -382,6 +396,10 @@ impl Reader {
         answer: &FetchPartitionResponse<'_>,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
+        scene.port.say(format!(
+            "reader of {place:?} from {from}: {}, log {}..{}",
+            answer.error_code, answer.log_start_offset, answer.high_watermark
+        ));
         if answer.error_code == ErrorCode::OffsetOutOfRange {
             if let Some(position) = self.positions.get_mut(&place) {
                 position.refused_at = Some(from);
