@@ -187,8 +187,11 @@ fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Lis
 }
 
 /// The ports of the shards' own endpoints; `None` if they would lie beyond the last port.
+///
+/// A single shard has one as well, though it is told to nobody: a client that knows this node by
+/// the endpoint of its first shard, from a start with more of them, must still find it there.
 fn shard_ports(config: &Config, address: SocketAddr, shards: u16) -> Option<Vec<u16>> {
-    if config.routing == Routing::Node || shards < 2 {
+    if config.routing == Routing::Node {
         return Some(Vec::new());
     }
     let base = config.shard_port.or_else(|| address.port().checked_add(SHARD_PORT_DISTANCE))?;
@@ -200,11 +203,13 @@ fn endpoints(config: &Config, address: SocketAddr, own: &[Listener]) -> Endpoint
         Some(advertised) => (advertised.host.clone(), advertised.port),
         None => (reachable(address.ip()).to_string(), address.port()),
     };
+    // With a single shard there is nothing to choose between: clients go by the node's address.
+    let told = if own.len() < 2 { &[] } else { own };
     Endpoints {
         node: NodeId(config.node_id),
         host,
         port,
-        shard_ports: own.iter().map(|listener| listener.address().port()).collect(),
+        shard_ports: told.iter().map(|listener| listener.address().port()).collect(),
         rack: config.rack.clone(),
     }
 }
@@ -245,6 +250,20 @@ fn random_seed() -> io::Result<u128> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
+
+    /// The bug: after a start with one shard instead of two, a client that knew the node by the
+    /// endpoint of its first shard never found it again.
+    #[test]
+    fn a_single_shard_still_listens_where_the_first_of_many_did() {
+        let mut config = Config::of_defaults();
+        config.shards = Some(1);
+        let of = |shards| shard_ports(&config, config.listen, shards).unwrap();
+        assert_eq!(of(1)[..], of(2)[..1]);
+        let address = "127.0.0.1:0".parse().unwrap();
+        let own = vec![listen_alone(address).unwrap()];
+        let endpoints = endpoints(&config, config.listen, &own);
+        assert_eq!(endpoints.routing(), Routing::Node, "it is told to nobody");
+    }
 
     /// The bug: a broker started right after another was killed found its ports taken, and did not
     /// start, or led clients by node from then on.
