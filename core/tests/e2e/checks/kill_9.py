@@ -46,9 +46,9 @@ def torment(run, partitions, shards, cycles, codec):
     audit = Audit(broker.address, load)
     slowest = 0.0
     for cycle in range(cycles):
-        before = load.acknowledged_count
         time.sleep(run.random.uniform(*LOAD_SECONDS))
         broker.kill()
+        before = load.acknowledged_count
         # Every third start is with the other number of shards.
         broker.shards = 3 - shards if cycle % 3 == 2 else shards
         broker.start()
