@@ -330,7 +330,8 @@ impl Connection {
 
     /// Whether the client owes nothing and is owed nothing.
     pub fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.sending == 0 && self.incoming.is_empty()
+        // Half a request or replies nobody takes are no sign of life.
+        !self.slots.iter().any(|slot| matches!(slot, Slot::Working(_)))
     }
 
     /// Whether a whole request is at hand, and a slot for it.

@@ -93,6 +93,8 @@ pub struct Controller {
     dropping: HashMap<TopicId, u32>,
     finished_deletions: VecDeque<TopicId>,
     retry_at: Instant,
+    stopping: bool,
+    stop_told: bool,
 }
 
 struct Asked {
@@ -129,6 +131,8 @@ impl Controller {
             dropping: HashMap::new(),
             finished_deletions: removed.into(),
             retry_at: Instant::default(),
+            stopping: false,
+            stop_told: false,
         }
     }
 
@@ -167,10 +171,23 @@ impl Controller {
         self.log.handle_completion(completion);
     }
 
-    /// Whether no change is under way and the log has nothing left to write.
+    /// Makes no more changes, once the one under way is done.
+    pub fn begin_stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether the other shards are to be told to stop now. True once.
+    pub fn tell_stop(&mut self) -> bool {
+        !std::mem::replace(&mut self.stop_told, true)
+    }
+
+    /// Whether no change is under way and the log has nothing left to write, or cannot write it
+    /// now: what is not committed was promised to nobody.
     pub fn is_idle(&self) -> bool {
-        let at_rest = self.current.is_none() && self.queue.is_empty();
-        at_rest && (self.log.is_idle() || self.log.fault().is_some())
+        if self.log.fault().is_some() || (self.stopping && self.log.is_out_of_space()) {
+            return true;
+        }
+        self.current.is_none() && self.queue.is_empty() && self.log.is_idle()
     }
 
     /// When a full disk is to be tried again.
@@ -210,6 +227,13 @@ impl Shard {
         if controller.log.fault().is_some() {
             moved |= self.refuse_all(controller);
         }
+        if controller.stopping && !controller.queue.is_empty() {
+            moved = true;
+            for Asked { shard, job, proposal } in std::mem::take(&mut controller.queue) {
+                let outcome = refused(&proposal, ErrorCode::NotController);
+                self.tell(shard, Message::Proposed { job, outcome });
+            }
+        }
         let applied = controller.current.as_ref().is_some_and(|current| current.missing == Some(0));
         if applied {
             moved = true;
@@ -219,7 +243,7 @@ impl Shard {
                 controller.log.snapshot(&self.image);
             }
         }
-        if controller.current.is_none() {
+        if controller.current.is_none() && !controller.stopping {
             moved |= self.next_change(controller);
         }
         moved

@@ -85,6 +85,15 @@ impl<T> Jobs<T> {
         Some(entry.job)
     }
 
+    /// All jobs under way.
+    pub fn ids(&self) -> Vec<JobId> {
+        let id = |(index, entry): (usize, &Entry<T>)| JobId {
+            index: index as u32,
+            serial: entry.serial,
+        };
+        self.jobs.iter().map(id).collect()
+    }
+
     /// The next job whose deadline has passed; it has none afterwards.
     pub fn pop_expired(&mut self, now: Instant) -> Option<JobId> {
         let &(deadline, id) = self.deadlines.first()?;

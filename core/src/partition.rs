@@ -37,6 +37,7 @@ pub struct Home {
     reads: HashMap<ReadId, DiskRead>,
     answers: Vec<(ReplyTo, Answer)>,
     fenced: bool,
+    stopping: bool,
 }
 
 /// What the broker decides about a partition, beside what its log is told.
@@ -46,6 +47,10 @@ pub struct Rules {
     pub leader_epoch: LeaderEpoch,
     /// `max.message.bytes`
     pub batch_bytes_max: u32,
+    /// How many replicas the partition has.
+    pub replicas: u32,
+    /// `min.insync.replicas`: with fewer, acks=all is refused.
+    pub min_in_sync: u32,
     /// How the log keeps its records.
     pub log: LogConfig,
 }
@@ -112,6 +117,7 @@ impl Home {
             reads: HashMap::new(),
             answers: Vec::new(),
             fenced: false,
+            stopping: false,
         }
     }
 
@@ -152,6 +158,17 @@ impl Home {
             self.answers.push((watcher.reply_to, Answer::Moved));
         }
         self.storage.drop_log(partition.log, now.nanos);
+    }
+
+    /// Clean stop: no more appends; those not begun are refused so that clients try again later.
+    pub fn stop(&mut self, now: Instant) {
+        self.stopping = true;
+        for partition in self.partitions.values_mut() {
+            for queued in partition.queued.drain(..) {
+                self.answers.push((queued.reply_to, refused(ErrorCode::NotLeaderOrFollower)));
+            }
+        }
+        self.storage.checkpoint_and_stop(now.nanos);
     }
 
     /// How many partitions live here.
@@ -274,6 +291,12 @@ impl Home {
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),
         };
+        if self.stopping {
+            return self.answers.push((reply_to, refused(ErrorCode::NotLeaderOrFollower)));
+        }
+        if acks == Acks::InSync && partition.rules.replicas < partition.rules.min_in_sync {
+            return self.answers.push((reply_to, refused(ErrorCode::NotEnoughReplicas)));
+        }
         let number = validated.producer().zip(validated.base_sequence());
         if let Some((producer, sequence)) = number
             && partition.refused.would_overtake(producer, sequence)
@@ -545,7 +568,9 @@ impl Home {
         const HIGH_WATERMARK: i64 = -1;
         let partition = &self.partitions[&id];
         let end = self.high_watermark(partition);
-        let before = if before == HIGH_WATERMARK { end } else { Offset(before) };
+        // What a relaxed topic shows may not be durable yet; only what is can be dropped.
+        let durable_end = self.storage.log(partition.log).durable_end();
+        let before = if before == HIGH_WATERMARK { end.min(durable_end) } else { Offset(before) };
         if before < Offset::ZERO || end < before {
             return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
         }

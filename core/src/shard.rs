@@ -46,6 +46,9 @@ use crate::topic_rules;
 /// How often idle connections are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
+/// How long a clean stop waits for clients to take their replies.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
 /// What every shard of the node is told at the start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -57,6 +60,9 @@ pub struct Settings {
     pub endpoints: Endpoints,
     /// Whatever is random on this node comes from here.
     pub seed: u128,
+    /// Sizes of storage that no setting names: the defaults, but for rehearsals, which must meet
+    /// every limit within a few megabytes.
+    pub storage: tidemill_storage::Config,
     /// Reads the time in ticks, for the stages of requests.
     pub stamp: fn() -> u64,
     /// What the user has set of the configs that topics inherit, under Kafka's names.
@@ -72,7 +78,8 @@ impl Settings {
         let file_configs = given
             .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
             .collect();
-        Self { config, shards, endpoints, seed, stamp: clock::stamp, file_configs }
+        let storage = tidemill_storage::Config::default();
+        Self { config, shards, endpoints, seed, storage, stamp: clock::stamp, file_configs }
     }
 }
 
@@ -116,6 +123,7 @@ pub struct Shard {
     answers_out: Vec<Vec<(JobId, u32, Answer)>>,
     idle_check_at: Instant,
     retention_at: Instant,
+    stop_by: Instant,
     stage: Stage,
 }
 
@@ -152,7 +160,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.step_storage(times, edge);
         self.send_messages(edge);
         self.serve_connections(edge);
-        self.step_stop();
+        self.step_stop(times.now);
         if self.stage == Stage::Stopped {
             return Next::Stop;
         }
@@ -195,6 +203,7 @@ impl Shard {
             answers_out: (0..shards).map(|_| Vec::new()).collect(),
             idle_check_at: Instant::default(),
             retention_at: Instant::default(),
+            stop_by: Instant::default(),
             stage: Stage::Starting,
             settings,
         }
@@ -428,7 +437,8 @@ impl Shard {
             return Next::Now;
         }
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
-        let deadlines = [self.jobs.next_deadline(), storage, idle, retention, controller];
+        let stop = self.is_stopping().then_some(self.stop_by);
+        let deadlines = [self.jobs.next_deadline(), storage, idle, retention, controller, stop];
         deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
     }
 
@@ -738,27 +748,48 @@ impl Shard {
             }
             Stage::Serving => {}
         }
-        if self.id == ShardId(0) {
-            self.tell_others(|| Message::Stop);
+        let others = if self.id == ShardId(0) { self.settings.shards - 1 } else { 0 };
+        self.stage = Stage::Stopping { others, told: false };
+        self.stop_by = times.now.after(STOP_WITHIN);
+        if let Some(controller) = &mut self.controller {
+            controller.begin_stop();
         }
         for (index, connection) in &mut self.connections {
             connection.drain();
             self.touched.push(index);
         }
+        // Fetches that wait for records are answered with what there is.
+        for job in self.jobs.ids() {
+            self.fetch_expired(job, times);
+        }
         let home = self.home.as_mut().expect("a serving shard has a home");
-        home.storage.checkpoint_and_stop(times.now.nanos);
-        let others = if self.id == ShardId(0) { self.settings.shards - 1 } else { 0 };
-        self.stage = Stage::Stopping { others, told: false };
+        home.stop(times.now);
     }
 
-    fn step_stop(&mut self) {
-        if self.stage == Stage::Failed && self.outbox.iter().all(VecDeque::is_empty) {
+    /// Whether no more records are waited for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { .. })
+    }
+
+    fn step_stop(&mut self, now: Instant) {
+        let sent = self.own.is_empty() && self.outbox.iter().all(VecDeque::is_empty);
+        if self.stage == Stage::Failed && sent {
             self.stage = Stage::Stopped;
         }
         let Stage::Stopping { others, told } = self.stage else { return };
+        if let Some(controller) = &mut self.controller {
+            // The others replay what is still being committed: they stop after that.
+            if !controller.is_idle() {
+                return;
+            }
+            if controller.tell_stop() {
+                self.tell_others(|| Message::Stop);
+            }
+        }
         let home = self.home.as_ref().expect("a stopping shard has a home");
-        let changing = self.controller.as_ref().is_some_and(|controller| !controller.is_idle());
-        if changing || !home.storage.is_stopped() || !self.disk.is_idle() || 0 < others {
+        let answered = self.connections.is_empty() || self.stop_by <= now;
+        let at_rest = home.storage.is_stopped() && self.disk.is_idle() && sent;
+        if !answered || !at_rest || 0 < others {
             return;
         }
         if !told {

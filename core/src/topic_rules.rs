@@ -22,7 +22,7 @@ pub fn storage_config(settings: &Settings) -> StorageConfig {
     StorageConfig {
         journal_bytes_max: budgets.journal_bytes / shards,
         tail_bytes_max: (budgets.tail_bytes / shards) as usize,
-        ..StorageConfig::default()
+        ..settings.storage.clone()
     }
 }
 
@@ -92,6 +92,8 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
         let rules = Rules {
             leader_epoch: shard.image.leader_epoch_of(partition),
             batch_bytes_max: config.max_message_bytes.min(BATCH_BYTES_MAX),
+            replicas: partition.replicas.len() as u32,
+            min_in_sync: config.min_in_sync_replicas,
             log: log.clone(),
         };
         home.adopt(id, rules);

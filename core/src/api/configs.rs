@@ -26,7 +26,13 @@ impl Shard {
         reply: ReplyForm,
         request: &DescribeConfigsRequest,
     ) {
-        let results = request.resources.iter().map(|asked| {
+        // Each once, or a small request could ask for an answer of any size.
+        let mut seen = std::collections::HashSet::new();
+        let each = request
+            .resources
+            .iter()
+            .filter(|asked| seen.insert((asked.resource_type, asked.resource_name.as_str())));
+        let results = each.map(|asked| {
             let mut result = DescribeConfigsResult {
                 resource_type: asked.resource_type,
                 resource_name: asked.resource_name.clone(),

@@ -264,6 +264,7 @@ impl Shard {
 
     /// Replies, reads again or waits, once a round is complete.
     fn fetch_progress(&mut self, job: JobId, times: Times) {
+        let stopping = self.is_stopping();
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         if 0 < fetch.outstanding {
             return;
@@ -279,7 +280,7 @@ impl Shard {
             return self.fetch_round(job, times);
         }
         // A fetch of nothing has nothing to wait for.
-        let enough = fetch.min_bytes <= fetch.bytes() || fetch.parts.is_empty();
+        let enough = fetch.min_bytes <= fetch.bytes() || fetch.parts.is_empty() || stopping;
         if enough || fetch.deadline <= times.now || fetch.must_reply_now() {
             return self.finish_fetch(job, times);
         }
@@ -341,7 +342,7 @@ impl Shard {
     }
 
     /// The time a fetch may wait is over: it replies with what there is.
-    pub(super) fn fetch_expired(&mut self, job: JobId, times: Times) {
+    pub(crate) fn fetch_expired(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         // A round still under way ends by itself and then finds the deadline passed.
         if fetch.watching {

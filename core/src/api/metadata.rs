@@ -101,7 +101,13 @@ impl Shard {
         // Null asks for all topics; version 0 has no null and asks with an empty list.
         let topics = match &request.topics {
             Some(topics) if 0 < version || !topics.is_empty() => {
-                topics.iter().map(|topic| self.describe_named(topic, failures)).collect()
+                // Each once, or a small request could ask for an answer of any size.
+                let mut seen = HashSet::new();
+                topics
+                    .iter()
+                    .filter(|topic| seen.insert((topic.name.as_deref(), topic.topic_id)))
+                    .map(|topic| self.describe_named(topic, failures))
+                    .collect()
             }
             _ => self.image.topics().map(|topic| self.describe_topic(topic)).collect(),
         };

@@ -80,12 +80,18 @@ impl Shard {
         let mut calls = Vec::with_capacity(incoming.len());
         let mut refused = Vec::new();
         let mut cut = 0;
+        let frame_bytes = body.len();
         for (index, partition) in incoming.into_iter().enumerate() {
             match partition.target {
                 Ok((id, range)) => {
                     // Ranges ascend, so each batch is split off the front in turn.
                     let mut batch = body.split_to(range.end - cut);
-                    let batch = batch.split_off(range.start - cut);
+                    let mut batch = batch.split_off(range.start - cut);
+                    // The log keeps the memory it is given: a small part of a large frame is
+                    // copied, so that it does not hold all of it.
+                    if 2 * batch.len() < frame_bytes {
+                        batch = BytesMut::from(&batch[..]);
+                    }
                     cut = range.end;
                     calls.push((index as u32, id, Call::Append { batch, acks, zstd_allowed }));
                 }

@@ -1,13 +1,11 @@
-//! InitProducerId: a number for a producer that wants no duplicates (KIP-98, KIP-360).
+//! InitProducerId: a number for a producer that wants no duplicates (KIP-98).
 //!
 //! Each shard takes numbers from the controller in blocks and hands them out one by one. A number
 //! is never handed out twice, in this run or a later one: the block is committed first, and what a
 //! stopped shard had left of it is lost.
 
 use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::init_producer_id::{
-    InitProducerIdRequest, InitProducerIdResponse, NO_PRODUCER_ID,
-};
+use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
 use super::{Job, ReplyForm};
 use crate::controller::{Outcome, Proposal};
@@ -53,18 +51,8 @@ impl Shard {
             let response = InitProducerIdResponse { error_code, ..Default::default() };
             return self.reply_message(reply, &response);
         }
-        // A producer that lost count goes on with its number and the next epoch (KIP-360), until
-        // the epochs are used up.
-        let keeps = request.producer_id != NO_PRODUCER_ID
-            && (0..i16::MAX - 1).contains(&request.producer_epoch);
-        if keeps {
-            let response = InitProducerIdResponse {
-                producer_id: request.producer_id,
-                producer_epoch: request.producer_epoch + 1,
-                ..InitProducerIdResponse::default()
-            };
-            return self.reply_message(reply, &response);
-        }
+        // Without a transactional id a producer that lost count gets a new number, as in Kafka:
+        // nobody can tell whether the one it names is its own.
         let job = self.jobs.insert(Job::ProducerId(reply));
         self.producer_ids.waiting.push(job);
         self.hand_out_producer_ids(times);

@@ -279,7 +279,7 @@ pub static SETTINGS: &[Setting] = &[
         "max.incremental.fetch.session.cache.slots",
         count(0, limits::FETCH_SESSIONS_MAX as i64),
         "1000",
-        "How many incremental fetch sessions the node keeps; a fetch beyond them is served whole.",
+        "How many incremental fetch sessions the node keeps; the longest unused one makes room for another.",
     ),
     // Connections.
     setting(
