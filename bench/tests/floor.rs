@@ -58,7 +58,10 @@ fn a_closed_loop_is_answered_in_full() {
 fn an_open_loop_counts_every_request_that_was_due() {
     let report = run(&Settings { rate: Some(1000.0), ..settings() }).unwrap();
     assert!(report.is_clean(), "{}", report.to_text());
-    assert_eq!(report.outcome.latency.len(), 200, "1000 per second for 0.2 s");
+    // One arrival may fall on either side of each end of the window: both are cut at whole
+    // nanoseconds.
+    let counted = report.outcome.latency.len();
+    assert!((199..=201).contains(&counted), "1000 per second for 0.2 s, not {counted}");
 }
 
 /// Followers read what the server has in memory.
