@@ -1,12 +1,12 @@
 //! Simulated Kafka clients: they speak the real protocol, retry as real clients do, and report
 //! all they do and see to the [`History`].
 //!
-//! - [`producer`]: idempotent ones, which must never duplicate or reorder, and plain ones;
-//! - [`reader`]: readers that start at the beginning, follow, and ask for ends of logs;
-//! - [`admin`]: creates and deletes topics, adds partitions, deletes records.
+//! - `producer`: idempotent ones, which must never duplicate or reorder, and plain ones;
+//! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
+//! - `admin`: creates and deletes topics, adds partitions, deletes records.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
-//! cannot meet another one. Names that begin with [`REBORN`] are, and are used by id only.
+//! cannot meet another one. Names that begin with `REBORN` are, and are used by id only.
 //!
 //! Start reading at [`Workload::handle`].
 
