@@ -10,6 +10,7 @@ use broker::placement::Endpoints;
 use broker::shard::{Notice, Settings, Shard};
 use tidemill_record::NodeId;
 use tidemill_runtime::edge::ShardId;
+use tidemill_storage::Config as StorageConfig;
 
 use crate::network::{BOOTSTRAP_LISTENER, BOOTSTRAP_PORT, OWN_LISTENER, OWN_PORT};
 use crate::random::Random;
@@ -20,6 +21,7 @@ use crate::world::{Node, Start};
 pub struct Broker {
     config: Config,
     segment_bytes: u32,
+    storage: StorageConfig,
     notices: Option<Receiver<Notice>>,
     serving: bool,
     failure: Option<String>,
@@ -33,8 +35,11 @@ impl Broker {
         let mut config = Config::of_defaults();
         config.data_dir = "/".into();
         config.auto_create_topics = false;
+        config.budgets.journal_bytes = *random.pick(&[2 << 20, 8 << 20]);
+        config.budgets.tail_bytes = *random.pick(&[1 << 20, 8 << 20]);
         let segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
-        Self { config, segment_bytes, notices: None, serving: false, failure: None }
+        let storage = draw_sizes(&mut random);
+        Self { config, segment_bytes, storage, notices: None, serving: false, failure: None }
     }
 
     fn hear(&mut self) {
@@ -57,12 +62,11 @@ impl Node for Broker {
         self.notices = Some(notices);
         self.serving = false;
         self.failure = None;
-        let own_ports = if start.shards < 2 { 0 } else { start.shards };
         let endpoints = Endpoints {
             node: NodeId(self.config.node_id),
             host: "10.0.0.2".to_owned(),
             port: BOOTSTRAP_PORT,
-            shard_ports: (0..own_ports).map(|shard| OWN_PORT + shard).collect(),
+            shard_ports: (0..start.shards).map(|shard| OWN_PORT + shard).collect(),
             rack: None,
         };
         let seed = u128::from(start.seed);
@@ -70,13 +74,11 @@ impl Node for Broker {
         // Below what a user may ask for, so that logs roll within a run.
         let segment_bytes = ("log.segment.bytes".to_owned(), self.segment_bytes.to_string());
         settings.file_configs.extend([segment_bytes]);
+        settings.storage = self.storage.clone();
         let settings = Arc::new(settings);
         let shard = |number: u16| {
             let notify = notify.clone();
-            let listeners = match own_ports {
-                0 => vec![BOOTSTRAP_LISTENER],
-                _ => vec![BOOTSTRAP_LISTENER, OWN_LISTENER],
-            };
+            let listeners = vec![BOOTSTRAP_LISTENER, OWN_LISTENER];
             // Nobody listens any more once the process was killed.
             let notify = Box::new(move |notice| drop(notify.send(notice)));
             Shard::new(Arc::clone(&settings), ShardId(number), listeners, notify)
@@ -96,5 +98,30 @@ impl Node for Broker {
     fn failure(&mut self) -> Option<String> {
         self.hear();
         self.failure.clone()
+    }
+}
+
+/// Sizes at which journal files fill and are used again within a run, or the usual ones.
+fn draw_sizes(random: &mut Random) -> StorageConfig {
+    if random.happens(100_000) {
+        return StorageConfig::default();
+    }
+    let file = *random.pick(&[128 << 10, 256 << 10, 1 << 20]);
+    let window = file / 4;
+    StorageConfig {
+        window_bytes_close: window / 4,
+        window_bytes_max: window,
+        windows_in_flight_max: random.between(1, 4) as usize,
+        journal_file_bytes: file as u64,
+        flush_bytes: *random.pick(&[4 << 10, 16 << 10, 64 << 10]),
+        flush_in_flight_bytes_max: *random.pick(&[64 << 10, 1 << 20]),
+        read_bytes_max: *random.pick(&[8 << 10, 64 << 10, 1 << 20]),
+        reads_in_flight_max: random.between(1, 8) as usize,
+        index_bytes_max: *random.pick(&[4 << 10, 1 << 20]),
+        large_run_bytes: window,
+        allocate_bytes_min: *random.pick(&[4 << 10, 64 << 10]),
+        allocate_bytes_max: *random.pick(&[64 << 10, 1 << 20]),
+        sync_files_max: random.between(0, 4) as usize,
+        ..StorageConfig::default()
     }
 }

@@ -164,7 +164,8 @@ impl Stream {
     ) -> Option<(Instant, Piece)> {
         let free = self.window.saturating_sub(self.in_transit + self.arrived_bytes);
         let piece = match self.unsent.front_mut() {
-            Some(_) if free == 0 => return None,
+            // As TCP does, wait for a window worth using (RFC 9293, 3.8.6.2.1).
+            Some(first) if free < first.len().min(self.window / 4) => return None,
             Some(first) => {
                 // Large sends go in larger pieces: a run must not be all network.
                 let most = first.len().min(free).min(self.piece_max.max(first.len() / 16));
