@@ -4,6 +4,7 @@
 //! broker grows without a bound from here; what must hold between two of them is asserted at
 //! compile time below.
 
+use tidemill_replication::limits as metadata;
 use tidemill_runtime::edge::RECEIVE_BYTES_MAX;
 
 /// The greatest id of a node. Ids of shards are told to clients as `node + shard × 65,536`.
@@ -23,9 +24,6 @@ pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
 
 /// The most partitions of one node, over all topics.
 pub const PARTITIONS_MAX: u32 = 1_000_000;
-
-/// The longest name of a topic (Kafka's limit).
-pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 
 /// The longest host name in an endpoint (RFC 1035).
 pub const HOST_BYTES_MAX: usize = 253;
@@ -103,7 +101,8 @@ const _: () = {
     // The smallest request limit accepted is above what one receive can bring.
     assert!(RECEIVE_BYTES_MAX <= 64 * 1024);
     assert!(PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_MAX);
-    // A topic's name is a file name nowhere, but it must fit a Kafka string.
-    assert!(TOPIC_NAME_BYTES_MAX <= i16::MAX as usize);
+    // What a setting or a client may ask for, the metadata can hold.
+    assert!(PARTITIONS_PER_TOPIC_MAX as usize <= metadata::PARTITIONS_PER_TOPIC_MAX);
+    assert!(REPLICAS_MAX as usize <= metadata::REPLICAS_MAX);
     assert!(MESH_MESSAGES_MAX.is_power_of_two());
 };

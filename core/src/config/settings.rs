@@ -305,7 +305,8 @@ pub static SETTINGS: &[Setting] = &[
         "tidemill.journal.bytes",
         bytes(64 * MIB, TIB),
         "536870912",
-        "The most disk space of the journals of all shards of this node.",
+        "The most disk space of the journals of all shards of this node, but never less than 48 MiB \
+         for each shard.",
     ),
     setting(
         "tidemill.tail.bytes",
