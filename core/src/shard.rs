@@ -166,7 +166,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         }
         // Left-over work needs another turn now; sent messages may have been held back.
         let left_over = messages == MESSAGES_PER_TURN_MAX || !self.touched.is_empty();
-        if left_over { Next::Now } else { self.next_wake() }
+        if left_over { Next::Now } else { self.next_wake(times.now) }
     }
 }
 
@@ -426,7 +426,7 @@ impl Shard {
         }
     }
 
-    fn next_wake(&self) -> Next {
+    fn next_wake(&self, now: Instant) -> Next {
         let storage = self.home.as_ref().and_then(|home| home.storage.next_deadline());
         let storage = storage.map(|nanos| Instant { nanos });
         let idle = (!self.connections.is_empty()).then_some(self.idle_check_at);
@@ -437,7 +437,8 @@ impl Shard {
             return Next::Now;
         }
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
-        let stop = self.is_stopping().then_some(self.stop_by);
+        let stops_later = self.is_stopping() && now < self.stop_by;
+        let stop = stops_later.then_some(self.stop_by);
         let deadlines = [self.jobs.next_deadline(), storage, idle, retention, controller, stop];
         deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
     }
@@ -787,8 +788,9 @@ impl Shard {
             }
         }
         let home = self.home.as_ref().expect("a stopping shard has a home");
-        let answered = self.connections.is_empty() || self.stop_by <= now;
-        let at_rest = home.storage.is_stopped() && self.disk.is_idle() && sent;
+        // What is still to be sent may be for a shard that has stopped and takes nothing more.
+        let answered = (self.connections.is_empty() && sent) || self.stop_by <= now;
+        let at_rest = home.storage.is_stopped() && self.disk.is_idle();
         if !answered || !at_rest || 0 < others {
             return;
         }

@@ -243,7 +243,8 @@ impl Network {
         self.accepting.clear();
         self.backlog.clear();
         self.completions.clear();
-        for (id, connection) in &mut self.connections {
+        // A connection that was lost before is as it was: a later process knows nothing of it.
+        for (id, connection) in self.connections.iter_mut().filter(|(_, there)| !there.broken) {
             connection.socket = None;
             connection.receiving = None;
             connection.sending = None;
