@@ -45,7 +45,8 @@ pub struct DiskFaults {
     pub slow_ops: u32,
 }
 
-/// A mistake built into the disk on purpose, to see that the checkers find it.
+/// A mistake built into the disk on purpose, to see that the checkers find it. It is made with
+/// journals and partitions only: mistakes with the few files of the metadata are found at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PlantedInDisk {
     /// Durable writes end while the bytes are only in the cache.
@@ -79,6 +80,7 @@ pub struct Disk {
 struct OpenFile {
     inode: Inode,
     how: OpenHow,
+    path: PathBuf,
 }
 
 /// An op that has begun.
@@ -88,6 +90,8 @@ struct Active {
     token: Token,
     op: Op,
     inode: Option<Inode>,
+    /// The path of its file.
+    path: PathBuf,
     /// What had ended when it began.
     began_at: u64,
     fails: bool,
@@ -122,13 +126,15 @@ impl Disk {
 
     /// Begins an op of a shard: its number, and how long it will take.
     pub fn begin(&mut self, shard: ShardId, token: Token, op: Op) -> (DiskOpId, Duration) {
-        let inode = self.file_of(&op).map(|file| self.opened(shard, file).inode);
+        let open = self.file_of(&op).map(|file| self.opened(shard, file));
+        let inode = open.map(|open| open.inode);
+        let path = open.map(|open| open.path.clone()).unwrap_or_default();
         self.check(shard, &op, inode);
         let took = self.latency(&op);
         let fails = self.random.happens(self.error_rate(&op));
         let id = self.next_op;
         self.next_op += 1;
-        let active = Active { shard, token, op, inode, began_at: self.version, fails };
+        let active = Active { shard, token, op, inode, path, began_at: self.version, fails };
         self.under_way.insert(id, active);
         (id, took)
     }
@@ -218,7 +224,7 @@ impl Disk {
                 Ok(Done::Read(Bytes::from(self.meet_writes(active, *position, read))))
             }
             Op::Sync { .. } => {
-                if self.planted != Some(PlantedInDisk::SkipFileSync) {
+                if !self.errs(PlantedInDisk::SkipFileSync, &active.path) {
                     self.file(active).sync(active.began_at);
                 }
                 done
@@ -247,7 +253,7 @@ impl Disk {
             Chore::MakeDir(path) => self.tree.make_dir(path, version)?,
             Chore::SyncDir(path) => {
                 let dir = self.tree.find_dir(path)?;
-                if self.planted != Some(PlantedInDisk::SkipDirectorySync) {
+                if !self.errs(PlantedInDisk::SkipDirectorySync, path) {
                     self.tree.sync_dir(dir, began_at);
                 }
             }
@@ -270,9 +276,7 @@ impl Disk {
                 if self.planted != Some(PlantedInDisk::SkipFileSync) {
                     self.files.values_mut().for_each(|file| file.sync(began_at));
                 }
-                if self.planted != Some(PlantedInDisk::SkipDirectorySync) {
-                    self.tree.sync_all(began_at);
-                }
+                self.tree.sync_all(began_at);
             }
         }
         Ok(Done::Complete)
@@ -329,7 +333,7 @@ impl Disk {
         };
         let unused = |id: &u32| !self.open.contains_key(&(shard.0, *id));
         let file = FileId((0..).find(unused).expect("fewer than 2^32 files are open"));
-        self.open.insert((shard.0, file.0), OpenFile { inode, how });
+        self.open.insert((shard.0, file.0), OpenFile { inode, how, path: path.to_owned() });
         Ok(Done::Opened { file, size: self.files[&inode].size() })
     }
 
@@ -349,7 +353,7 @@ impl Disk {
         let end = position + bytes.len() as u64;
         self.reserve(active, end)?;
         let version = self.version;
-        let durable = durable && self.planted != Some(PlantedInDisk::AcknowledgeBeforeDurable);
+        let durable = durable && !self.errs(PlantedInDisk::AcknowledgeBeforeDurable, &active.path);
         // A copy: the shard's memory goes back to it when the op has ended.
         let copy = Bytes::copy_from_slice(bytes);
         let file = self.file(active);
@@ -399,6 +403,11 @@ impl Disk {
         };
         self.files.get_mut(&inode).expect("just found").prewrite(written);
         Ok(())
+    }
+
+    /// Whether the planted mistake is made here.
+    fn errs(&self, planted: PlantedInDisk, path: &Path) -> bool {
+        self.planted == Some(planted) && !path.starts_with("metadata")
     }
 
     /// Whether the file may grow to `end`.

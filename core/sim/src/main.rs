@@ -40,6 +40,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if request.trace {
+        // What the broker logs, among the events that made it do so.
+        tracing_subscriber::fmt().without_time().with_writer(std::io::stdout).init();
+    }
     std::panic::set_hook(Box::new(|panic| {
         *LAST_PANIC.lock().expect("nothing panics while it is held") = panic.to_string();
     }));
