@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition, Validated};
+use tidemill_record::{LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
 use tidemill_runtime::edge::{Instant, ShardId};
 use tidemill_storage::{
     AppendError, Appended, Durability, Event, LogConfig, LogId, Lookup, Read, ReadError, ReadId,
@@ -298,7 +298,11 @@ impl Home {
             return self.answers.push((reply_to, refused(ErrorCode::NotEnoughReplicas)));
         }
         let number = validated.producer().zip(validated.base_sequence());
+        // Of a producer that it knows, the log sees for itself what comes too early.
+        let unknown =
+            |producer: &Producer| !self.storage.log(partition.log).knows_producer(producer.id);
         if let Some((producer, sequence)) = number
+            && unknown(&producer)
             && partition.refused.would_overtake(producer, sequence)
         {
             let error = ErrorCode::OutOfOrderSequenceNumber;

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
+use tidemill_record::{LeaderEpoch, Offset, ProducerId, TopicPartition};
 
 use crate::checkpoint::{LogState, Place};
 use crate::config::LogConfig;
@@ -68,6 +68,8 @@ pub struct Log {
     pub(crate) config: LogConfig,
     pub(crate) generation: u32,
     pub(crate) start: Offset,
+    /// Where readers are told that it begins: a trim that a crash could undo was never seen.
+    pub(crate) durable_start: Offset,
     pub(crate) end: Offset,
     pub(crate) durable_end: Offset,
     /// Oldest first. Empty before the first append.
@@ -128,6 +130,7 @@ impl Log {
             config,
             generation: state.generation,
             start: state.start,
+            durable_start: state.start,
             end: state.end,
             durable_end: state.end,
             dirs_made: made,
@@ -169,10 +172,10 @@ impl Log {
         &self.config
     }
 
-    /// Offset of the first record kept.
+    /// Offset of the first record kept. A trim counts once it is durable.
     #[must_use]
     pub fn start(&self) -> Offset {
-        self.start
+        self.durable_start
     }
 
     /// The offset the next record will get.
@@ -203,6 +206,12 @@ impl Log {
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
         self.epochs.epoch_at(offset).unwrap_or(LeaderEpoch::NONE)
+    }
+
+    /// Whether the log itself sees when a batch of this producer comes too early.
+    #[must_use]
+    pub fn knows_producer(&self, producer_id: ProducerId) -> bool {
+        self.producers.knows(producer_id)
     }
 
     /// How many producers it remembers.

@@ -176,6 +176,12 @@ impl Producers {
         self.by_id.is_empty()
     }
 
+    /// Whether batches of this producer are checked against those before them.
+    #[must_use]
+    pub fn knows(&self, producer_id: ProducerId) -> bool {
+        self.by_id.contains_key(&producer_id)
+    }
+
     /// Whether `batch` may be appended, is there already, or breaks its producer's numbering.
     ///
     /// Changes nothing but that producers silent for long may be forgotten to make room.

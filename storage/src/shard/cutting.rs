@@ -87,6 +87,7 @@ impl ShardStorage {
 
     pub(super) fn handle_trim_durable(&mut self, id: LogId, start: Offset) {
         let log = self.log_mut(id);
+        log.durable_start = log.durable_start.max(start);
         while 1 < log.segments.len() && log.segments[0].state.next_offset <= start {
             let segment = log.segments.remove(0);
             log.doom(&segment);

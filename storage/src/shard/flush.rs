@@ -187,6 +187,7 @@ impl ShardStorage {
         base_offset: Offset,
         result: Result<Outcome, Fault>,
     ) {
+        let index_is_coming = self.is_index_coming(id, base_offset);
         let Some(log) = self.find_log_mut(id) else { return };
         let partition = log.partition;
         // Its name may have gone to a new segment, which still grows.
@@ -216,7 +217,8 @@ impl ShardStorage {
             }
             _ => {
                 segment.seal = Seal::Sealed;
-                if matches!(segment.index, IndexSlot::Absent { .. }) {
+                // A walk that is under way ends where the slot says: that must not move.
+                if matches!(segment.index, IndexSlot::Absent { .. }) && !index_is_coming {
                     segment.forget_index();
                 }
                 self.note_index(id, base_offset);

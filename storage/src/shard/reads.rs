@@ -87,10 +87,10 @@ impl ShardStorage {
         if let Some(broken_at) = books.broken_at.filter(|at| *at <= from) {
             return Err(ReadError::Damaged { offsets: broken_at..Offset(i64::MAX) });
         }
-        if from < books.start || books.end < from {
+        if from < books.durable_start || books.end < from {
             return Err(ReadError::OffsetOutOfRange {
                 asked: from,
-                log_start: books.start,
+                log_start: books.durable_start,
                 log_end: books.end,
             });
         }
@@ -263,6 +263,11 @@ impl ShardStorage {
         self.reads.builds.insert((id, base_offset), Build { walk: None, waiting });
         let action = Action::Read { file, position: 0, size };
         self.requests.ask(Purpose::Index { log: id, segment: base_offset }, action);
+    }
+
+    /// Whether the index of a segment is on its way into memory.
+    pub(super) fn is_index_coming(&self, id: LogId, base_offset: Offset) -> bool {
+        self.reads.builds.contains_key(&(id, base_offset))
     }
 
     pub(super) fn handle_index(
