@@ -149,8 +149,12 @@ fn report(seed: u64, trouble: &str) {
 fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
     let trace = Trace::new(request.trace);
     let planted = request.planted;
+    let (broker, plan) = (Broker::new(seed), Plan::of(seed));
+    if request.trace {
+        println!("{plan:#?}\n{broker:#?}");
+    }
     let run = || {
-        run_with(seed, Broker::new(seed), &Plan::of(seed), trace, |world| {
+        run_with(seed, broker, &plan, trace, |world| {
             world.disk().planted = planted;
         })
     };

@@ -584,7 +584,7 @@ impl Network {
             receiving: None,
             sending: None,
             broken: true,
-            dark: false,
+            dark: true,
             refused: false,
             client_closed: true,
         })
