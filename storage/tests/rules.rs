@@ -526,3 +526,44 @@ fn what_is_appended_behind_a_bad_block_is_served() {
     let behind = world.read_all(tp, offsets.end).unwrap();
     assert!(40 * 4_000 <= behind.len());
 }
+
+/// The bug: a segment that was sealed while its index was being built was taken for damaged, from
+/// where it had ended when the building began, and was never served again.
+#[test]
+fn a_segment_sealed_while_its_index_is_built_is_not_damage() {
+    let mut world = World::started(24, 1, 1);
+    let tp = partition(0);
+    for _ in 0..4 {
+        world.append_new(tp, 1, 4_000);
+    }
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+
+    world.append_new(tp, 1, 4_000);
+    world.settle();
+
+    world.begin_read(tp, Offset(0));
+    let of_index =
+        |action: &Action| matches!(action, Action::Read { file: FileName::Index { .. }, .. });
+    world.turn_with(1, of_index);
+    // The walk over the segment has begun; now it waits while everything else goes on.
+    let not_reading = |action: &Action| !matches!(action, Action::Read { .. });
+    // A segment holds twelve of them.
+    for _ in 0..16 {
+        let batch = world.new_batch(1, 4_000);
+        for _ in 0..100 {
+            if world.append(tp, batch.clone()).is_ok() {
+                break;
+            }
+            world.turn_with(10, not_reading);
+        }
+    }
+    assert_eq!(world.log(tp).end(), Offset(21));
+    for _ in 0..100 {
+        world.turn_with(10, not_reading);
+    }
+    world.settle();
+    assert_eq!(world.log(tp).damaged(), []);
+    world.check();
+}

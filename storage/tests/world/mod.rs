@@ -254,15 +254,20 @@ impl World {
 
     /// A turn in which checkpoints take longer than everything else.
     pub fn turn_without_checkpoints(&mut self, completions: u64) {
+        self.turn_with(completions, |action| match action {
+            Action::Write { file, .. } => !matches!(file, FileName::Checkpoint { .. }),
+            Action::Sync { .. } | Action::SyncFileSystem => false,
+            _ => true,
+        });
+    }
+
+    /// One turn in which only quick requests end, the oldest first.
+    pub fn turn_with(&mut self, completions: u64, is_quick: fn(&Action) -> bool) {
         self.now += 100_000;
         self.end_turn();
         for _ in 0..completions {
-            let is_quick = |request: &tidemill_storage::io::Request| match &request.action {
-                Action::Write { file, .. } => !matches!(file, FileName::Checkpoint { .. }),
-                Action::Sync { .. } | Action::SyncFileSystem => false,
-                _ => true,
-            };
-            let Some(at) = self.disk.pending().iter().position(is_quick) else { break };
+            let mut pending = self.disk.pending().iter();
+            let Some(at) = pending.position(|request| is_quick(&request.action)) else { break };
             let completion = self.disk.complete(at);
             self.hand_over(completion);
         }
@@ -410,6 +415,14 @@ impl World {
             }
         }
         panic!("space is never made");
+    }
+
+    /// Asks for what is at `from`, and does not wait for it.
+    pub fn begin_read(&mut self, tp: TopicPartition, from: Offset) {
+        let (shard, log) = self.logs[&tp];
+        let end = self.log(tp).end();
+        let asked = self.shards[shard].read(log, from, end, u32::MAX, true);
+        assert!(matches!(asked, Ok(Read::Disk(_))), "it is on disk");
     }
 
     /// Asks that everything below `before` be deleted. Whether it was taken.
