@@ -3,12 +3,15 @@
 //! ```text
 //! cargo sim 42                        runs seed 42
 //! cargo sim 42 --trace                the same, and prints all that happens
+//! cargo sim 42 --dump DIR             the same, and copies what is on the disk in the end
 //! cargo sim --count 500 --start 1000  runs the seeds from 1000 to 1499
 //! ```
 //!
 //! A failure prints the one command that repeats it; the exit code is then 1.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -17,8 +20,10 @@ use sim::broker::Broker;
 use sim::disk::PlantedInDisk;
 use sim::run::{Outcome, Plan, run_with};
 use sim::trace::Trace;
+use sim::workload::Workload;
+use sim::world::World;
 
-const USAGE: &str = "usage: cargo sim SEED [--trace] [--plant MISTAKE]
+const USAGE: &str = "usage: cargo sim SEED [--trace] [--dump DIR] [--plant MISTAKE]
        cargo sim --count N [--start SEED] [--plant MISTAKE]";
 
 /// What was asked for.
@@ -26,6 +31,7 @@ struct Request {
     start: u64,
     count: u64,
     trace: bool,
+    dump: Option<PathBuf>,
     planted: Option<PlantedInDisk>,
 }
 
@@ -52,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut request = Request { start: 0, count: 1, trace: false, planted: None };
+    let mut request = Request { start: 0, count: 1, trace: false, dump: None, planted: None };
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {
         return Err("a seed, please".to_owned());
@@ -63,6 +69,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
             "--count" => request.count = number(&value()?)?,
             "--start" => request.start = number(&value()?)?,
             "--trace" => request.trace = true,
+            "--dump" => request.dump = Some(value()?.into()),
             "--plant" => request.planted = Some(mistake(&value()?)?),
             seed => request.start = number(seed)?,
         }
@@ -154,10 +161,22 @@ fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
         println!("{plan:#?}\n{broker:#?}");
     }
     let run = || {
-        run_with(seed, broker, &plan, trace, |world| {
-            world.disk().planted = planted;
-        })
+        let prepare = |world: &mut World<Broker, Workload>| world.disk().planted = planted;
+        run_with(seed, broker, &plan, trace, prepare, |world| dump(world, request.dump.as_deref()))
     };
     catch_unwind(AssertUnwindSafe(run))
         .map_err(|_| LAST_PANIC.lock().expect("nothing panics while it is held").clone())
+}
+
+/// Copies the simulated disk into a real directory, for `tidemill inspect`.
+fn dump(world: &mut World<Broker, Workload>, into: Option<&Path>) {
+    let Some(into) = into else { return };
+    for (path, _) in world.disk().listing() {
+        let copy = into.join(&path);
+        let bytes = world.disk().contents(&path).expect("just listed");
+        let dir = copy.parent().expect("a file lies in a directory");
+        if let Err(error) = fs::create_dir_all(dir).and_then(|()| fs::write(&copy, bytes)) {
+            println!("{} cannot be written: {error}", copy.display());
+        }
+    }
 }

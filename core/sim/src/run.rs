@@ -170,16 +170,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs `seed` on a node.
 pub fn run<N: Node>(seed: u64, node: N, plan: &Plan, trace: Trace) -> Outcome {
-    run_with(seed, node, plan, trace, |_| {})
+    run_with(seed, node, plan, trace, |_| {}, |_| {})
 }
 
-/// Runs `seed` on a node in a world that `prepare` has changed first.
+/// Runs `seed` on a node in a world that `prepare` changes first and `look` sees in the end.
 pub fn run_with<N: Node>(
     seed: u64,
     node: N,
     plan: &Plan,
     trace: Trace,
     prepare: impl FnOnce(&mut World<N, Workload>),
+    look: impl FnOnce(&mut World<N, Workload>),
 ) -> Outcome {
     let crowd = Workload::new(plan.crowd.clone(), Random::new(seed).fork("crowd"));
     let mut world = World::new(seed, node, crowd, plan.settings.clone(), trace);
@@ -190,6 +191,7 @@ pub fn run_with<N: Node>(
         world.wake_clients(number);
     }
     let verdict = live(&mut world, plan);
+    look(&mut world);
     let starts = world.starts();
     let hash = world.trace().hash();
     let notes = world.trace().len();
