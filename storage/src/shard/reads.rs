@@ -185,9 +185,8 @@ impl ShardStorage {
             Ok(_) => panic!("a read ends with bytes"),
             Err(fault) => self.finish_read(id, Err(ReadError::Device { fault })),
         }
-        if self.logs[log.0 as usize].as_ref().is_none_or(|l| l.segment(segment).is_none()) {
-            self.after_last_request(log);
-        }
+        // Who waits to remove the file, or to cut it, may have waited for this.
+        self.after_read(log, segment);
         self.step_reads();
     }
 
@@ -221,6 +220,13 @@ impl ShardStorage {
 
     pub(super) fn job(&self, id: ReadId) -> &Job {
         &self.reads.jobs[&id]
+    }
+
+    fn after_read(&mut self, id: LogId, segment: Offset) {
+        let waits = |log: &Log| log.segment(segment).is_none() || log.closing.is_some();
+        if self.logs[id.0 as usize].as_ref().is_none_or(waits) {
+            self.after_last_request(id);
+        }
     }
 
     pub(super) fn finish_read(&mut self, id: ReadId, result: Result<Vec<Bytes>, ReadError>) {
@@ -293,6 +299,7 @@ impl ShardStorage {
             (Some(_), Ok(_)) => panic!("a read ends with bytes"),
             (Some(_), Err(fault)) => self.end_build(key, &Err(ReadError::Device { fault })),
         }
+        self.after_read(id, base_offset);
     }
 
     /// The index file has been read, or is not there. What it does not cover is walked.
