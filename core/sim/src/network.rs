@@ -257,6 +257,17 @@ impl Network {
         }
     }
 
+    /// Whether nothing that clients have sent is still on its way.
+    pub(crate) fn is_delivered(&self) -> bool {
+        let delivered = |there: &Connection| {
+            there.broken
+                || (there.up.unsent.is_empty()
+                    && there.up.in_transit == 0
+                    && there.up.arrived_bytes == 0)
+        };
+        self.connections.values().all(delivered)
+    }
+
     // ----- the client's side -----
 
     pub(crate) fn connect(&mut self, id: ConnectionId, port: u16, agenda: &mut Agenda<Event>) {

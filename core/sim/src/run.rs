@@ -218,6 +218,8 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
     world.clients().drain();
     wait_for(world, "all that was begun comes to its end", Workload::is_drained)?;
     // What nobody waits for any more may still be on its way.
+    let limit = world.now().after(PATIENCE);
+    while !world.is_delivered() && world.step(limit) {}
     world.run_for(Duration::from_secs(1));
     audit(world)?;
     if plan.audit_twice {

@@ -158,7 +158,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { disk_bytes: 256 << 20, mesh_messages_max: 64, stalls: 0 }
+        Self { disk_bytes: 1 << 30, mesh_messages_max: 64, stalls: 0 }
     }
 }
 
@@ -268,6 +268,11 @@ impl<N: Node, C: Clients> World<N, C> {
     /// Whether any shard of a process is running.
     pub fn is_running(&self) -> bool {
         self.shards.iter().any(|shard| !shard.stopped)
+    }
+
+    /// Whether nothing that clients have sent is still on its way.
+    pub fn is_delivered(&self) -> bool {
+        self.network.is_delivered()
     }
 
     /// Notes a remark of whoever directs the run.
