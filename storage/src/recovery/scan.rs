@@ -285,7 +285,7 @@ impl Scan {
             match file.head.filter(|head| head.incarnation == self.incarnation) {
                 Some(head) if head.sequence < self.expected => {}
                 Some(_) => queue.push_back((number, 0, file.size)),
-                None if may_be_elsewhere => {
+                None if may_be_elsewhere && 0 < file.size => {
                     queue.push_back((number, 0, file.size.min(UNKNOWN_SEARCH_BYTES)));
                 }
                 None => {}
