@@ -52,6 +52,10 @@ def main():
         try:
             importlib.import_module(CHECKS[name]).check(run)
             run.demand_no_panic()
+        except KeyboardInterrupt:
+            # No broker outlives the run, and no file system stays mounted.
+            run.end(failed=True)
+            raise
         except Exception as error:
             failed += 1
             run.end(failed=True)

@@ -10,6 +10,7 @@ After each restart everything since the last look is read back, and at the end e
 - numbers rise with the offsets, and no offset is missing.
 """
 
+import array
 import collections
 import threading
 import time
@@ -20,7 +21,7 @@ from running import demand
 SETUPS = [(1, 1), (1, 2), (64, 1), (64, 2)]
 QUICK_CYCLES, FULL_CYCLES = 20, 200
 # In flight and unacknowledged at once, over all partitions.
-UNDELIVERED_MAX = 5_000
+UNDELIVERED_MAX = 3_000
 LOAD_SECONDS = (0.05, 0.6)
 # There is next to nothing to recover; a start that takes longer has done something needless. Some
 # of it is for machines that have other things to do.
@@ -66,7 +67,7 @@ def torment(run, partitions, shards, cycles, codec):
     broker.stop()
     run.say(
         f"{partitions} partitions, {shards} shards, {codec}: {cycles} kills, "
-        f"{len(load.acknowledged)} acknowledged, {total.count} stored, "
+        f"{load.acknowledged_count} acknowledged, {total.count} stored, "
         f"slowest start {slowest * 1000:.0f} ms"
     )
 
@@ -79,8 +80,8 @@ class Load:
 
         self.partitions = partitions
         self.filling = filling(seed)
-        # By (partition, number): the offset that was told.
-        self.acknowledged = {}
+        # What was acknowledged, in the order in which it was told: partition, number, offset.
+        self.told = []
         self.sent = collections.Counter()
         self.refused = []
         self.stopping = False
@@ -104,7 +105,7 @@ class Load:
 
     @property
     def acknowledged_count(self):
-        return len(self.acknowledged)
+        return len(self.told)
 
     def run(self):
         undelivered = 0
@@ -117,7 +118,7 @@ class Load:
                 self.refused.append(str(error))
                 return
             number = int(message.value().split(b" ", 1)[0])
-            self.acknowledged[message.partition(), number] = message.offset()
+            self.told.append((message.partition(), number, message.offset()))
 
         while not self.stopping and not self.refused:
             while undelivered < UNDELIVERED_MAX:
@@ -149,7 +150,7 @@ class Load:
         left = self.producer.flush(120)
         demand(left == 0, f"{left} records were never answered")
         demand(not self.refused, f"the producer gave up: {self.refused[:1]}")
-        demand(len(self.acknowledged) == sum(self.sent.values()), "some records were not answered")
+        demand(len(self.told) == sum(self.sent.values()), "some records were not answered")
 
 
 def filling(seed):
@@ -168,31 +169,32 @@ class Audit:
         self.address = address
         self.load = load
         self.next_offset = {n: 0 for n in range(load.partitions)}
-        self.last_number = collections.defaultdict(lambda: -1)
-        self.count = 0
-        # By (partition, number): the offset it was found at.
-        self.found = {}
+        # By partition and number: the offset at which that record is stored.
+        self.found = [array.array("q") for _ in range(load.partitions)]
+        self.checked = 0
+
+    @property
+    def count(self):
+        return sum(len(offsets) for offsets in self.found)
 
     def look(self):
+        told = self.load.acknowledged_count
         partitions = list(range(self.load.partitions))
-        told = dict(self.load.acknowledged)
         for message in clients.messages(self.address, "t", partitions, self.next_offset):
             partition, offset = message.partition(), message.offset()
-            head, _, filled = message.value().partition(b" ")
-            number = int(head)
-            last = self.last_number[partition]
-            where = f"partition {partition}, offset {offset}"
-            # The producer gives up nothing, so no number may be missing either.
-            demand(number == last + 1, f"{where}: number {number} after {last}")
-            self.last_number[partition] = number
+            number = int(message.value().split(b" ", 1)[0])
+            # The producer gives up nothing, so no number may be missing or come twice.
+            wanted = len(self.found[partition])
+            demand(number == wanted, f"partition {partition}, offset {offset}: record {number} "
+                                     f"instead of {wanted}")
+            self.found[partition].append(offset)
             self.next_offset[partition] = offset + 1
-            self.found[partition, number] = offset
-            self.count += 1
-        for place, offset in told.items():
-            partition, number = place
-            found = self.found.get(place)
-            demand(found == offset, f"partition {partition}, number {number}: acknowledged at "
+        for partition, number, offset in self.load.told[self.checked:told]:
+            stored = self.found[partition]
+            found = stored[number] if number < len(stored) else None
+            demand(found == offset, f"partition {partition}, record {number}: acknowledged at "
                                     f"{offset}, found at {found}")
+        self.checked = told
 
     def demand_complete(self):
         everything = sum(self.load.sent.values())
