@@ -242,7 +242,7 @@ impl Home {
         match event {
             Event::Durable { log, .. } => self.durable(log),
             Event::Admitted { log } => self.admitted(log, times),
-            Event::NoSpace { log } => self.no_space(log),
+            Event::NoSpace { log } => self.no_space(log, times),
             Event::ReadDone { read, result } => self.read_done(read, result),
             Event::LookupDone { read, result } => self.lookup_done(read, result),
             Event::Trimmed { log, start } => self.trimmed(log, start),
@@ -364,18 +364,22 @@ impl Home {
         }
     }
 
-    fn no_space(&mut self, log: LogId) {
-        let Some(partition) = self.by_log.get(&log).and_then(|id| self.partitions.get_mut(id))
-        else {
-            return;
-        };
+    fn no_space(&mut self, log: LogId, times: Times) {
+        let Some(&id) = self.by_log.get(&log) else { return };
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
         for queued in std::mem::take(&mut partition.queued) {
+            if self.storage.log(log).holds(&queued.validated) {
+                // It takes no room. Refused, it could come again when its number is forgotten.
+                partition.queued.push_back(queued);
+                continue;
+            }
             partition.remember_refused(&queued);
             let message = "the data directory's disk is full".to_owned();
             let answer =
                 Answer::Refused { error: ErrorCode::KafkaStorageError, message: Some(message) };
             self.answers.push((queued.reply_to, answer));
         }
+        self.append_queued(id, times);
     }
 
     fn durable(&mut self, log: LogId) {

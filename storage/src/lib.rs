@@ -21,6 +21,7 @@ pub mod io;
 mod journal;
 pub mod layout;
 pub mod log;
+pub mod mistake;
 pub mod producers;
 pub mod read;
 pub mod recovery;

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use tidemill_record::{LeaderEpoch, Offset, ProducerId, TopicPartition};
+use tidemill_record::{LeaderEpoch, Offset, ProducerId, TopicPartition, Validated};
 
 use crate::checkpoint::{LogState, Place};
 use crate::config::LogConfig;
@@ -24,6 +24,7 @@ use crate::journal::Pending;
 use crate::producers::Producers;
 use crate::segment::Segment;
 use crate::shard::cutting::{Cut, Drop, Removal};
+use crate::shard::numbered;
 use crate::shard::runs::Run;
 use crate::tail::Tail;
 
@@ -67,9 +68,10 @@ pub struct Log {
     pub(crate) partition: TopicPartition,
     pub(crate) config: LogConfig,
     pub(crate) generation: u32,
+    /// Where it begins, as readers see it: a trim that a crash could undo is not seen.
     pub(crate) start: Offset,
-    /// Where readers are told that it begins: a trim that a crash could undo was never seen.
-    pub(crate) durable_start: Offset,
+    /// Where it will begin once its last trim is durable.
+    pub(crate) trimmed_to: Offset,
     pub(crate) end: Offset,
     pub(crate) durable_end: Offset,
     /// Oldest first. Empty before the first append.
@@ -130,7 +132,7 @@ impl Log {
             config,
             generation: state.generation,
             start: state.start,
-            durable_start: state.start,
+            trimmed_to: state.start,
             end: state.end,
             durable_end: state.end,
             dirs_made: made,
@@ -175,7 +177,7 @@ impl Log {
     /// Offset of the first record kept. A trim counts once it is durable.
     #[must_use]
     pub fn start(&self) -> Offset {
-        self.durable_start
+        self.start
     }
 
     /// The offset the next record will get.
@@ -206,6 +208,12 @@ impl Log {
     #[must_use]
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
         self.epochs.epoch_at(offset).unwrap_or(LeaderEpoch::NONE)
+    }
+
+    /// Whether this batch was appended before, so that appending it again takes no room.
+    #[must_use]
+    pub fn holds(&self, batch: &Validated) -> bool {
+        numbered(batch).is_some_and(|batch| self.producers.holds(&batch))
     }
 
     /// Whether the log itself sees when a batch of this producer comes too early.
@@ -284,7 +292,7 @@ impl Log {
             home,
             partition: self.partition,
             generation: self.generation,
-            start: self.start,
+            start: self.trimmed_to,
             end: self.end,
             synced,
             segments: self.segments.iter().map(|segment| segment.state).collect(),

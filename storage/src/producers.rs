@@ -182,6 +182,15 @@ impl Producers {
         self.by_id.contains_key(&producer_id)
     }
 
+    /// Whether `batch` is one of its producer's last ones.
+    #[must_use]
+    pub fn holds(&self, batch: &NumberedBatch) -> bool {
+        let producer = self.by_id.get(&batch.producer_id);
+        producer.is_some_and(|producer| {
+            producer.epoch == batch.producer_epoch && producer.original_of(batch).is_some()
+        })
+    }
+
     /// Whether `batch` may be appended, is there already, or breaks its producer's numbering.
     ///
     /// Changes nothing but that producers silent for long may be forgotten to make room.

@@ -22,6 +22,7 @@ use sim::run::{Outcome, Plan, run_with};
 use sim::trace::Trace;
 use sim::workload::Workload;
 use sim::world::World;
+use tidemill_storage::mistake::{Mistake, plant};
 
 const USAGE: &str = "usage: cargo sim SEED [--trace] [--dump DIR] [--plant MISTAKE]
        cargo sim --count N [--start SEED] [--plant MISTAKE]";
@@ -32,7 +33,7 @@ struct Request {
     count: u64,
     trace: bool,
     dump: Option<PathBuf>,
-    planted: Option<PlantedInDisk>,
+    planted: Option<Planted>,
 }
 
 /// What the last panic said: the broker's own assertions end a run, not the program.
@@ -81,16 +82,29 @@ fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{text} is no number"))
 }
 
-fn mistake(text: &str) -> Result<PlantedInDisk, String> {
-    match text {
-        "acknowledge-early" => Ok(PlantedInDisk::AcknowledgeBeforeDurable),
-        "skip-directory-sync" => Ok(PlantedInDisk::SkipDirectorySync),
-        "skip-file-sync" => Ok(PlantedInDisk::SkipFileSync),
-        _ => Err(format!(
-            "{text} is no mistake; there are acknowledge-early, skip-directory-sync and \
-             skip-file-sync"
-        )),
-    }
+/// A mistake to be planted: in the disk below the broker, or in its storage.
+#[derive(Clone, Copy)]
+enum Planted {
+    Disk(PlantedInDisk),
+    Storage(Mistake),
+}
+
+const MISTAKES: [(&str, Planted); 7] = [
+    ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
+    ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
+    ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
+    ("recycle-early", Planted::Storage(Mistake::RecycleEarly)),
+    ("damage-is-torn-tail", Planted::Storage(Mistake::DamageIsTornTail)),
+    ("replay-old-windows", Planted::Storage(Mistake::ReplayOldWindows)),
+    ("stale-producers", Planted::Storage(Mistake::StaleProducers)),
+];
+
+fn mistake(text: &str) -> Result<Planted, String> {
+    let found = MISTAKES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, planted)| *planted).ok_or_else(|| {
+        let names: Vec<&str> = MISTAKES.iter().map(|(name, _)| *name).collect();
+        format!("{text} is no mistake; there are {}", names.join(", "))
+    })
 }
 
 fn run_one(request: &Request) -> u64 {
@@ -155,13 +169,18 @@ fn report(seed: u64, trouble: &str) {
 /// Runs a seed; an error is the panic that ended it.
 fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
     let trace = Trace::new(request.trace);
-    let planted = request.planted;
+    let (disk, storage) = match request.planted {
+        Some(Planted::Disk(planted)) => (Some(planted), None),
+        Some(Planted::Storage(mistake)) => (None, Some(mistake)),
+        None => (None, None),
+    };
+    plant(storage);
     let (broker, plan) = (Broker::new(seed), Plan::of(seed));
     if request.trace {
         println!("{plan:#?}\n{broker:#?}");
     }
     let run = || {
-        let prepare = |world: &mut World<Broker, Workload>| world.disk().planted = planted;
+        let prepare = |world: &mut World<Broker, Workload>| world.disk().planted = disk;
         run_with(seed, broker, &plan, trace, prepare, |world| dump(world, request.dump.as_deref()))
     };
     catch_unwind(AssertUnwindSafe(run))

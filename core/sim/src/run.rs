@@ -51,6 +51,8 @@ pub struct Plan {
     pub delay_max: Duration,
     /// Whether the power fails once more after the audit, and all is read again.
     pub audit_twice: bool,
+    /// Whether a bit of the disk flips in the end, in a file whose path contains this.
+    pub rot: Option<&'static str>,
 }
 
 /// One life of the node.
@@ -115,6 +117,15 @@ impl Plan {
             resets: *random.pick(&[0, 0, 200, 5_000]),
             delay_max: Duration::from_micros(*random.pick(&[50, 500, 500, 5_000, 30_000])),
             audit_twice: random.coin(),
+            rot: *random.pick(&[
+                None,
+                None,
+                None,
+                Some("journal/shard"),
+                Some("partitions"),
+                Some("journal"),
+                Some(""),
+            ]),
         }
     }
 }
@@ -221,13 +232,36 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
     let limit = world.now().after(PATIENCE);
     while !world.is_delivered() && world.step(limit) {}
     world.run_for(Duration::from_secs(1));
-    audit(world)?;
+    audit(world, false)?;
     if plan.audit_twice {
         world.crash(Crash::PowerLoss);
         start(world, plan.last_shards)?;
-        audit(world)?;
+        audit(world, false)?;
     }
-    Ok(())
+    match plan.rot {
+        Some(part) => rot(world, plan.last_shards, part),
+        None => Ok(()),
+    }
+}
+
+/// Flips a bit under the node. It may refuse to start and it may refuse to serve what is damaged;
+/// it must not serve less than there was, or anything else, without a word.
+fn rot<N: Node>(world: &mut World<N, Workload>, shards: u16, part: &str) -> Verdict {
+    world.crash(Crash::Kill);
+    let Some(path) = world.disk().rot(part) else { return Ok(()) };
+    world.say(&format!("a bit has flipped in {}", path.display()));
+    world.start(shards);
+    let limit = world.now().after(PATIENCE);
+    while !world.node().is_serving() {
+        if world.node().failure().is_some() {
+            return Ok(());
+        }
+        checked(world)?;
+        if !world.step(limit) {
+            return check(false, "a damaged start ends", || "it does not".to_owned());
+        }
+    }
+    audit(world, true)
 }
 
 fn live_once<N: Node>(world: &mut World<N, Workload>, life: &Life) -> Verdict {
@@ -311,9 +345,9 @@ fn failed_start<N: Node>(world: &mut World<N, Workload>, excused: bool) -> Verdi
     })
 }
 
-fn audit<N: Node>(world: &mut World<N, Workload>) -> Verdict {
+fn audit<N: Node>(world: &mut World<N, Workload>, lenient: bool) -> Verdict {
     world.say("the audit begins");
-    let number = world.clients().audit();
+    let number = world.clients().audit(lenient);
     world.wake_clients(number);
     wait_for(world, "all that is there can be read", Workload::is_audited)?;
     world.clients().verdict()

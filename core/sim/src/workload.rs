@@ -165,10 +165,13 @@ impl Workload {
 
     /// From now on one reader reads all there is, from start to end. The world must wake it with
     /// the number this returns.
-    pub fn audit(&mut self) -> u64 {
+    ///
+    /// A `lenient` audit takes it that the disk is damaged somewhere: to be told so is fine, to be
+    /// given less than there was without a word is not.
+    pub fn audit(&mut self, lenient: bool) -> u64 {
         self.phase = Phase::Audit;
         let auditor = self.actors.len();
-        self.actors.push(Actor::Reader(Reader::auditor(&self.random)));
+        self.actors.push(Actor::Reader(Reader::auditor(lenient, &self.random)));
         self.auditor = Some(auditor);
         auditor as u64
     }
@@ -189,13 +192,15 @@ impl Workload {
             unreachable!("the auditor reads");
         };
         let found: BTreeMap<Place, (i64, i64)> = reader.found();
+        let damaged = reader.damaged().clone();
         for (place, (start, end)) in &found {
             self.history.final_state(*place, *start, *end)?;
         }
         for place in self.history.places() {
             let topic = self.history.topics.get(place.topic);
             let may_be_gone = topic.is_none_or(|topic| topic.delete_asked);
-            check(may_be_gone || found.contains_key(&place), "no partition vanishes", || {
+            let found = damaged.contains(&place) || found.contains_key(&place);
+            check(may_be_gone || found, "no partition vanishes", || {
                 format!("{place:?} cannot be found")
             })?;
         }

@@ -16,6 +16,7 @@ use tidemill_record::{Batch, Offset, Timestamp, TimestampType, checksum};
 use crate::block::{AlignedBytes, BLOCK_BYTES, round_down, round_up};
 use crate::checkpoint::{LogState, Place, SegmentState};
 use crate::layout::{Entry, EntryKind};
+use crate::mistake::{self, Mistake};
 use crate::retention::SEGMENT_BYTES_MAX;
 use crate::segment::PIECE_BYTES_MAX;
 use crate::shard::numbered;
@@ -214,7 +215,9 @@ impl Replayed {
         if state.epochs.current().is_none_or(|current| current <= entry.epoch) {
             state.epochs.note(entry.epoch, entry.base_offset);
         }
-        if let Some(numbered) = numbered(batch.header()) {
+        let numbered =
+            numbered(batch.header()).filter(|_| !mistake::is_made(Mistake::StaleProducers));
+        if let Some(numbered) = numbered {
             let timestamp = match batch.timestamp_type() {
                 TimestampType::LogAppendTime => batch.max_timestamp(),
                 TimestampType::CreateTime => Timestamp::NONE,

@@ -20,6 +20,7 @@ use super::{Purpose, ShardStorage};
 use crate::checkpoint::{LogState, Place, ReplayFrom, Snapshot};
 use crate::io::{Action, DirName, Fault, FileName, Outcome};
 use crate::log::{Closing, Log, LogId};
+use crate::mistake::{self, Mistake};
 use crate::segment::{IndexSlot, PIECE_BYTES_MAX};
 
 /// Each slot's file has so many bytes from the first start on, so that a full disk cannot keep a
@@ -173,6 +174,9 @@ impl ShardStorage {
         }
         let gone = |partition: &_| LogState { dropped: true, ..LogState::new(*partition) };
         states.extend(self.dropped.iter().map(gone));
+        if mistake::is_made(Mistake::RecycleEarly) {
+            self.journal.recycle(&replay_from);
+        }
         self.checkpointing.number += 1;
         self.checkpointing.snapshot = Some(Snapshot {
             shard: self.shard,

@@ -77,9 +77,9 @@ impl ShardStorage {
         if !has_room {
             return Err(TrimError::Busy);
         }
-        books.start = books.start.max(before);
-        books.epochs.trim(books.start);
-        let base_offset = books.start;
+        books.trimmed_to = books.trimmed_to.max(before);
+        books.epochs.trim(books.trimmed_to);
+        let base_offset = books.trimmed_to;
         let entry = Entry { base_offset, ..books.entry(EntryKind::Trim) };
         self.journal_entry(log, entry);
         Ok(())
@@ -87,7 +87,7 @@ impl ShardStorage {
 
     pub(super) fn handle_trim_durable(&mut self, id: LogId, start: Offset) {
         let log = self.log_mut(id);
-        log.durable_start = log.durable_start.max(start);
+        log.start = log.start.max(start);
         while 1 < log.segments.len() && log.segments[0].state.next_offset <= start {
             let segment = log.segments.remove(0);
             log.doom(&segment);
@@ -196,10 +196,10 @@ impl ShardStorage {
         if books.closing.is_some() {
             return Err(TruncateError::Closing);
         }
-        if to < books.start || books.end < to {
+        if to < books.trimmed_to || books.end < to {
             return Err(TruncateError::OffsetOutOfRange {
                 asked: to,
-                log_start: books.start,
+                log_start: books.trimmed_to,
                 log_end: books.end,
             });
         }

@@ -28,7 +28,7 @@ impl ShardStorage {
         let books = self.log(log);
         let mut segments = books.segments.iter();
         let holds = |segment: &&crate::segment::Segment| {
-            books.durable_start < segment.state.next_offset
+            books.start < segment.state.next_offset
                 && timestamp <= segment.state.max_timestamp
                 && 0 < segment.state.size_bytes
         };
@@ -38,7 +38,7 @@ impl ShardStorage {
             return Ok(Lookup::Ready(books.find_in_tail(timestamp, visible_end)));
         }
         let wanted = Wanted {
-            from: base_offset.max(books.durable_start),
+            from: base_offset.max(books.start),
             visible_end,
             limit_bytes: u32::MAX,
             min_one: true,
@@ -92,7 +92,7 @@ impl ShardStorage {
 
 impl Log {
     fn find_in_tail(&self, timestamp: Timestamp, visible_end: Offset) -> Option<Found> {
-        let mut batches = self.tail.iter_from(self.durable_start);
+        let mut batches = self.tail.iter_from(self.start);
         let newest = batches.find(|batch| timestamp <= batch.max_timestamp)?;
         self.find_in(&newest.bytes, timestamp, visible_end)
     }
@@ -101,7 +101,7 @@ impl Log {
     fn find_in(&self, batches: &Bytes, timestamp: Timestamp, visible_end: Offset) -> Option<Found> {
         let mut rest = &batches[..];
         while let Ok((batch, behind)) = Batch::parse(rest) {
-            if timestamp <= batch.max_timestamp() && self.durable_start < batch.next_offset() {
+            if timestamp <= batch.max_timestamp() && self.start < batch.next_offset() {
                 return self.find_in_batch(&batch, timestamp, visible_end);
             }
             rest = behind;
@@ -119,7 +119,7 @@ impl Log {
         let found = contents.ok().and_then(|contents| contents.first_since(timestamp).ok()?);
         // A batch nobody can open still has a newest timestamp: its first offset is close.
         let (timestamp, offset) = found.unwrap_or((batch.max_timestamp(), batch.base_offset()));
-        let offset = offset.max(self.durable_start);
+        let offset = offset.max(self.start);
         let epoch = batch.leader_epoch();
         (offset < visible_end).then_some(Found { offset, timestamp, epoch })
     }

@@ -87,10 +87,10 @@ impl ShardStorage {
         if let Some(broken_at) = books.broken_at.filter(|at| *at <= from) {
             return Err(ReadError::Damaged { offsets: broken_at..Offset(i64::MAX) });
         }
-        if from < books.durable_start || books.end < from {
+        if from < books.start || books.end < from {
             return Err(ReadError::OffsetOutOfRange {
                 asked: from,
-                log_start: books.durable_start,
+                log_start: books.start,
                 log_end: books.end,
             });
         }

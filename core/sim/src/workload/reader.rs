@@ -1,7 +1,7 @@
 //! Readers: from the start of each partition to its end and on, as consumers do, and at the end
 //! of a run the auditor, which reads all there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +20,7 @@ use tidemill_runtime::edge::Instant;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{REBORN, REQUEST_TIMEOUT, Scene, passed};
+use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
 use crate::checker::bounds::Floor;
 use crate::checker::topics::Expected;
 use crate::checker::{Place, Seen, Verdict, Violation, check};
@@ -41,6 +41,9 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct Reader {
     auditor: bool,
+    /// Something on the disk may be damaged: that it is told is as good as that it can be read.
+    lenient: bool,
+    damaged: BTreeSet<Place>,
     version: i16,
     random: Random,
     lines: Lines<Ask>,
@@ -83,18 +86,20 @@ impl Reader {
     pub(crate) fn new(number: u32, random: &Random) -> Self {
         let mut random = random.fork(&format!("reader {number}"));
         let version = random.between(4, 18) as i16;
-        Self::with(false, version, random)
+        Self::with(false, false, version, random)
     }
 
-    pub(crate) fn auditor(random: &Random) -> Self {
+    pub(crate) fn auditor(lenient: bool, random: &Random) -> Self {
         let mut random = random.fork("auditor");
         let version = random.between(i64::from(BY_ID_FROM) as u64, 18) as i16;
-        Self::with(true, version, random)
+        Self::with(true, lenient, version, random)
     }
 
-    fn with(auditor: bool, version: i16, random: Random) -> Self {
+    fn with(auditor: bool, lenient: bool, version: i16, random: Random) -> Self {
         Self {
             auditor,
+            lenient,
+            damaged: BTreeSet::new(),
             version,
             random,
             lines: Lines::new(REQUEST_TIMEOUT),
@@ -115,15 +120,24 @@ impl Reader {
 
     /// Where each partition began and ended.
     pub(crate) fn found(&self) -> BTreeMap<Place, (i64, i64)> {
-        let ends = self.positions.iter().map(|(place, position)| {
+        let whole = self.positions.iter().filter(|(place, _)| !self.damaged.contains(place));
+        let ends = whole.map(|(place, position)| {
             (*place, (position.start.unwrap_or(0), position.end.unwrap_or(0)))
         });
         ends.collect()
     }
 
+    /// The partitions of which it was told that they are damaged.
+    pub(crate) fn damaged(&self) -> &BTreeSet<Place> {
+        &self.damaged
+    }
+
     pub(crate) fn step(&mut self, scene: &mut Scene<'_, '_>) -> Verdict {
         for heard in self.lines.expire(scene.port) {
             self.hear(heard, scene)?;
+        }
+        if scene.phase == Phase::Audit && !self.auditor {
+            return Ok(());
         }
         let now = scene.port.now();
         let wants_map = !self.auditor || !self.has_map;
@@ -320,7 +334,10 @@ impl Reader {
         scene.port.say(format!("{place:?}, asked for {which}: {}", answer.offset));
         let bounds = &mut scene.history.partition(place).bounds;
         let found = format!("{place:?} offset {}", answer.offset);
-        let verdict = if which == LATEST {
+        let verdict = if self.lenient {
+            // A log that is cut short by damage must tell so to who reads on at its old end.
+            Ok(())
+        } else if which == LATEST {
             bounds.told_end(answer.offset, sent)
         } else {
             bounds.told_start(answer.offset, sent)
@@ -328,7 +345,8 @@ impl Reader {
         verdict.map_err(|violation| at(&found, violation))?;
         let Some(position) = self.positions.get_mut(&place) else { return Ok(()) };
         if which == LATEST {
-            position.end = Some(answer.offset);
+            position.end =
+                Some(if self.lenient { answer.offset.max(sent.end) } else { answer.offset });
             return Ok(());
         }
         if let Some(refused) = refused_at {
@@ -401,6 +419,9 @@ impl Reader {
             answer.error_code, answer.log_start_offset, answer.high_watermark
         ));
         if answer.error_code == ErrorCode::OffsetOutOfRange {
+            check(!self.lenient || from < sent.start, "damage is told", || {
+                format!("{from} is out of range, though the log had reached {}", sent.end)
+            })?;
             if let Some(position) = self.positions.get_mut(&place) {
                 position.refused_at = Some(from);
                 position.start = None;
@@ -413,10 +434,12 @@ impl Reader {
         check(sent.start <= from, "what was deleted stays deleted", || {
             format!("read though the log was cut to {}", sent.start)
         })?;
-        let bounds = &mut scene.history.partition(place).bounds;
-        bounds.told_end(answer.high_watermark, sent)?;
-        if answer.log_start_offset != -1 {
-            bounds.told_start(answer.log_start_offset, sent)?;
+        if !self.lenient {
+            let bounds = &mut scene.history.partition(place).bounds;
+            bounds.told_end(answer.high_watermark, sent)?;
+            if answer.log_start_offset != -1 {
+                bounds.told_start(answer.log_start_offset, sent)?;
+            }
         }
         let seen = decode_records(&answer.records)?;
         if let Some(last) = seen.last() {
@@ -441,6 +464,13 @@ impl Reader {
         }
         if error == ErrorCode::UnsupportedCompressionType && self.version < ZSTD_FROM {
             // Rightly so. A reader as old as this stays where it is, until it begins anew.
+            return Ok(());
+        }
+        if self.lenient && error == ErrorCode::KafkaStorageError {
+            self.damaged.insert(place);
+            let position = self.positions.entry(place).or_default();
+            position.start = Some(position.next);
+            position.end = Some(position.next);
             return Ok(());
         }
         check(error.is_retriable(), "a valid read is served", || format!("{place:?}: {error}"))

@@ -1,0 +1,41 @@
+//! Mistakes that the simulator plants, to see that its checkers find them.
+//!
+//! Without the feature `mistakes`, which only the simulator turns on, none is ever made and no
+//! code is left of them. With it, a thread makes the one it was told to ([`plant`]).
+
+/// A mistake that a storage like this one could contain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mistake {
+    /// A journal file is used again before the checkpoint that frees it is durable.
+    RecycleEarly,
+    /// A bad window is always taken for a torn tail, also when it had been reported durable.
+    DamageIsTornTail,
+    /// Windows of an earlier incarnation, or of an earlier use of their file, are replayed.
+    ReplayOldWindows,
+    /// Replay does not tell what producers had appended since the last checkpoint.
+    StaleProducers,
+}
+
+#[cfg(feature = "mistakes")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Mistake>> = const { std::cell::Cell::new(None) };
+}
+
+/// From now on this thread makes `mistake`, or none.
+#[cfg(feature = "mistakes")]
+pub fn plant(mistake: Option<Mistake>) {
+    PLANTED.set(mistake);
+}
+
+/// Whether this thread makes `mistake`.
+#[cfg(feature = "mistakes")]
+pub(crate) fn is_made(mistake: Mistake) -> bool {
+    PLANTED.get() == Some(mistake)
+}
+
+/// Never.
+#[cfg(not(feature = "mistakes"))]
+#[inline]
+pub(crate) const fn is_made(_: Mistake) -> bool {
+    false
+}
