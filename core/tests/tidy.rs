@@ -19,6 +19,7 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     ("core/runtime", "tidemill-runtime", &[]),
     ("storage", "tidemill-storage", &["tidemill-record"]),
     ("net", "tidemill-net", &["tidemill-record"]),
+    ("net/client", "tidemill-client", &["tidemill-record", "tidemill-net"]),
     ("replication", "tidemill-replication", &["tidemill-record"]),
     ("perf", "tidemill-perf", &["tidemill-runtime"]),
     (

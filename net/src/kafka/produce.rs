@@ -14,7 +14,7 @@ use super::{
 };
 use crate::cursor::{Form, Reader, WireError, Writer};
 use crate::frame::{begin_frame, end_frame};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -152,11 +152,7 @@ impl OutgoingProduce<'_> {
 
     fn write_body(&self, writer: &mut Writer<'_>, version: i16) {
         let form = form(version).expect("a version of this API");
-        if 3 <= version {
-            writer.nullable_string(self.transactional_id, form.flexible);
-        }
-        writer.i16(self.acks);
-        writer.i32(self.timeout_ms);
+        write_head(writer, form, self.transactional_id, self.acks, self.timeout_ms);
         let by_id = BY_ID_FROM <= version;
         write_by_topic(writer, form, by_id, self.partitions, |writer, partition| {
             writer.i32(partition.partition);
@@ -164,6 +160,117 @@ impl OutgoingProduce<'_> {
             writer.tag_count(0, form.flexible);
         });
         writer.tag_count(0, form.flexible);
+    }
+}
+
+fn write_head(
+    writer: &mut Writer<'_>,
+    form: Form,
+    transactional_id: Option<&str>,
+    acks: i16,
+    timeout_ms: i32,
+) {
+    if 3 <= form.version {
+        writer.nullable_string(transactional_id, form.flexible);
+    }
+    writer.i16(acks);
+    writer.i32(timeout_ms);
+}
+
+/// A batch that is sent from where it lies, to one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct OutgoingBatch<'a> {
+    /// The topic, by name before version 13, by id from there.
+    pub topic: TopicRef<'a>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The batch.
+    pub records: &'a Bytes,
+}
+
+impl OfTopic for OutgoingBatch<'_> {
+    fn topic(&self) -> TopicRef<'_> {
+        self.topic
+    }
+}
+
+/// A request to append batches that are not copied: the frame is cut into slices around them.
+#[derive(Clone, Copy, Debug)]
+pub struct OutgoingBatches<'a> {
+    /// See [`ProduceRequest::transactional_id`].
+    pub transactional_id: Option<&'a str>,
+    /// See [`ProduceRequest::acks`].
+    pub acks: i16,
+    /// See [`ProduceRequest::timeout_ms`].
+    pub timeout_ms: i32,
+    /// The batches; neighbours of one topic are grouped.
+    pub partitions: &'a [OutgoingBatch<'a>],
+}
+
+impl OutgoingBatches<'_> {
+    /// Appends a whole request frame. What `out` held before comes first; whatever is left in
+    /// `out` afterwards is the end of the frame, behind all of `parts`.
+    ///
+    /// Batches below `copy_below_bytes` are copied all the same: a slice of its own costs more
+    /// than moving a few bytes.
+    pub fn encode(
+        &self,
+        out: &mut BytesMut,
+        parts: &mut impl Extend<Bytes>,
+        copy_below_bytes: usize,
+        version: i16,
+        correlation_id: i32,
+        client_id: Option<&str>,
+    ) {
+        let apart = |batch: &&OutgoingBatch<'_>| copy_below_bytes <= batch.records.len();
+        let apart_bytes =
+            self.partitions.iter().filter(apart).map(|batch| batch.records.len()).sum();
+        let frame = begin_frame(out);
+        let mut writer = Writer::new(out);
+        RequestHeader::write(&mut writer, ApiKey::Produce, version, correlation_id, client_id);
+        let form = form(version).expect("a version of this API");
+        write_head(&mut writer, form, self.transactional_id, self.acks, self.timeout_ms);
+        // Where the batches belong that are not copied, from the end of the one before.
+        let mut cuts = CutPlaces::default();
+        let by_id = BY_ID_FROM <= version;
+        write_by_topic(&mut writer, form, by_id, self.partitions, |writer, batch| {
+            writer.i32(batch.partition);
+            if apart(&batch) {
+                writer.bytes_length(Some(batch.records.len()), form.flexible);
+                cuts.add(writer.out().len());
+            } else {
+                writer.nullable_bytes(Some(batch.records), form.flexible);
+            }
+            writer.tag_count(0, form.flexible);
+        });
+        writer.tag_count(0, form.flexible);
+        end_frame(out, frame, apart_bytes);
+        let mut cut_before = 0;
+        for (batch, at) in self.partitions.iter().filter(apart).zip(cuts.places()) {
+            let before = out.split_to(at - cut_before).freeze();
+            cut_before = at;
+            parts.extend([before, batch.records.clone()]);
+        }
+    }
+}
+
+/// Places in a buffer; most requests have one.
+#[derive(Default)]
+struct CutPlaces {
+    first: Option<usize>,
+    more: Vec<usize>,
+}
+
+impl CutPlaces {
+    fn add(&mut self, at: usize) {
+        match self.first {
+            None => self.first = Some(at),
+            Some(_) => self.more.push(at),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        self.first.into_iter().chain(self.more.iter().copied())
     }
 }
 
@@ -422,6 +529,49 @@ mod tests {
             let refused = &answer.partitions[0];
             assert_eq!((refused.topic, refused.partition), (TOPIC, 4));
             assert_eq!(refused.error_code, ErrorCode::UnsupportedForMessageFormat);
+        }
+    }
+
+    /// A frame cut into slices is the same frame, whichever batches are copied, behind whatever
+    /// was written before, in every version.
+    #[test]
+    fn a_frame_in_slices_is_the_same_frame() {
+        let batches = [&b"large batch"[..], b"small", b"", b"another large one"];
+        let batches = batches.map(Bytes::from_static);
+        let name = |at: usize| TopicRef::Name(if at < 2 { "t" } else { "u" });
+        let id = |at: usize| TopicRef::Id(tidemill_record::TopicId([1 + at as u8 / 2; 16]));
+        for version in 0..=ApiKey::Produce.api().max {
+            let topic = |at| if version < BY_ID_FROM { name(at) } else { id(at) };
+            let copied: Vec<_> = (0..4)
+                .map(|at| OutgoingProducePartition {
+                    topic: topic(at),
+                    partition: at as i32,
+                    records: Some(&batches[at]),
+                })
+                .collect();
+            let mut whole = BytesMut::from(&b"before"[..]);
+            outgoing(&copied).encode(&mut whole, version, 7, Some("me"));
+            let apart: Vec<_> = (0..4)
+                .map(|at| OutgoingBatch {
+                    topic: topic(at),
+                    partition: at as i32,
+                    records: &batches[at],
+                })
+                .collect();
+            for (copy_below_bytes, slices) in [(0, 8), (6, 4), (12, 2), (1000, 0)] {
+                let mut out = BytesMut::from(&b"before"[..]);
+                let mut parts = Vec::new();
+                let request = OutgoingBatches {
+                    transactional_id: None,
+                    acks: -1,
+                    timeout_ms: 100,
+                    partitions: &apart,
+                };
+                request.encode(&mut out, &mut parts, copy_below_bytes, version, 7, Some("me"));
+                assert_eq!(parts.len(), slices, "version {version}, {copy_below_bytes}");
+                parts.push(out.freeze());
+                assert_eq!(parts.concat(), whole, "version {version}, {copy_below_bytes}");
+            }
         }
     }
 
