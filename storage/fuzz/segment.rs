@@ -75,7 +75,8 @@ fn disk_read(bytes: &[u8], position: u64, size_bytes: u32) -> Bytes {
 /// The index of what is sound at the front of the bytes.
 fn walk(bytes: &[u8]) -> Index {
     let index = Index::new(partition(), Offset::ZERO);
-    let mut walk = SegmentWalk::new(index, bytes.len() as u64, ALL, BATCH_BYTES_MAX);
+    let mut walk =
+        SegmentWalk::new(index, LeaderEpochs::default(), bytes.len() as u64, ALL, BATCH_BYTES_MAX);
     let mut steps = 0;
     while let Some((position, size_bytes)) = walk.next_read() {
         steps += 1;

@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut};
 use tidemill_record::{LeaderEpoch, Offset};
 
-/// The most epochs one log remembers; beyond it the oldest two become one.
+/// The most epochs one log remembers; beyond it the oldest is forgotten.
 ///
 /// An epoch costs a start of a node or an election. Whoever was away for longer than so many is
 /// told the start of the oldest one known, and reads from there again.
@@ -83,8 +83,7 @@ impl LeaderEpochs {
             }
         }
         if self.starts.len() == EPOCHS_MAX {
-            // The oldest takes in the second: what is forgotten is only where one ended.
-            self.starts.remove(1);
+            self.starts.remove(0);
         }
         self.starts.push(EpochStart { epoch, start: offset });
         true
@@ -95,6 +94,17 @@ impl LeaderEpochs {
     pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
         let after = self.starts.partition_point(|entry| entry.start <= offset);
         after.checked_sub(1).map(|at| self.starts[at].epoch)
+    }
+
+    /// Whether a batch that begins at `base_offset` may say it is of `epoch`. No checksum of the
+    /// batch covers that, so bytes that have rotted are found out here.
+    #[must_use]
+    pub fn agree(&self, base_offset: Offset, epoch: LeaderEpoch) -> bool {
+        match (self.epoch_at(base_offset), self.starts.first()) {
+            (Some(known), _) => known == epoch,
+            (None, Some(oldest)) => epoch < oldest.epoch,
+            (None, None) => true,
+        }
     }
 
     /// Where `asked` ended: the largest known epoch not above it, with its end offset (that of
@@ -260,7 +270,9 @@ mod tests {
             epochs.note(LeaderEpoch(epoch), Offset(i64::from(epoch)));
         }
         assert_eq!(epochs.starts().len(), EPOCHS_MAX);
-        assert_eq!(epochs.starts()[0].start, Offset(0), "the log start stays covered");
+        let oldest = epochs.starts()[0];
+        assert_eq!(oldest.epoch, LeaderEpoch(EPOCHS_MAX as i32));
+        assert_eq!(end_of(&epochs, 3), Some((3, oldest.start.0)), "read on from the oldest known");
     }
 
     #[test]

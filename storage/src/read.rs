@@ -17,6 +17,7 @@ use tidemill_record::{
 };
 
 use crate::block::{round_down, round_up};
+use crate::epochs::LeaderEpochs;
 use crate::index::{Index, IndexedBatch, Span};
 
 /// What a reader asks of a log.
@@ -342,6 +343,7 @@ const _: () = assert!(crate::block::is_aligned(STEP_BYTES as u64));
 #[derive(Clone, Debug)]
 pub struct SegmentWalk {
     index: Index,
+    epochs: LeaderEpochs,
     /// Where the segment ends.
     end: u64,
     /// No batch that reaches past this is taken.
@@ -354,12 +356,18 @@ pub struct SegmentWalk {
 
 impl SegmentWalk {
     /// A walk from where `index` ends (a new index: from the front) to `end`, or to the first
-    /// batch that reaches past `stop_at`.
+    /// batch that reaches past `stop_at`. Batches must be of the leader epochs that `epochs` tells.
     #[must_use]
-    pub fn new(index: Index, end: u64, stop_at: Offset, batch_bytes_max: u32) -> Self {
+    pub fn new(
+        index: Index,
+        epochs: LeaderEpochs,
+        end: u64,
+        stop_at: Offset,
+        batch_bytes_max: u32,
+    ) -> Self {
         assert!(index.size_bytes() <= end, "the index knows more than the segment has");
         let needed_bytes = HEADER_BYTES as u32;
-        Self { index, end, stop_at, batch_bytes_max, needed_bytes, stopped: false }
+        Self { index, epochs, end, stop_at, batch_bytes_max, needed_bytes, stopped: false }
     }
 
     /// What to read next, as aligned position and size; `None` when the walk has ended.
@@ -391,7 +399,9 @@ impl SegmentWalk {
         let before = self.index.size_bytes();
 
         while self.index.size_bytes() < self.end {
-            match next_sound(rest, self.index.next_offset()) {
+            let sound = next_sound(rest, self.index.next_offset())
+                .filter(|(batch, _)| self.epochs.agree(batch.base_offset(), batch.leader_epoch()));
+            match sound {
                 Some((batch, _)) if self.stop_at < batch.next_offset() => {
                     self.stopped = true;
                     return Ok(());
@@ -457,6 +467,12 @@ mod tests {
 
     fn partition() -> TopicPartition {
         TopicPartition { topic: TopicId([7; 16]), partition: PartitionId(2) }
+    }
+
+    fn epochs() -> LeaderEpochs {
+        let mut epochs = LeaderEpochs::default();
+        epochs.note(LeaderEpoch(1), Offset(0));
+        epochs
     }
 
     fn batch(base_offset: i64, timestamps: &[i64], value_bytes: usize, codec: Codec) -> BytesMut {
@@ -681,7 +697,7 @@ mod tests {
 
     fn new_walk(segment: &Segment, stop_at: Offset) -> SegmentWalk {
         let index = Index::new(partition(), Offset(1000));
-        SegmentWalk::new(index, segment.end().position, stop_at, 2 * MIB)
+        SegmentWalk::new(index, epochs(), segment.end().position, stop_at, 2 * MIB)
     }
 
     /// An index file is a convenience: walking the segment gives the same index.
@@ -716,7 +732,7 @@ mod tests {
         let mut index = segment.index.clone();
         let again_from = index.cut(cut_at.position);
         assert!(0 < again_from && again_from < cut_at.position);
-        let resumed = SegmentWalk::new(index, cut_at.position, ALL, MIB);
+        let resumed = SegmentWalk::new(index, epochs(), cut_at.position, ALL, MIB);
         let (resumed, result, _) = walk(&segment, resumed);
         assert_eq!(result, Ok(()));
         assert_eq!(*resumed.index(), Segment::of(&[1024; 170]).index);
@@ -725,7 +741,7 @@ mod tests {
     /// Whatever is damaged, the walk ends before it and says where; it reads no endless length.
     #[test]
     fn a_walk_ends_at_damage() {
-        for at in [0, 3, 8, 10, 16, 20, 30, 60, 900] {
+        for at in [0, 3, 8, 10, 12, 15, 16, 20, 30, 60, 900] {
             let mut segment = Segment::of_small_batches();
             segment.damage(77, at);
             let (walk, result, reads) = walk(&segment, new_walk(&segment, ALL));

@@ -227,7 +227,7 @@ impl ShardStorage {
                 let base_offset = segment.state.base_offset;
                 let size = segment.state.size_bytes;
                 let index = Index::new(log.partition, base_offset);
-                let walk = SegmentWalk::new(index, size, to, u32::MAX);
+                let walk = SegmentWalk::new(index, log.epochs.clone(), size, to, u32::MAX);
                 log.cut = Some(Cut::Locating(Box::new(walk)));
                 self.step_locating(id);
             }

@@ -320,7 +320,7 @@ impl ShardStorage {
         let fits = |index: &Index| index.size_bytes() <= end && index.next_offset() <= stop_at;
         let index = decoded.filter(fits).unwrap_or_else(|| Index::new(log.partition, key.1));
         let batch_bytes_max = u32::try_from(end).unwrap_or(u32::MAX);
-        let walk = SegmentWalk::new(index, end, stop_at, batch_bytes_max);
+        let walk = SegmentWalk::new(index, log.epochs.clone(), end, stop_at, batch_bytes_max);
         self.reads.builds.get_mut(&key).expect("it was begun").walk = Some(walk);
         self.step_walk(key);
     }

@@ -81,7 +81,7 @@ impl Admin {
             return Ok(());
         }
         if !std::mem::replace(&mut self.looked, true) {
-            let ask = Ask::Map(scene.history.topics.expected());
+            let ask = Ask::Map(scene.history.topics.expected(scene.port.now()));
             self.busy = true;
             self.lines.ask(BOOTSTRAP_PORT, Some(ask), scene.port, Map::encode_question);
             return Ok(());
@@ -215,7 +215,7 @@ impl Admin {
         match ask {
             Ask::Map(expected) => {
                 self.map = Map::decode_answer(&frame)?;
-                scene.history.topics.listed(&self.map.listed(), &expected)
+                scene.history.topics.listed(&self.map.listed(), &expected, scene.port.now())
             }
             Ask::Create { version, name, partitions } => {
                 self.created(version, &name, partitions, &frame, scene)
@@ -251,7 +251,9 @@ impl Admin {
             format!("{name}: {error}")
         })?;
         match result.filter(|topic| error.is_none() && 7 <= version && !topic.topic_id.is_zero()) {
-            Some(topic) => scene.history.topics.told(name, topic.topic_id, partitions),
+            Some(topic) => {
+                scene.history.topics.told(name, topic.topic_id, partitions, scene.port.now())
+            }
             None => Ok(()),
         }
     }
@@ -285,7 +287,7 @@ fn grown(
     let result = response.results.first();
     let error = result.map_or(ErrorCode::UnknownServerError, |topic| topic.error_code);
     if error.is_none() {
-        return scene.history.topics.told(name, topic, partitions);
+        return scene.history.topics.told(name, topic, partitions, scene.port.now());
     }
     // A lost request may have done it already.
     let may_fail = error.is_retriable() || error == ErrorCode::InvalidPartitions;

@@ -143,7 +143,7 @@ impl Reader {
         let wants_map = !self.auditor || !self.has_map;
         if wants_map && passed(now, self.map_asked, REFRESH) {
             self.map_asked = Some(now);
-            let ask = Ask::Map(scene.history.topics.expected());
+            let ask = Ask::Map(scene.history.topics.expected(scene.port.now()));
             self.lines.ask(BOOTSTRAP_PORT, Some(ask), scene.port, Map::encode_question);
         }
         self.choose();
@@ -290,7 +290,7 @@ impl Reader {
                 let there = &self.map.topics;
                 self.positions.retain(|place, _| there.contains_key(&place.topic));
                 self.choose();
-                scene.history.topics.listed(&self.map.listed(), &expected)?;
+                scene.history.topics.listed(&self.map.listed(), &expected, scene.port.now())?;
             }
             Heard::Answer(Ask::Fetch { version, at }, frame) => {
                 self.fetched(version, &at, &frame, scene)?;
