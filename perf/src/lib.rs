@@ -1,15 +1,24 @@
 //! The measuring kit: where the time of a request goes, as figures that can be trusted.
 //!
-//! A request carries [`Stamps`]; at its end a shard's own [`Recorder`] takes them into
-//! histograms of fixed size, without atomics and without locks. [`Snapshot`]s of all shards are
-//! merged on demand and written as text, JSON, `.hgrm` or `.hlog`.
+//! A request carries [`Stamps`]; at its end a shard's own [`Meter`] takes them into counts of
+//! fixed size, without atomics and without locks. Copies of all shards are merged on demand and
+//! leave the broker as a [`document`]. Whatever is measured, here or by the load generator, lies
+//! in an [`hlog`].
 //!
-//! Start reading at [`stage`].
+//! Start reading at [`stage`], then [`meter`].
 
+pub mod counts;
+pub mod document;
 pub mod histogram;
+pub mod hlog;
+pub mod lateness;
+pub mod meter;
 pub mod slowest;
 pub mod stage;
+pub mod turn;
 
 pub use histogram::{Recorder, Snapshot};
-pub use slowest::Slowest;
+pub use meter::{Meter, MeterLimits, ShardReading, ShardSlow};
+pub use slowest::{Slowest, Whose};
 pub use stage::{Kind, Stage, Stamps};
+pub use turn::Work;

@@ -1,54 +1,127 @@
-//! The slowest requests of an interval, with where their time went.
+//! The slowest requests of the last one to two windows, with where their time went.
 //!
 //! A request that is not among them costs one comparison. What identifies a request (client,
-//! topic) is made only for those that are kept.
+//! topic) is made only for those that are kept. Looking at them changes nothing: they leave when
+//! their window is over, so that any number of people may look.
 
 use crate::stage::Stamps;
+
+/// The most bytes kept of a client's or topic's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Whose request it was.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Whose {
+    /// The client's own name for itself.
+    pub client_id: String,
+    /// The (first) topic it was about; empty if about none.
+    pub topic: String,
+    /// The (first) partition it was about; -1 if about none.
+    pub partition: i32,
+    /// Bytes of the request.
+    pub size_bytes: u32,
+}
+
+impl Whose {
+    /// With names cut to what is kept of them.
+    #[must_use]
+    pub fn new(client_id: &str, topic: &str, partition: i32, size_bytes: u32) -> Self {
+        let cut = |name: &str| name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned();
+        Self { client_id: cut(client_id), topic: cut(topic), partition, size_bytes }
+    }
+}
+
+/// One that was kept.
+#[derive(Clone, Debug)]
+pub struct Slow<T> {
+    /// Its times.
+    pub stamps: Stamps,
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub ended_unix_ms: i64,
+    /// Whose it was.
+    pub whose: T,
+}
 
 /// A bounded set of the slowest requests.
 #[derive(Clone, Debug)]
 pub struct Slowest<T> {
-    kept: Vec<(Stamps, T)>,
+    /// Those of this window and, behind them, those of the one before.
+    kept: Vec<Slow<T>>,
+    before: Vec<Slow<T>>,
     capacity: usize,
+    window_ms: i64,
+    window_began_ms: i64,
     /// A request must take longer than this to be kept.
     threshold: u64,
 }
 
-impl<T> Slowest<T> {
-    /// Keeps up to `capacity` requests.
+impl<T: Clone> Slowest<T> {
+    /// Keeps up to `capacity` requests of each window of so many milliseconds.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, window_ms: i64) -> Self {
         assert!(0 < capacity, "none at all is not a set of the slowest");
-        Self { kept: Vec::with_capacity(capacity), capacity, threshold: 0 }
+        assert!(0 < window_ms, "a window has a length");
+        Self {
+            kept: Vec::with_capacity(capacity),
+            before: Vec::with_capacity(capacity),
+            capacity,
+            window_ms,
+            window_began_ms: 0,
+            threshold: 0,
+        }
     }
 
     /// A request has ended; `describe` says whose it was, if it is among the slowest.
     #[inline]
-    pub fn offer(&mut self, stamps: &Stamps, describe: impl FnOnce() -> T) {
+    pub fn offer(&mut self, stamps: &Stamps, wall_ms: i64, describe: impl FnOnce() -> T) {
+        if self.window_ms <= wall_ms - self.window_began_ms {
+            self.roll(wall_ms);
+        }
         if self.threshold < stamps.total_ticks() {
-            self.keep(stamps, describe());
+            self.keep(Slow { stamps: *stamps, ended_unix_ms: wall_ms, whose: describe() });
         }
     }
 
-    fn keep(&mut self, stamps: &Stamps, whose: T) {
+    /// A new window begins at `wall_ms`.
+    #[cold]
+    fn roll(&mut self, wall_ms: i64) {
+        std::mem::swap(&mut self.kept, &mut self.before);
+        self.kept.clear();
+        // After a long silence both windows are over.
+        if 2 * self.window_ms <= wall_ms - self.window_began_ms {
+            self.before.clear();
+        }
+        self.window_began_ms = wall_ms;
+        self.threshold = 0;
+    }
+
+    #[cold]
+    fn keep(&mut self, slow: Slow<T>) {
         if self.kept.len() < self.capacity {
-            self.kept.push((*stamps, whose));
+            self.kept.push(slow);
         } else {
-            let fastest = self.kept.iter_mut().min_by_key(|(stamps, _)| stamps.total_ticks());
-            *fastest.expect("the set is full") = (*stamps, whose);
+            let fastest = self.kept.iter_mut().min_by_key(|slow| slow.stamps.total_ticks());
+            *fastest.expect("the set is full") = slow;
         }
         if self.kept.len() == self.capacity {
-            let totals = self.kept.iter().map(|(stamps, _)| stamps.total_ticks());
+            let totals = self.kept.iter().map(|slow| slow.stamps.total_ticks());
             self.threshold = totals.min().expect("the set is full");
         }
     }
 
-    /// The requests kept, the slowest first; the set begins anew.
-    pub fn take(&mut self) -> Vec<(Stamps, T)> {
-        self.threshold = 0;
-        let mut taken = std::mem::replace(&mut self.kept, Vec::with_capacity(self.capacity));
-        taken.sort_by_key(|(stamps, _)| std::cmp::Reverse(stamps.total_ticks()));
-        taken
+    /// The slowest of this window and the one before, the slowest first; at most twice the
+    /// capacity.
+    #[must_use]
+    pub fn read(&self) -> Vec<Slow<T>> {
+        let mut all: Vec<_> = self.kept.iter().chain(&self.before).cloned().collect();
+        all.sort_by_key(|slow| std::cmp::Reverse(slow.stamps.total_ticks()));
+        all
+    }
+
+    /// How long a window is.
+    #[must_use]
+    pub fn window_ms(&self) -> i64 {
+        self.window_ms
     }
 }
 
@@ -57,17 +130,45 @@ mod tests {
     use super::*;
     use crate::stage::Stage;
 
+    fn offer(slowest: &mut Slowest<u64>, total: u64, wall_ms: i64) {
+        let mut stamps = Stamps::begin(0);
+        stamps.end(Stage::Work, total * 100);
+        slowest.offer(&stamps, wall_ms, || total);
+    }
+
+    fn kept(slowest: &Slowest<u64>) -> Vec<u64> {
+        slowest.read().into_iter().map(|slow| slow.whose).collect()
+    }
+
     /// Of many requests the slowest few are kept, the slowest first.
     #[test]
     fn the_slowest_are_kept() {
-        let mut slowest = Slowest::new(3);
+        let mut slowest = Slowest::new(3, 1000);
         for total in [5u64, 1, 9, 7, 2, 8, 3] {
-            let mut stamps = Stamps::begin(0);
-            stamps.end(Stage::Work, total * 100);
-            slowest.offer(&stamps, || total);
+            offer(&mut slowest, total, 1);
         }
-        let kept: Vec<_> = slowest.take().into_iter().map(|(_, whose)| whose).collect();
-        assert_eq!(kept, [9, 8, 7]);
-        assert!(slowest.take().is_empty());
+        assert_eq!(kept(&slowest), [9, 8, 7]);
+        assert_eq!(kept(&slowest), [9, 8, 7], "looking changes nothing");
+    }
+
+    /// One slow request an hour ago does not hide what is slow now.
+    #[test]
+    fn windows_pass() {
+        let mut slowest = Slowest::new(2, 1000);
+        offer(&mut slowest, 9, 5000);
+        offer(&mut slowest, 3, 6000);
+        assert_eq!(kept(&slowest), [9, 3], "the window before still shows");
+        offer(&mut slowest, 2, 7000);
+        assert_eq!(kept(&slowest), [3, 2]);
+        offer(&mut slowest, 1, 20_000);
+        assert_eq!(kept(&slowest), [1], "both windows were over");
+    }
+
+    /// Clients choose their names; we choose how much of them we keep.
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let whose = Whose::new(&"ä".repeat(100), "t", 0, 1);
+        assert_eq!(whose.client_id.len(), 64);
+        assert_eq!(Whose::new(&format!("x{}", "ä".repeat(100)), "t", 0, 1).client_id.len(), 63);
     }
 }

@@ -159,6 +159,13 @@ impl Stamps {
         u64::from(self.spent[stage as usize]) << TICKS_PER_UNIT_LOG2
     }
 
+    /// Each stage met, by its place in [`Stage::ALL`], with the ticks spent in it.
+    #[inline]
+    pub fn spent(&self) -> impl Iterator<Item = (usize, u64)> {
+        let met = self.spent.iter().enumerate().filter(|(_, units)| 0 < **units);
+        met.map(|(place, units)| (place, u64::from(*units) << TICKS_PER_UNIT_LOG2))
+    }
+
     /// Ticks from the beginning to the end of the last stage.
     #[inline]
     #[must_use]

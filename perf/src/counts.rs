@@ -1,0 +1,259 @@
+//! Counts of times, in nanoseconds: an HdrHistogram's buckets, and nothing else.
+//!
+//! Recording is what a shard does many times per request, so it is two shifts, an addition and
+//! no branch but one. The buckets are those of an HdrHistogram of two significant digits: turned
+//! into one ([`Counts::histogram`]), no count changes its place. Smallest, largest and total
+//! follow from the buckets when somebody asks.
+//!
+//! A copy of it takes the groups of buckets only that were ever met: for a stage's times, some
+//! 10 KiB of 30.
+
+use hdrhistogram::Histogram;
+
+/// The largest time told apart: 60 s. Larger ones count as the largest.
+pub const NANOS_MAX: u64 = 60_000_000_000;
+
+/// Significant decimal digits of a value.
+const DIGITS: u8 = 2;
+
+/// Values below this have a bucket each; two digits need 200, rounded up to a power of two.
+const EXACT: u64 = 256;
+
+/// Buckets in a group: from each power of two to the next.
+const GROUP: usize = EXACT as usize / 2;
+
+/// Powers of two between [`EXACT`] and [`NANOS_MAX`], and the two groups below `EXACT`.
+const GROUPS: usize = (u64::BITS - NANOS_MAX.leading_zeros()) as usize - 8 + 2;
+
+const _: () = {
+    assert!(GROUPS <= 32, "one bit for each group");
+    assert!(EXACT.is_power_of_two());
+};
+
+/// Times counted by one shard; nobody else touches them.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    buckets: Box<[[u64; GROUP]; GROUPS]>,
+    met: u32,
+    sum_nanos: u64,
+}
+
+/// A copy of the counts, to be handed over, merged, subtracted and turned into a histogram.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// The groups met, in their order, with their places.
+    groups: Vec<(u8, Box<[u64; GROUP]>)>,
+    sum_nanos: u64,
+}
+
+impl Default for Recording {
+    fn default() -> Self {
+        let buckets = vec![[0; GROUP]; GROUPS].into_boxed_slice();
+        let buckets = buckets.try_into().expect("made with that many groups");
+        Self { buckets, met: 0, sum_nanos: 0 }
+    }
+}
+
+impl Recording {
+    /// One more of this length.
+    #[inline]
+    pub fn record(&mut self, nanos: u64) {
+        let nanos = nanos.min(NANOS_MAX);
+        let (group, bucket) = place(nanos);
+        self.buckets[group][bucket] += 1;
+        self.met |= 1 << group;
+        self.sum_nanos = self.sum_nanos.wrapping_add(nanos);
+    }
+
+    /// What was recorded so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let met = (0..GROUPS).filter(|group| self.met & (1 << group) != 0);
+        let groups = met.map(|group| (group as u8, Box::new(self.buckets[group])));
+        Counts { groups: groups.collect(), sum_nanos: self.sum_nanos }
+    }
+}
+
+/// The group and the bucket in it that count `nanos`.
+#[inline]
+fn place(nanos: u64) -> (usize, usize) {
+    // Below EXACT the two lowest groups are filled evenly; above, each doubling is one group.
+    let shift = (u64::BITS - 8).saturating_sub(nanos.leading_zeros());
+    let index = ((shift as usize) << GROUP.ilog2()) + (nanos >> shift) as usize;
+    (index / GROUP, index % GROUP)
+}
+
+/// The smallest value of a bucket, and how many values share it.
+fn values(group: usize, bucket: usize) -> (u64, u64) {
+    let shift = group.saturating_sub(1);
+    let index = group * GROUP + bucket - shift * GROUP;
+    ((index as u64) << shift, 1 << shift)
+}
+
+impl Counts {
+    /// How many were counted.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.groups.iter().flat_map(|(_, buckets)| buckets.iter()).sum()
+    }
+
+    /// Whether none was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All times added up.
+    #[must_use]
+    pub fn sum_nanos(&self) -> u64 {
+        self.sum_nanos
+    }
+
+    /// Their mean; zero of none.
+    #[must_use]
+    pub fn mean_nanos(&self) -> f64 {
+        self.sum_nanos as f64 / (self.len() as f64).max(1.0)
+    }
+
+    /// The largest time that `quantile` of the counted do not exceed, as an HdrHistogram says it.
+    #[must_use]
+    pub fn at_quantile(&self, quantile: f64) -> u64 {
+        let total = self.len();
+        let rank = ((quantile * total as f64).ceil() as u64).clamp(1, total.max(1));
+        let mut below = 0;
+        for (nanos, step, count) in self.iter() {
+            below += count;
+            if rank <= below {
+                return nanos + step - 1;
+            }
+        }
+        0
+    }
+
+    /// Each bucket that counted something: its smallest value, how many values share it, its
+    /// count.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let groups = self.groups.iter();
+        let buckets = groups.flat_map(|(group, buckets)| {
+            buckets.iter().enumerate().map(|(bucket, count)| (usize::from(*group), bucket, *count))
+        });
+        buckets.filter(|(.., count)| 0 < *count).map(|(group, bucket, count)| {
+            let (nanos, step) = values(group, bucket);
+            (nanos, step, count)
+        })
+    }
+
+    /// Adds another shard's, or another interval's.
+    pub fn merge(&mut self, other: &Self) {
+        for (group, others) in &other.groups {
+            match self.groups.binary_search_by_key(group, |(group, _)| *group) {
+                Ok(at) => add(&mut self.groups[at].1, others),
+                Err(at) => self.groups.insert(at, (*group, others.clone())),
+            }
+        }
+        self.sum_nanos = self.sum_nanos.wrapping_add(other.sum_nanos);
+    }
+
+    /// What came since `earlier`, a copy of the same recording.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut rest = self.clone();
+        for (group, buckets) in &mut rest.groups {
+            let before = earlier.groups.binary_search_by_key(group, |(group, _)| *group);
+            let Ok(at) = before else { continue };
+            let before = earlier.groups[at].1.iter();
+            buckets.iter_mut().zip(before).for_each(|(now, before)| *now -= (*before).min(*now));
+        }
+        rest.groups.retain(|(_, buckets)| buckets.iter().any(|count| 0 < *count));
+        rest.sum_nanos = self.sum_nanos.wrapping_sub(earlier.sum_nanos);
+        rest
+    }
+
+    /// The same counts as an HdrHistogram.
+    #[must_use]
+    pub fn histogram(&self) -> Histogram<u64> {
+        let mut histogram = empty();
+        for (nanos, _, count) in self.iter() {
+            histogram.record_n(nanos, count).expect("the range is the same");
+        }
+        histogram
+    }
+}
+
+fn add(mine: &mut [u64; GROUP], others: &[u64; GROUP]) {
+    mine.iter_mut().zip(others).for_each(|(mine, other)| *mine += other);
+}
+
+/// A histogram of the kit's range and precision.
+#[must_use]
+pub fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, NANOS_MAX, DIGITS).expect("the bounds and digits are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values on both sides of every step.
+    fn edges() -> impl Iterator<Item = u64> {
+        let steps = (0..36).map(|power| 1u64 << power);
+        let around = steps.flat_map(|step| [step - 1, step, step + 1, step + step / 3]);
+        around.chain([NANOS_MAX - 1, NANOS_MAX]).filter(|nanos| *nanos <= NANOS_MAX)
+    }
+
+    /// Whatever is recorded is found where an HdrHistogram would have put it.
+    #[test]
+    fn buckets_are_those_of_an_hdr_histogram() {
+        let mut recording = Recording::default();
+        let mut theirs = empty();
+        for nanos in edges() {
+            recording.record(nanos);
+            theirs.record(nanos).unwrap();
+        }
+        let ours = recording.counts();
+        assert_eq!(ours.histogram(), theirs);
+        assert_eq!(ours.len(), theirs.len());
+        for quantile in [0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0] {
+            let expected = theirs.value_at_quantile(quantile);
+            assert_eq!(ours.at_quantile(quantile), expected, "at {quantile}");
+        }
+        assert_eq!(ours.sum_nanos(), edges().sum::<u64>());
+    }
+
+    /// Every value lies in the bucket that is said to hold it, and buckets are 1 % wide at most.
+    #[test]
+    fn buckets_hold_what_they_say() {
+        for nanos in edges() {
+            let (group, bucket) = place(nanos);
+            let (from, step) = values(group, bucket);
+            assert!(from <= nanos && nanos < from + step, "{nanos}: {from}+{step}");
+            assert!(step == 1 || step * 100 <= from, "{nanos}: {from}+{step}");
+        }
+    }
+
+    /// What is beyond the range counts as its end.
+    #[test]
+    fn the_absurd_counts_as_the_largest() {
+        let mut recording = Recording::default();
+        recording.record(u64::MAX);
+        assert!(recording.counts().at_quantile(1.0) <= NANOS_MAX / 100 * 101);
+        assert_eq!(recording.counts().sum_nanos(), NANOS_MAX);
+    }
+
+    /// An interval is the difference of two copies; intervals merged are the whole again.
+    #[test]
+    fn intervals_add_up_to_the_whole() {
+        let mut recording = Recording::default();
+        recording.record(10);
+        recording.record(5_000);
+        let first = recording.counts();
+        recording.record(10);
+        recording.record(7_000_000);
+        let whole = recording.counts();
+        let mut sum = whole.since(&first);
+        assert_eq!((sum.len(), sum.sum_nanos()), (2, 7_000_010));
+        sum.merge(&first);
+        assert_eq!(sum, whole);
+        assert!(whole.since(&whole).is_empty());
+    }
+}
