@@ -165,6 +165,8 @@ pub struct Config {
     pub retention_check: Duration,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration: Duration,
+    /// `message.max.bytes`
+    pub batch_bytes_max: u32,
     /// `fetch.max.bytes`
     pub fetch_bytes_max: u32,
     /// `max.incremental.fetch.session.cache.slots`
@@ -175,6 +177,8 @@ pub struct Config {
     pub connections_max: u32,
     /// `connections.max.idle.ms`; none: for ever.
     pub connection_idle: Option<Duration>,
+    /// `tidemill.request.receive.ms`; none: for ever.
+    pub request_receive: Option<Duration>,
     /// Memory and disk.
     pub budgets: Budgets,
     /// `tidemill.log`
@@ -352,12 +356,17 @@ impl Config {
             producer_id_expiration: Duration::from_millis(
                 layers.number("producer.id.expiration.ms"),
             ),
+            batch_bytes_max: layers.number("message.max.bytes"),
             fetch_bytes_max: layers.number("fetch.max.bytes"),
             fetch_sessions_max: layers.number("max.incremental.fetch.session.cache.slots"),
             request_bytes_max: layers.number("socket.request.max.bytes"),
             connections_max: layers.number("max.connections"),
             connection_idle: layers
                 .integer("connections.max.idle.ms")
+                .and_then(unless_negative)
+                .map(Duration::from_millis),
+            request_receive: layers
+                .integer("tidemill.request.receive.ms")
                 .and_then(unless_negative)
                 .map(Duration::from_millis),
             budgets: Budgets {
@@ -374,7 +383,7 @@ impl Config {
 
     /// What one setting's own bounds cannot say.
     fn check_together(&self) -> Result<(), ConfigError> {
-        let batch: u64 = self.layers.number("message.max.bytes");
+        let batch = u64::from(self.batch_bytes_max);
         let contradiction = |name, reason: String| Err(ConfigError::Contradiction { name, reason });
 
         if u64::from(self.request_bytes_max) < batch + 64 * 1024 {

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::frame::{self, FrameError};
@@ -57,6 +58,8 @@ pub struct Connection {
     received_at: u64,
     /// What the large request half received here has claimed of the budget.
     frame_claim: usize,
+    /// Since when the rest of a request is being waited for.
+    frame_since: Option<Instant>,
     slots: VecDeque<Slot>,
     first_slot: u64,
     ready_bytes: usize,
@@ -127,6 +130,7 @@ impl Connection {
             incoming: BytesMut::new(),
             received_at: 0,
             frame_claim: 0,
+            frame_since: None,
             slots: VecDeque::new(),
             first_slot: 0,
             ready_bytes: 0,
@@ -142,8 +146,12 @@ impl Connection {
     /// With a large frame half there, its rest is received in place; otherwise the edge lends its
     /// own buffer, so that an idle connection holds none. When the budget is used up, a client
     /// that already holds some of it is not read: [`Receive::Stalled`].
-    pub fn next_receive(&mut self, budget: &mut Budget) -> Receive {
-        if self.receiving || self.stage != Stage::Open || !self.has_room() {
+    pub fn next_receive(&mut self, budget: &mut Budget, now: Instant) -> Receive {
+        if self.receiving {
+            return Receive::Nothing;
+        }
+        let since = self.frame_since.take();
+        if self.stage != Stage::Open || !self.has_room() {
             return Receive::Nothing;
         }
         let size = match frame::frame_size(&self.incoming, self.frame_bytes_max) {
@@ -157,15 +165,18 @@ impl Connection {
                 return Receive::Stalled;
             }
             self.receiving = true;
+            // While it is not read, the client is not the one who is slow.
+            self.frame_since = (!self.incoming.is_empty()).then(|| since.unwrap_or(now));
             return Receive::Into(BytesMut::new());
         }
         if self.frame_claim == 0 {
-            if !budget.try_take(size) {
+            if !budget.try_take_request(size) {
                 return Receive::Stalled;
             }
             self.frame_claim = size;
         }
         self.receiving = true;
+        self.frame_since = Some(since.unwrap_or(now));
         // What a client merely claims is not allocated at once: the buffer doubles as it fills.
         let step = missing.min(self.incoming.len().max(FRAME_BYTES_FIRST_ALLOCATION));
         let mut into = std::mem::take(&mut self.incoming);
@@ -200,6 +211,7 @@ impl Connection {
         }
         match frame::frame_size(&self.incoming, self.frame_bytes_max) {
             Ok(Some(size)) if size <= self.incoming.len() => {
+                self.frame_since = None;
                 let mut frame = self.incoming.split_to(size);
                 let _prefix = frame.split_to(frame::LENGTH_BYTES);
                 Taken::Frame(frame)
@@ -214,7 +226,7 @@ impl Connection {
         // A large request has claimed its bytes before they came.
         let held = match std::mem::take(&mut self.frame_claim) {
             0 => {
-                budget.take(request_bytes);
+                budget.take_request(request_bytes);
                 request_bytes
             }
             claimed => claimed,
@@ -243,8 +255,8 @@ impl Connection {
         let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
         let Slot::Working(held) = slot else { unreachable!("a request is answered once") };
         let reply_bytes: usize = parts.iter().map(Bytes::len).sum();
-        budget.release(*held);
-        budget.take(reply_bytes);
+        budget.release_request(*held);
+        budget.take_reply(reply_bytes);
         self.ready_bytes += reply_bytes;
         *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, stamps) };
     }
@@ -271,7 +283,7 @@ impl Connection {
 
     /// The send has ended. Returns the requests that are thereby answered.
     pub fn sent(&mut self, well: bool, budget: &mut Budget) -> std::vec::Drain<'_, Stamps> {
-        budget.release(self.sending);
+        budget.release_reply(self.sending);
         self.ready_bytes -= self.sending;
         self.sending = 0;
         if !well {
@@ -318,7 +330,8 @@ impl Connection {
             Slot::Working(held) => *held,
             Slot::Ready(..) | Slot::Silent => 0,
         });
-        budget.release(working.sum::<usize>() + self.frame_claim + self.ready_bytes);
+        budget.release_request(working.sum::<usize>() + self.frame_claim);
+        budget.release_reply(self.ready_bytes);
     }
 
     /// The close is being submitted; false if it was before.
@@ -326,6 +339,12 @@ impl Connection {
         let first = self.stage != Stage::Closing;
         self.stage = Stage::Closing;
         first
+    }
+
+    /// Whether the rest of a request has been waited for since `limit` ago or longer: it holds
+    /// memory that others wait for.
+    pub fn is_request_overdue(&self, now: Instant, limit: Duration) -> bool {
+        self.receiving && self.frame_since.is_some_and(|since| limit <= now.since(since))
     }
 
     /// Whether the client owes nothing and is owed nothing.
@@ -373,7 +392,8 @@ mod tests {
     /// One from which anything can be given back.
     fn full_budget() -> Budget {
         let mut budget = budget();
-        budget.take(1 << 20);
+        budget.take_request(1 << 20);
+        budget.take_reply(1 << 20);
         budget
     }
 
@@ -432,7 +452,10 @@ mod tests {
         let slots: Vec<_> = (0..REQUESTS_PER_CONNECTION_MAX)
             .map(|_| connection.open_slot(0, &mut budget()))
             .collect();
-        assert!(matches!(connection.next_receive(&mut budget()), Receive::Nothing));
+        assert!(matches!(
+            connection.next_receive(&mut budget(), Instant::default()),
+            Receive::Nothing
+        ));
 
         connection.fill_slot(
             slots[0].number,
@@ -442,7 +465,10 @@ mod tests {
         );
         let _parts = connection.next_send();
         drop(connection.sent(true, &mut full_budget()));
-        assert!(matches!(connection.next_receive(&mut budget()), Receive::Into(_)));
+        assert!(matches!(
+            connection.next_receive(&mut budget(), Instant::default()),
+            Receive::Into(_)
+        ));
     }
 
     /// A frame that arrives in pieces is handed over once, whole, whatever the pieces are.
@@ -453,7 +479,9 @@ mod tests {
         let mut at = 0;
         while at < whole.len() {
             assert!(matches!(connection.take_frame(), Taken::Nothing));
-            let Receive::Into(mut into) = connection.next_receive(&mut budget()) else {
+            let Receive::Into(mut into) =
+                connection.next_receive(&mut budget(), Instant::default())
+            else {
                 panic!("the frame is not whole")
             };
             let room = if into.capacity() == into.len() {
@@ -475,7 +503,7 @@ mod tests {
     #[test]
     fn a_claimed_length_above_the_limit_breaks_the_connection() {
         let mut connection = connection();
-        let _into = connection.next_receive(&mut budget());
+        let _into = connection.next_receive(&mut budget(), Instant::default());
         connection.received(BytesMut::from(&[0x7f, 0xff, 0xff, 0xff][..]), Instant::default(), 0);
         assert!(matches!(connection.take_frame(), Taken::Broken(_)));
     }
@@ -488,14 +516,57 @@ mod tests {
         let head = |size: u32| BytesMut::from(&size.to_be_bytes()[..]);
         let (mut first, mut second) = (connection(), connection());
         for connection in [&mut first, &mut second] {
-            let _into = connection.next_receive(&mut budget);
+            let _into = connection.next_receive(&mut budget, Instant::default());
             connection.received(head(100_000), Instant::default(), 0);
         }
-        assert!(matches!(first.next_receive(&mut budget), Receive::Into(_)));
-        assert!(matches!(second.next_receive(&mut budget), Receive::Stalled));
+        assert!(matches!(first.next_receive(&mut budget, Instant::default()), Receive::Into(_)));
+        assert!(matches!(second.next_receive(&mut budget, Instant::default()), Receive::Stalled));
 
         first.release(&mut budget);
         assert!(budget.take_freed());
-        assert!(matches!(second.next_receive(&mut budget), Receive::Into(_)));
+        assert!(matches!(second.next_receive(&mut budget, Instant::default()), Receive::Into(_)));
+    }
+
+    /// The bug: a request that came a byte at a time held the budget for as long as it liked.
+    #[test]
+    fn a_request_that_never_ends_does_not_hold_the_budget_for_ever() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let at = |secs| Instant::default().after(Duration::from_secs(secs));
+        let mut budget = budget();
+        let mut slow = connection();
+        let _into = slow.next_receive(&mut budget, at(0));
+        assert!(!slow.is_request_overdue(at(1000), LIMIT), "an idle client owes nothing");
+        slow.received(BytesMut::from(&100_000_u32.to_be_bytes()[..]), at(1000), 0);
+        for second in 0..60 {
+            let Receive::Into(mut into) = slow.next_receive(&mut budget, at(1000 + second)) else {
+                panic!("there is room")
+            };
+            assert!(!slow.is_request_overdue(at(1000 + second), LIMIT));
+            into.extend_from_slice(b"x");
+            slow.received(into, at(1000 + second), 0);
+        }
+        let _into = slow.next_receive(&mut budget, at(1060));
+        assert!(slow.is_request_overdue(at(1060), LIMIT));
+        slow.release(&mut budget);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    /// A client whose socket is not read is not the one who is slow.
+    #[test]
+    fn a_request_that_waits_for_the_budget_is_not_overdue() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let at = |secs| Instant::default().after(Duration::from_secs(secs));
+        let mut budget = Budget::new(10_000);
+        budget.take_request(10_000);
+        let mut waiting = connection();
+        let _into = waiting.next_receive(&mut budget, at(0));
+        waiting.received(BytesMut::from(&100_000_u32.to_be_bytes()[..]), at(0), 0);
+        assert!(matches!(waiting.next_receive(&mut budget, at(0)), Receive::Stalled));
+        assert!(!waiting.is_request_overdue(at(100), LIMIT));
+
+        budget.release_request(10_000);
+        assert!(matches!(waiting.next_receive(&mut budget, at(100)), Receive::Into(_)));
+        assert!(!waiting.is_request_overdue(at(100), LIMIT));
+        assert!(waiting.is_request_overdue(at(160), LIMIT));
     }
 }

@@ -111,13 +111,9 @@ impl<T> Jobs<T> {
     }
 
     /// How many jobs are under way.
+    #[expect(clippy::len_without_is_empty, reason = "there is nothing to do when none is")]
     pub fn len(&self) -> usize {
         self.jobs.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
     }
 }
 

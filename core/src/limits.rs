@@ -52,6 +52,14 @@ pub const CONNECTIONS_MAX: u32 = 1_000_000;
 /// The most incremental fetch sessions of one node.
 pub const FETCH_SESSIONS_MAX: u32 = 100_000;
 
+/// The most partitions that all fetch sessions of one shard remember together. A session that
+/// would be one too many is not made: its client names all its partitions each time.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 250_000;
+
+/// A fetch session unused for so long makes room for another (Kafka's
+/// `min.incremental.fetch.session.eviction.ms`, which is no setting there either).
+pub const FETCH_SESSION_UNUSED_MS: u64 = 2 * 60 * 1000;
+
 /// The most requests of one connection that wait for their reply; further ones are not read.
 /// Java clients keep 5 in flight, librdkafka up to this many.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 64;
@@ -62,8 +70,35 @@ pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 /// The longest a produce or an admin request may wait; longer timeouts are cut to this.
 pub const REQUEST_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 
+/// The least memory with which a fetch that has read nothing yet goes on to read; with less it
+/// waits. What must be read whole may ask for more.
+pub const FETCH_ROOM_BYTES_MIN: usize = 64 * 1024;
+
+/// How long a fetch waits for memory, even if it asked for an answer sooner.
+pub const FETCH_ROOM_WAIT_MS_MIN: u64 = 1000;
+
 /// The most messages under way between one shard and another, in one direction.
 pub const MESH_MESSAGES_MAX: usize = 1024;
+
+/// The most requests one shard has under way that cannot be answered at once; further ones are
+/// not begun before some have ended.
+pub const REQUESTS_UNDER_WAY_MAX: usize = 1 << 20;
+
+/// The most messages of one shard that wait until another one takes them.
+///
+/// What a shard has not taken yet keeps new requests and new rounds of fetches from being begun.
+/// Until then a request leaves at most these behind for one shard: calls, the end of a watch, and
+/// the calls of a next round. The rest is bounded by itself: answers to changes by the credits of
+/// [`PROPOSALS_PER_SHARD_MAX`], one commit at a time, and one message for each deleted partition,
+/// before which no other commit is told as applied. Answers to calls are no part of it: all that
+/// wait for a shard become one message.
+pub const OUTBOX_MESSAGES_MAX: usize = 3 * REQUESTS_UNDER_WAY_MAX
+    + PROPOSALS_PER_SHARD_MAX
+    + PARTITIONS_MAX as usize
+    + MESSAGES_ONCE_MAX;
+
+/// Messages that pass once in a shard's life, or one at a time: adoption, start, stop, commits.
+const MESSAGES_ONCE_MAX: usize = 16;
 
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
@@ -86,6 +121,12 @@ pub const FILES_OPEN_MAX: usize = 1024;
 /// The most changes of metadata that wait; further ones are refused.
 pub const PROPOSALS_QUEUED_MAX: usize = 10_000;
 
+/// The most bytes of requests for changes that wait, beside one that may be as large as it likes.
+pub const PROPOSALS_QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The most changes one shard has asked for and not been told the end of; further ones are refused.
+pub const PROPOSALS_PER_SHARD_MAX: usize = 1024;
+
 const _: () = {
     // The id of the last shard of the last node must be a Kafka broker id, an i32.
     assert!(NODE_ID_MAX < SHARD_ID_STRIDE);
@@ -101,8 +142,18 @@ const _: () = {
     // The smallest request limit accepted is above what one receive can bring.
     assert!(RECEIVE_BYTES_MAX <= 64 * 1024);
     assert!(PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_MAX);
+    // One client can follow the largest topic in a session.
+    assert!(PARTITIONS_PER_TOPIC_MAX as usize <= FETCH_SESSION_PARTITIONS_MAX);
     // What a setting or a client may ask for, the metadata can hold.
     assert!(PARTITIONS_PER_TOPIC_MAX as usize <= metadata::PARTITIONS_PER_TOPIC_MAX);
     assert!(REPLICAS_MAX as usize <= metadata::REPLICAS_MAX);
     assert!(MESH_MESSAGES_MAX.is_power_of_two());
+    // Every client may wait for records at the same time.
+    assert!(CONNECTIONS_MAX as usize <= REQUESTS_UNDER_WAY_MAX);
+    // A shard that has stopped reading one client goes on with the others.
+    assert!(REQUESTS_PER_CONNECTION_MAX < REQUESTS_UNDER_WAY_MAX);
+    // One shard alone does not use up what all of them may ask for.
+    assert!(PROPOSALS_PER_SHARD_MAX < PROPOSALS_QUEUED_MAX);
+    // A round of a fetch can read something in a budget's smallest share.
+    assert!(FETCH_ROOM_BYTES_MIN <= 4 * 1024 * 1024);
 };

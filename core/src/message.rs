@@ -81,8 +81,6 @@ pub enum Message {
 pub struct Adoption {
     /// The cluster's metadata.
     pub image: Image,
-    /// This start of the node.
-    pub incarnation: u64,
     /// The shard's logs as recovery left them.
     pub recovered: RecoveredShard,
 }
@@ -105,8 +103,6 @@ pub enum Call {
     Watch {
         /// Where the asking fetch has seen the end.
         seen_end: Offset,
-        /// Whether only stable records count.
-        read_committed: bool,
     },
     /// ListOffsets.
     ListOffset {

@@ -35,6 +35,9 @@ pub struct Home {
     partitions: HashMap<TopicPartition, Partition>,
     by_log: HashMap<LogId, TopicPartition>,
     reads: HashMap<ReadId, DiskRead>,
+    /// What the appends that wait for space hold, in all partitions.
+    queued_bytes: usize,
+    queued_bytes_max: usize,
     answers: Vec<(ReplyTo, Answer)>,
     fenced: bool,
     stopping: bool,
@@ -70,6 +73,8 @@ struct Partition {
 
 struct QueuedAppend {
     batch: BytesMut,
+    /// Of the batch as it came: the log takes its bytes.
+    size_bytes: usize,
     validated: Validated,
     acks: Acks,
     reply_to: ReplyTo,
@@ -108,13 +113,16 @@ pub struct Times {
 }
 
 impl Home {
-    /// The home of nothing yet, on recovered storage.
-    pub fn new(storage: ShardStorage) -> Self {
+    /// The home of nothing yet, on recovered storage. Appends that wait for space hold at most
+    /// `queued_bytes_max`: their requests may have timed out, and then nothing else counts them.
+    pub fn new(storage: ShardStorage, queued_bytes_max: usize) -> Self {
         Self {
             storage,
             partitions: HashMap::new(),
             by_log: HashMap::new(),
             reads: HashMap::new(),
+            queued_bytes: 0,
+            queued_bytes_max,
             answers: Vec::new(),
             fenced: false,
             stopping: false,
@@ -148,6 +156,7 @@ impl Home {
     pub fn delete(&mut self, id: TopicPartition, now: Instant) {
         let Some(partition) = self.partitions.remove(&id) else { return };
         self.by_log.remove(&partition.log);
+        self.queued_bytes -= partition.queued_bytes();
         let everybody = partition.queued.into_iter().map(|queued| queued.reply_to);
         let everybody = everybody.chain(partition.waiting.into_iter().map(|w| w.reply_to));
         let everybody = everybody.chain(partition.trims.into_iter().map(|(_, reply_to)| reply_to));
@@ -163,6 +172,7 @@ impl Home {
     /// Clean stop: no more appends; those not begun are refused so that clients try again later.
     pub fn stop(&mut self, now: Instant) {
         self.stopping = true;
+        self.queued_bytes = 0;
         for partition in self.partitions.values_mut() {
             for queued in partition.queued.drain(..) {
                 self.answers.push((queued.reply_to, refused(ErrorCode::NotLeaderOrFollower)));
@@ -171,9 +181,9 @@ impl Home {
         self.storage.checkpoint_and_stop(now.nanos);
     }
 
-    /// How many partitions live here.
-    pub fn partitions_count(&self) -> usize {
-        self.partitions.len()
+    /// The longest batch that is appended to a partition, if it lives here.
+    pub fn batch_bytes_max(&self, id: TopicPartition) -> Option<u32> {
+        Some(self.partitions.get(&id)?.rules.batch_bytes_max)
     }
 
     /// Does `call`, or begins to; the answer comes out of [`Home::take_answers`].
@@ -197,7 +207,7 @@ impl Home {
                 self.append(id, batch, acks, zstd_allowed, reply_to, times);
             }
             Call::Read(read) => self.read(id, read, reply_to),
-            Call::Watch { seen_end, .. } => self.watch(id, seen_end, reply_to),
+            Call::Watch { seen_end } => self.watch(id, seen_end, reply_to),
             Call::ListOffset { timestamp, .. } => self.list_offset(id, timestamp, reply_to),
             Call::EpochEnd { epoch, .. } => {
                 let end = self.storage.epoch_end(self.partitions[&id].log, epoch);
@@ -264,6 +274,7 @@ impl Home {
         }
         self.fenced = true;
         self.storage.fence();
+        self.queued_bytes = 0;
         for partition in self.partitions.values_mut() {
             let queued = partition.queued.drain(..).map(|queued| queued.reply_to);
             // Whether these reached the disk is unknown: they must not be acknowledged.
@@ -308,16 +319,30 @@ impl Home {
             let error = ErrorCode::OutOfOrderSequenceNumber;
             return self.answers.push((reply_to, refused(error)));
         }
-        let queued = QueuedAppend { batch, validated, acks, reply_to };
-        if APPENDS_QUEUED_MAX <= partition.queued.len() {
-            partition.remember_refused(&queued);
-            return self.answers.push((reply_to, refused(ErrorCode::KafkaStorageError)));
-        }
+        let size_bytes = batch.len();
+        let queued = QueuedAppend { batch, size_bytes, validated, acks, reply_to };
         // What arrived earlier is appended earlier, or a producer's sequence would be torn.
         partition.queued.push_back(queued);
+        self.queued_bytes += size_bytes;
         if partition.queued.len() == 1 {
             self.append_queued(id, times);
         }
+        self.refuse_last_beyond_bounds(id);
+    }
+
+    /// Refuses the append that came last if there is no room for it to wait in.
+    fn refuse_last_beyond_bounds(&mut self, id: TopicPartition) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        let few = partition.queued.len() <= APPENDS_QUEUED_MAX;
+        if few && self.queued_bytes <= self.queued_bytes_max {
+            return;
+        }
+        let Some(last) = partition.queued.pop_back() else { return };
+        self.queued_bytes -= last.size_bytes;
+        partition.remember_refused(&last);
+        let message = Some("too many records wait for the disk".to_owned());
+        let answer = Answer::Refused { error: ErrorCode::KafkaStorageError, message };
+        self.answers.push((last.reply_to, answer));
     }
 
     fn append_queued(&mut self, id: TopicPartition, times: Times) {
@@ -336,6 +361,7 @@ impl Home {
                 return;
             }
             let queued = partition.queued.pop_front().expect("seen above");
+            self.queued_bytes -= queued.size_bytes;
             match appended {
                 Ok(appended) => {
                     let log = self.storage.log(partition.log);
@@ -373,6 +399,7 @@ impl Home {
                 partition.queued.push_back(queued);
                 continue;
             }
+            self.queued_bytes -= queued.size_bytes;
             partition.remember_refused(&queued);
             let message = "the data directory's disk is full".to_owned();
             let answer =
@@ -613,6 +640,10 @@ impl Home {
 }
 
 impl Partition {
+    fn queued_bytes(&self) -> usize {
+        self.queued.iter().map(|queued| queued.size_bytes).sum()
+    }
+
     fn remember_refused(&mut self, queued: &QueuedAppend) {
         let validated = &queued.validated;
         if let Some((producer, sequence)) = validated.producer().zip(validated.base_sequence()) {

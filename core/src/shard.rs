@@ -27,6 +27,7 @@ use tidemill_runtime::edge::{
 };
 
 use crate::api::Job;
+use crate::api::fetch::WaitingFetches;
 use crate::api::fetch_session::FetchSessions;
 use crate::api::producer_ids::ProducerIds;
 use crate::budget::Budget;
@@ -35,7 +36,10 @@ use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
 use crate::controller::Controller;
 use crate::disk::{Disk, Owner};
 use crate::job::{JobId, Jobs, ReplyTo};
-use crate::limits::{MESSAGES_PER_TURN_MAX, REQUESTS_PER_CONNECTION_AND_TURN_MAX};
+use crate::limits::{
+    MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, REQUESTS_PER_CONNECTION_AND_TURN_MAX,
+    REQUESTS_UNDER_WAY_MAX,
+};
 use crate::message::{Adoption, Answer, Call, Message};
 use crate::partition::{Home, Times};
 use crate::placement::{self, Endpoints};
@@ -81,6 +85,11 @@ impl Settings {
         let storage = tidemill_storage::Config::default();
         Self { config, shards, endpoints, seed, storage, stamp: clock::stamp, file_configs }
     }
+
+    /// One shard's share of the memory for requests and replies.
+    pub fn network_share(&self) -> usize {
+        self.config.budgets.network_bytes as usize / usize::from(self.shards)
+    }
 }
 
 /// What a node tells whoever started it. Only shard 0 speaks.
@@ -103,6 +112,7 @@ pub struct Shard {
     pub(crate) jobs: Jobs<Job>,
     pub(crate) sessions: FetchSessions,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) waiting_fetches: WaitingFetches,
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
@@ -112,7 +122,7 @@ pub struct Shard {
     listeners: Vec<ListenerId>,
     connections: Slab<Connection>,
     connections_made: u64,
-    budget: Budget,
+    pub(crate) budget: Budget,
     /// Connections that wait for the budget.
     stalled: Vec<usize>,
     /// Connections that may have something to take, send or close.
@@ -121,6 +131,8 @@ pub struct Shard {
     own: VecDeque<Message>,
     outbox: Vec<VecDeque<Message>>,
     answers_out: Vec<Vec<(JobId, u32, Answer)>>,
+    /// Another shard has not taken all that is for it yet.
+    held_back: bool,
     idle_check_at: Instant,
     retention_at: Instant,
     stop_by: Instant,
@@ -159,7 +171,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.take_requests(times);
         self.step_storage(times, edge);
         self.send_messages(edge);
-        self.serve_connections(edge);
+        self.serve_connections(times.now, edge);
         self.step_stop(times.now);
         if self.stage == Stage::Stopped {
             return Next::Stop;
@@ -188,6 +200,7 @@ impl Shard {
             jobs: Jobs::default(),
             sessions: FetchSessions::new(&settings, id),
             producer_ids: ProducerIds::default(),
+            waiting_fetches: WaitingFetches::default(),
             controller: None,
             startup,
             recorder: Recorder::new(TickScale::measure()),
@@ -195,23 +208,19 @@ impl Shard {
             listeners,
             connections: Slab::new(),
             connections_made: 0,
-            budget: Budget::new(settings.config.budgets.network_bytes as usize / shards),
+            budget: Budget::new(settings.network_share()),
             stalled: Vec::new(),
             touched: Vec::new(),
             own: VecDeque::new(),
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
             answers_out: (0..shards).map(|_| Vec::new()).collect(),
+            held_back: false,
             idle_check_at: Instant::default(),
             retention_at: Instant::default(),
             stop_by: Instant::default(),
             stage: Stage::Starting,
             settings,
         }
-    }
-
-    /// How many clients are connected to this shard.
-    pub fn connections_count(&self) -> usize {
-        self.connections.len()
     }
 
     pub(crate) fn notify(&mut self, notice: Notice) {
@@ -305,6 +314,9 @@ impl Shard {
         let touched = std::mem::take(&mut self.touched);
         for &index in &touched {
             for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
+                if self.held_back || REQUESTS_UNDER_WAY_MAX <= self.jobs.len() {
+                    break;
+                }
                 let Some(connection) = self.connections.get_mut(index) else { break };
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
@@ -353,7 +365,7 @@ impl Shard {
     }
 
     /// Sends what is ready, closes what is done, reads where there is room.
-    fn serve_connections<E: Edge<Message = Message>>(&mut self, edge: &mut E) {
+    fn serve_connections<E: Edge<Message = Message>>(&mut self, now: Instant, edge: &mut E) {
         let mut touched = std::mem::take(&mut self.touched);
         if self.budget.take_freed() {
             touched.append(&mut self.stalled);
@@ -375,7 +387,7 @@ impl Shard {
                 self.touched.push(index);
                 continue;
             }
-            match connection.next_receive(&mut self.budget) {
+            match connection.next_receive(&mut self.budget, now) {
                 Receive::Into(into) => {
                     let socket = connection.socket;
                     edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
@@ -410,6 +422,7 @@ impl Shard {
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             self.idle_check_at = times.now.after(IDLE_CHECK);
             self.close_idle(times, edge);
+            self.close_overdue(times.now, edge);
         }
     }
 
@@ -426,14 +439,25 @@ impl Shard {
         }
     }
 
+    fn close_overdue<E: Edge<Message = Message>>(&mut self, now: Instant, edge: &mut E) {
+        let Some(limit) = self.settings.config.request_receive else { return };
+        let overdue = self.connections.iter().filter(|(_, c)| c.is_request_overdue(now, limit));
+        let overdue: Vec<usize> = overdue.map(|(index, _)| index).collect();
+        for index in overdue {
+            let client = self.connections[index].client;
+            let limit_ms = limit.as_millis() as u64;
+            tracing::warn!(%client, limit_ms, "connection closed: a request came too slowly");
+            self.close(index, edge);
+        }
+    }
+
     fn next_wake(&self, now: Instant) -> Next {
         let storage = self.home.as_ref().and_then(|home| home.storage.next_deadline());
         let storage = storage.map(|nanos| Instant { nanos });
         let idle = (!self.connections.is_empty()).then_some(self.idle_check_at);
         let retention = self.home.is_some().then_some(self.retention_at);
         // A mesh queue that was full is tried again soon; its receiver is awake.
-        let held_back = self.outbox.iter().any(|queue| !queue.is_empty());
-        if held_back {
+        if self.held_back {
             return Next::Now;
         }
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
@@ -471,10 +495,11 @@ impl Shard {
                 moved = true;
                 self.handle_message(self.id, message, times, edge);
             }
-            moved |= self.step_start(times, edge);
+            moved |= self.step_start(edge);
             moved |= self.step_events(times);
             moved |= self.step_controller(times);
             moved |= self.deliver_answers(times);
+            moved |= self.resume_fetches(times);
             if !moved {
                 return;
             }
@@ -548,7 +573,7 @@ impl Shard {
         }
         for (shard, calls) in remote.into_iter().enumerate() {
             if !calls.is_empty() {
-                self.outbox[shard].push_back(Message::Calls { job, calls });
+                self.post(shard, Message::Calls { job, calls });
             }
         }
     }
@@ -560,10 +585,9 @@ impl Shard {
 
     /// A message for every shard but this one.
     pub(crate) fn tell_others(&mut self, message: impl Fn() -> Message) {
-        for (shard, queue) in self.outbox.iter_mut().enumerate() {
-            if shard != usize::from(self.id.0) {
-                queue.push_back(message());
-            }
+        let own = usize::from(self.id.0);
+        for shard in (0..self.outbox.len()).filter(|shard| *shard != own) {
+            self.post(shard, message());
         }
     }
 
@@ -572,7 +596,7 @@ impl Shard {
         if shard == self.id {
             self.own.push_back(message);
         } else {
-            self.outbox[usize::from(shard.0)].push_back(message);
+            self.post(usize::from(shard.0), message);
         }
     }
 
@@ -658,19 +682,38 @@ impl Shard {
     }
 
     fn send_messages<E: Edge<Message = Message>>(&mut self, edge: &mut E) {
-        for (shard, answers) in self.answers_out.iter_mut().enumerate() {
-            if !answers.is_empty() {
-                self.outbox[shard].push_back(Message::Answers(std::mem::take(answers)));
-            }
-        }
+        self.held_back = false;
         for (shard, queue) in self.outbox.iter_mut().enumerate() {
+            let to = ShardId(shard as u16);
             while let Some(message) = queue.pop_front() {
-                if let Err(message) = edge.send(ShardId(shard as u16), message) {
+                if let Err(message) = edge.send(to, message) {
                     queue.push_front(message);
                     break;
                 }
             }
+            // All answers of a turn, or of several, are one message.
+            let answers = &mut self.answers_out[shard];
+            if queue.is_empty()
+                && !answers.is_empty()
+                && let Err(message) = edge.send(to, Message::Answers(std::mem::take(answers)))
+            {
+                let Message::Answers(kept) = message else { unreachable!("as it was given") };
+                *answers = kept;
+            }
+            self.held_back |= !queue.is_empty() || !answers.is_empty();
         }
+    }
+
+    /// Whether another shard has not taken all that is for it yet. Until it has, no requests are
+    /// begun, so that what waits for it is bounded: see [`OUTBOX_MESSAGES_MAX`].
+    pub(crate) fn mesh_is_held_back(&self) -> bool {
+        self.held_back
+    }
+
+    fn post(&mut self, shard: usize, message: Message) {
+        let queue = &mut self.outbox[shard];
+        assert!(queue.len() < OUTBOX_MESSAGES_MAX, "requests wait while a shard is behind");
+        queue.push_back(message);
     }
 
     // Metadata.
@@ -687,10 +730,13 @@ impl Shard {
     // Start and stop.
 
     /// Goes on with the start of the node; true if that led to something.
-    fn step_start<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) -> bool {
-        let Some(mut startup) = self.startup.take() else { return false };
+    fn step_start<E: Edge<Message = Message>>(&mut self, edge: &mut E) -> bool {
+        // It may have been told to stop in this very turn.
+        let Some(mut startup) = self.startup.take_if(|_| self.stage == Stage::Starting) else {
+            return false;
+        };
         let before = self.disk.submitted();
-        match startup.step(self, times, edge) {
+        match startup.step(self, edge) {
             None => {
                 self.startup = Some(startup);
                 return before != self.disk.submitted() || !self.own.is_empty();
@@ -711,11 +757,14 @@ impl Shard {
     }
 
     pub(crate) fn adopt(&mut self, adoption: Adoption, times: Times) {
-        let Adoption { image, recovered, .. } = adoption;
+        if self.stage != Stage::Starting {
+            return;
+        }
+        let Adoption { image, recovered } = adoption;
         self.image = image;
         let config = topic_rules::storage_config(&self.settings);
         let storage = tidemill_storage::ShardStorage::new(config, recovered);
-        self.home = Some(Home::new(storage));
+        self.home = Some(Home::new(storage, self.settings.network_share()));
         topic_rules::adopt_all(self);
         self.retention_at = times.now.after(self.settings.config.retention_check);
         self.idle_check_at = times.now.after(IDLE_CHECK);
@@ -773,7 +822,7 @@ impl Shard {
     }
 
     fn step_stop(&mut self, now: Instant) {
-        let sent = self.own.is_empty() && self.outbox.iter().all(VecDeque::is_empty);
+        let sent = self.own.is_empty() && !self.held_back;
         if self.stage == Stage::Failed && sent {
             self.stage = Stage::Stopped;
         }

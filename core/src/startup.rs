@@ -21,7 +21,6 @@ use tidemill_storage::recovery::{Known, Recovered, Recovery};
 use crate::controller::Controller;
 use crate::disk::{Owner, metadata_request, storage_request};
 use crate::message::{Adoption, Message};
-use crate::partition::Times;
 use crate::placement;
 use crate::random::Random;
 use crate::shard::{Settings, Shard};
@@ -119,12 +118,11 @@ impl Startup {
     pub fn step<E: Edge<Message = Message>>(
         &mut self,
         shard: &mut Shard,
-        times: Times,
         edge: &mut E,
     ) -> Option<Result<(), StartError>> {
         loop {
             let stage = std::mem::replace(&mut self.stage, Stage::Adopting { missing: 0 });
-            let (stage, waits) = match self.step_stage(stage, shard, times, edge) {
+            let (stage, waits) = match self.step_stage(stage, shard, edge) {
                 Ok(stepped) => stepped,
                 Err(error) => return Some(Err(error)),
             };
@@ -142,7 +140,6 @@ impl Startup {
         &mut self,
         stage: Stage,
         shard: &mut Shard,
-        times: Times,
         edge: &mut E,
     ) -> Result<(Stage, bool), StartError> {
         match stage {
@@ -188,7 +185,7 @@ impl Startup {
                     None => Ok((Stage::Storage { recovery, log, image, incarnation }, true)),
                     Some(Ok(recovered)) => {
                         let missing = self.settings.shards;
-                        self.hand_out(*log, image, incarnation, recovered, shard, times);
+                        self.hand_out(*log, image, recovered, shard);
                         Ok((Stage::Adopting { missing }, true))
                     }
                     Some(Err(error)) => Err(StartError::Storage(error)),
@@ -230,15 +227,7 @@ impl Startup {
     }
 
     /// Gives every shard what it starts from, and the metadata log to the controller.
-    fn hand_out(
-        &self,
-        log: quorum::Log,
-        image: Image,
-        incarnation: u64,
-        recovered: Recovered,
-        shard: &mut Shard,
-        _times: Times,
-    ) {
+    fn hand_out(&self, log: quorum::Log, image: Image, recovered: Recovered, shard: &mut Shard) {
         let Recovered { shards, report } = recovered;
         tracing::info!(
             logs = report.logs,
@@ -255,7 +244,7 @@ impl Startup {
         let controller = Controller::new(log, &self.settings, report.removed_topics);
         shard.controller = Some(controller);
         for (number, recovered) in shards.into_iter().enumerate() {
-            let adoption = Adoption { image: image.clone(), incarnation, recovered };
+            let adoption = Adoption { image: image.clone(), recovered };
             shard.tell(ShardId(number as u16), Message::Adopt(Box::new(adoption)));
         }
     }

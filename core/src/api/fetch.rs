@@ -4,10 +4,15 @@
 //! request's bytes. If that gave enough, or an error, or time is up, it replies; otherwise it
 //! watches its partitions and reads those again in which something has arrived.
 //!
+//! Before a round reads, the memory for what it may read is taken from the shard's budget; what it
+//! did not need is given back when its answers are there. Without room for it the fetch waits, in
+//! order of arrival, and when its time is up it tells what it knows without records.
+//!
 //! The first batch of the first partition that has one is returned whole, however long (KIP-74):
 //! otherwise a consumer with a small limit would ask for the same offset for ever.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,7 +27,7 @@ use tidemill_runtime::edge::Instant;
 use super::fetch_session::{Opened, SessionPart};
 use super::{Job, ReplyForm, TopicName};
 use crate::job::{JobId, ReplyTo};
-use crate::limits::FETCH_WAIT_MS_MAX;
+use crate::limits::{FETCH_ROOM_BYTES_MIN, FETCH_ROOM_WAIT_MS_MIN, FETCH_WAIT_MS_MAX};
 use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
 use crate::partition::Times;
 use crate::placement;
@@ -48,6 +53,22 @@ pub struct Fetch {
     was_forced: bool,
     /// Something of the round under way is read from the disk or another shard.
     from_afar: bool,
+    /// What it holds of the budget for replies.
+    held_bytes: usize,
+    /// Its place among those that wait until they may read.
+    queued: Option<Place>,
+    /// It has waited in vain: no records are read any more.
+    gives_up: bool,
+}
+
+/// A place among the fetches that wait until they may read. Those that need no memory come first.
+type Place = (bool, u64);
+
+/// The fetches that wait for memory, or for other shards to take what was sent to them.
+#[derive(Debug, Default)]
+pub struct WaitingFetches {
+    jobs: BTreeMap<Place, JobId>,
+    next: u64,
 }
 
 /// One partition of a fetch.
@@ -111,7 +132,7 @@ impl Fetch {
 
     /// A partition that has records, none of which fitted, while nothing else was read.
     fn held_back(&self) -> Option<usize> {
-        if 0 < self.bytes() || self.was_forced {
+        if 0 < self.bytes() || self.was_forced || self.gives_up {
             return None;
         }
         self.parts
@@ -164,6 +185,9 @@ impl Shard {
             forced: None,
             was_forced: false,
             from_afar: false,
+            held_bytes: 0,
+            queued: None,
+            gives_up: false,
         };
         let job = self.jobs.insert(Job::Fetch(Box::new(fetch)));
         self.fetch_round(job, times);
@@ -181,12 +205,83 @@ impl Shard {
         }
     }
 
-    /// Reads all stale partitions; goes on when the last answer is there.
+    /// Begins to read all stale partitions, or waits until it may.
     fn fetch_round(&mut self, job: JobId, times: Times) {
+        // Nobody overtakes those who wait.
+        if !self.waiting_fetches.jobs.is_empty() || !self.try_fetch_round(job, times) {
+            self.queue_fetch(job, times);
+        }
+    }
+
+    fn queue_fetch(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        let place = (!fetch.gives_up, self.waiting_fetches.next);
+        self.waiting_fetches.next += 1;
+        self.waiting_fetches.jobs.insert(place, job);
         fetch.watching = false;
-        let mut left = fetch.max_bytes.saturating_sub(fetch.bytes());
-        let mut min_one = fetch.bytes() == 0;
+        fetch.queued = Some(place);
+        let patience = times.now.after(Duration::from_millis(FETCH_ROOM_WAIT_MS_MIN));
+        let deadline = fetch.deadline.max(patience);
+        if !fetch.gives_up {
+            self.jobs.set_deadline(job, deadline);
+        }
+    }
+
+    /// Lets those fetches read for which there is room now; true if there was one.
+    pub(crate) fn resume_fetches(&mut self, times: Times) -> bool {
+        let mut moved = false;
+        while let Some((&place, &job)) = self.waiting_fetches.jobs.first_key_value() {
+            if !self.try_fetch_round(job, times) {
+                break;
+            }
+            self.waiting_fetches.jobs.remove(&place);
+            moved = true;
+        }
+        moved
+    }
+
+    /// Takes the memory for what a round of a fetch may read, if there is room for it.
+    fn grant_round(&mut self, job: JobId) -> Option<u64> {
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return Some(0) };
+        let (mut kept, mut wanted, mut first) = (0, 0, None);
+        for part in &fetch.parts {
+            match (&part.answer, part.id) {
+                (_, Ok(id)) if part.stale => {
+                    first.get_or_insert(id);
+                    wanted += u64::from(part.wanted.limit_bytes);
+                }
+                (Some(PartAnswer::Read(read)), _) => kept += u64::from(read.size_bytes),
+                _ => {}
+            }
+        }
+        let Some(first) = first.filter(|_| !fetch.gives_up) else { return Some(0) };
+        let mut wanted = wanted.min(fetch.max_bytes.saturating_sub(kept)) as usize;
+        let mut least = wanted.min(FETCH_ROOM_BYTES_MIN);
+        if kept == 0 {
+            // One batch is read whole, whatever the limits.
+            let home = self.home.as_ref().and_then(|home| home.batch_bytes_max(first));
+            least = home.unwrap_or(self.settings.config.batch_bytes_max) as usize;
+            wanted = wanted.max(least);
+        }
+        let granted = self.budget.try_take_reply(wanted, least)?;
+        fetch.held_bytes += granted;
+        Some(granted as u64)
+    }
+
+    /// Reads all stale partitions; goes on when the last answer is there. False if it may not yet.
+    fn try_fetch_round(&mut self, job: JobId, times: Times) -> bool {
+        if self.mesh_is_held_back() {
+            return false;
+        }
+        let Some(mut left) = self.grant_round(job) else { return false };
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return true };
+        if fetch.queued.take().is_some() {
+            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
+        }
+        fetch.watching = false;
+        fetch.parts.iter_mut().filter(|part| part.stale).for_each(|part| part.answer = None);
+        left = left.min(fetch.max_bytes.saturating_sub(fetch.bytes()));
+        let mut min_one = fetch.bytes() == 0 && !fetch.gives_up;
         let forced = fetch.forced.take();
         let reads: Vec<(usize, TopicPartition, Wanted)> = fetch
             .parts
@@ -204,7 +299,7 @@ impl Shard {
             let call = Call::Read(ReadCall {
                 from: wanted.from,
                 limit_bytes,
-                min_one: forced.map_or(min_one, |forced| forced == index),
+                min_one: forced.map_or(min_one, |forced| forced == index && min_one),
                 current_leader_epoch: wanted.current_leader_epoch,
                 last_fetched_epoch: wanted.last_fetched_epoch,
             });
@@ -213,7 +308,7 @@ impl Shard {
             // is left; for what is not, the whole limit is set aside.
             match self.take_own_answer(job, index as u32) {
                 Some(answer) => {
-                    let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+                    let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return true };
                     fetch.take_answer(index, answer);
                     let read = match &fetch.parts[index].answer {
                         Some(PartAnswer::Read(read)) => u64::from(read.size_bytes),
@@ -232,6 +327,7 @@ impl Shard {
             }
         }
         self.fetch_progress(job, times);
+        true
     }
 
     /// The answer just given by this shard's own home, if it was given at once.
@@ -272,9 +368,15 @@ impl Shard {
         let stage = if fetch.from_afar { Stage::Disk } else { Stage::Cache };
         fetch.reply.stamps.end(stage, (self.settings.stamp)());
         fetch.from_afar = false;
+        // What the round did not need is given back.
+        let read = fetch.bytes() as usize;
+        let held = std::mem::replace(&mut fetch.held_bytes, read);
+        if held != read {
+            self.budget.take_reply(read);
+            self.budget.release_reply(held);
+        }
         if let Some(index) = fetch.held_back() {
             fetch.parts[index].stale = true;
-            fetch.parts[index].answer = None;
             fetch.forced = Some(index);
             fetch.was_forced = true;
             return self.fetch_round(job, times);
@@ -291,7 +393,6 @@ impl Shard {
     fn watch(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         fetch.watching = true;
-        let read_committed = fetch.read_committed;
         let deadline = fetch.deadline;
         let calls: Vec<_> = fetch
             .parts
@@ -300,7 +401,7 @@ impl Shard {
             .filter_map(|(index, part)| match (&part.answer, part.id) {
                 (Some(PartAnswer::Read(read)), Ok(id)) => {
                     let seen_end = read.high_watermark;
-                    Some((index as u32, id, Call::Watch { seen_end, read_committed }))
+                    Some((index as u32, id, Call::Watch { seen_end }))
                 }
                 _ => None,
             })
@@ -309,14 +410,9 @@ impl Shard {
         self.call(job, calls, times);
     }
 
-    /// Ends the watches of a fetch; partitions read before keep their answers.
+    /// Ends the watches of a fetch.
     fn unwatch(&mut self, job: JobId) {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
-        for part in &mut fetch.parts {
-            if part.stale {
-                part.answer = None;
-            }
-        }
         let ids: Vec<TopicPartition> = fetch.parts.iter().filter_map(|part| part.id.ok()).collect();
         let shards = self.settings.shards;
         let mut remote: Vec<Vec<TopicPartition>> = Vec::new();
@@ -348,13 +444,25 @@ impl Shard {
         if fetch.watching {
             fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
             self.unwatch(job);
-            self.finish_fetch(job, times);
+            return self.finish_fetch(job, times);
+        }
+        if let Some(place) = fetch.queued.take() {
+            self.waiting_fetches.jobs.remove(&place);
+            let knows = |part: &Part| part.answer.is_some() || part.id.is_err();
+            if fetch.parts.iter().all(knows) {
+                return self.finish_fetch(job, times);
+            }
+            fetch.gives_up = true;
+            if !self.try_fetch_round(job, times) {
+                self.queue_fetch(job, times);
+            }
         }
     }
 
     fn finish_fetch(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.remove(job) else { return };
         let Fetch { reply, read_committed, session_id, incremental, mut parts, .. } = *fetch;
+        self.budget.release_reply(fetch.held_bytes);
         if incremental || session_id != fetch::NO_SESSION {
             self.sessions.tell(session_id, times.now, |session| {
                 parts.retain_mut(|part| {

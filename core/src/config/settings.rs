@@ -279,7 +279,8 @@ pub static SETTINGS: &[Setting] = &[
         "max.incremental.fetch.session.cache.slots",
         count(0, limits::FETCH_SESSIONS_MAX as i64),
         "1000",
-        "How many incremental fetch sessions the node keeps; the longest unused one makes room for another.",
+        "How many incremental fetch sessions the node keeps. The longest unused one makes room for \
+         another after two minutes; until then clients go without.",
     ),
     // Connections.
     setting(
@@ -299,6 +300,13 @@ pub static SETTINGS: &[Setting] = &[
         millis(-1, i64::MAX),
         "600000",
         "How long a connection may be silent before it is closed; -1: for ever.",
+    ),
+    setting(
+        "tidemill.request.receive.ms",
+        millis(-1, i64::MAX),
+        "60000",
+        "How long one request may take to arrive, from its first byte to its last, before its \
+         connection is closed: it holds memory that others wait for. -1: for ever.",
     ),
     // Memory and disk budgets.
     setting(
