@@ -7,15 +7,23 @@
 //!
 //! Start reading at [`stage`], then [`meter`].
 
+pub mod admin;
 pub mod counts;
+pub mod diff;
 pub mod document;
 pub mod histogram;
 pub mod hlog;
+pub mod interval;
 pub mod lateness;
+pub mod machine;
 pub mod meter;
+pub mod outcome;
+pub mod record;
+pub mod report;
 pub mod slowest;
 pub mod stage;
 pub mod turn;
+pub mod units;
 
 pub use histogram::{Recorder, Snapshot};
 pub use meter::{Meter, MeterLimits, ShardReading, ShardSlow};

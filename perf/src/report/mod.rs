@@ -1,0 +1,332 @@
+//! A report of one run: a single HTML file that needs nothing else, and the drawings and figures
+//! in files of their own.
+//!
+//! No script, no font, no style is fetched: the file can be kept, mailed and opened in ten years.
+//! Every drawing is made twice, for a wide and for a narrow window, and its colours follow the
+//! reader's choice of dark or light.
+//!
+//! Start reading at [`Report`].
+
+mod canvas;
+mod charts;
+mod page;
+mod scale;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::histogram::{QUANTILES, to_hgrm};
+use crate::hlog::LogError;
+use crate::outcome::{Environment, Found, Outcome};
+use canvas::STYLE;
+use charts::Columns;
+pub(crate) use charts::is_total;
+
+/// How many columns a heat map has at most.
+const COLUMNS_MAX: usize = 120;
+
+/// A quantile is told only if at least so many samples lie above it.
+const SAMPLES_ABOVE_MIN: f64 = 10.0;
+
+/// All that is drawn and told of one run.
+#[derive(Debug)]
+pub struct Report {
+    title: String,
+    start_seconds: f64,
+    seconds: f64,
+    environment: Option<Environment>,
+    outcome: Option<Outcome>,
+    /// Of each tag the whole, and its columns over time.
+    tags: Vec<(String, Histogram<u64>, Columns)>,
+}
+
+/// Tags that belong together: the stages of one kind of request, or all that have no stages.
+struct Group<'a> {
+    name: &'a str,
+    members: Vec<(&'a str, &'a Histogram<u64>, &'a Columns)>,
+}
+
+/// A histogram with the name it has in a drawing.
+type Curve = (String, Histogram<u64>);
+
+impl Report {
+    /// Gathers the histograms of a run. Each interval is inflated once, one at a time.
+    pub fn of(found: Found) -> Result<Self, LogError> {
+        let Found { environment, outcome, log } = found;
+        let seconds = log.end().max(1e-3);
+        let count = columns_of(&log.intervals, seconds);
+        let mut tags: Vec<(String, Histogram<u64>, Columns)> = Vec::new();
+        for interval in &log.intervals {
+            let histogram = interval.histogram()?;
+            let place = match tags.iter().position(|(tag, ..)| *tag == interval.tag) {
+                Some(place) => place,
+                None => {
+                    let columns = Columns { seconds, columns: vec![None; count] };
+                    let mut whole = Histogram::new_from(&histogram);
+                    whole.auto(true);
+                    tags.push((interval.tag.clone(), whole, columns));
+                    tags.len() - 1
+                }
+            };
+            let (tag, whole, columns) = &mut tags[place];
+            let differ = |error: hdrhistogram::AdditionError| {
+                LogError::NotAHistogram(format!("intervals of {tag} do not add up: {error}"))
+            };
+            whole.add(&histogram).map_err(differ)?;
+            // Intervals belong to the column of their middle: ends may lie on a border.
+            let middle = (interval.offset + interval.length / 2.0).max(0.0);
+            let column = ((middle / seconds * count as f64) as usize).min(count - 1);
+            match &mut columns.columns[column] {
+                Some(sum) => sum.add(&histogram).map_err(differ)?,
+                None => {
+                    let mut first = histogram;
+                    first.auto(true);
+                    columns.columns[column] = Some(first);
+                }
+            }
+        }
+        tags.retain(|(_, whole, _)| !whole.is_empty());
+        let title = outcome.as_ref().map_or("latency", |outcome| outcome.title.as_str()).to_owned();
+        Ok(Self { title, start_seconds: log.start_seconds, seconds, environment, outcome, tags })
+    }
+
+    /// The one HTML file.
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        page::page(self)
+    }
+
+    /// The figures for programs.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let summary = Summary {
+            schema: SUMMARY_SCHEMA,
+            title: &self.title,
+            seconds: self.seconds,
+            tags: self.tags.iter().map(|(tag, whole, _)| (tag.as_str(), row(whole))).collect(),
+        };
+        serde_json::to_string_pretty(&summary).expect("names and numbers are JSON")
+    }
+
+    /// Lines for people at a terminal.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        use std::fmt::Write as _;
+        let mut out = format!("{:<24} {:>12} {:>10}", "", "count", "mean");
+        for (name, _) in QUANTILES {
+            let _ = write!(out, " {name:>10}");
+        }
+        for (tag, whole, _) in &self.tags {
+            let mean = crate::units::nanos(whole.mean());
+            let _ = write!(out, "\n{tag:<24} {:>12} {mean:>10}", whole.len());
+            for (_, quantile) in QUANTILES {
+                let text = if is_told(whole, quantile) {
+                    crate::units::nanos(whole.value_at_quantile(quantile) as f64)
+                } else {
+                    "–".to_owned()
+                };
+                let _ = write!(out, " {text:>10}");
+            }
+        }
+        out.push('\n');
+        out
+    }
+
+    /// Writes the HTML file, and beside it `summary.json`, one `.hgrm` for each tag and one `.svg`
+    /// for each drawing; the files written.
+    pub fn write(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut written = Vec::new();
+        let mut write = |name: String, text: String| {
+            let path = dir.join(name);
+            fs::write(&path, text)?;
+            written.push(path);
+            io::Result::Ok(())
+        };
+        write("report.html".to_owned(), self.to_html())?;
+        write("summary.json".to_owned(), self.to_json())?;
+        for (tag, whole, _) in &self.tags {
+            write(format!("{}.hgrm", file_name(tag)), to_hgrm(whole))?;
+        }
+        for (name, drawing) in self.drawings() {
+            write(format!("{}.svg", file_name(&name)), drawing)?;
+        }
+        Ok(written)
+    }
+
+    /// The drawings for themselves, with their style.
+    fn drawings(&self) -> Vec<(String, String)> {
+        const WIDTH: f64 = 960.0;
+        let styled = |svg: String| {
+            let paper = "svg{background:var(--paper)}";
+            svg.replacen('>', &format!("><style>{STYLE}{paper}</style>"), 1)
+        };
+        let mut drawings = Vec::new();
+        for group in self.groups() {
+            let name = |what: &str| format!("{}-{what}", group.name);
+            drawings.push((name("percentiles"), charts::percentiles(WIDTH, &group.curves())));
+            if let Some((stages, total)) = group.stages() {
+                drawings.push((name("waterfall"), charts::waterfall(WIDTH, &stages, total)));
+            }
+            for (tag, _, columns) in &group.members {
+                drawings.push((format!("{tag}-heat"), charts::heat_map(WIDTH, tag, columns)));
+            }
+        }
+        drawings.into_iter().map(|(name, svg)| (name, styled(svg))).collect()
+    }
+
+    fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        for (tag, whole, columns) in &self.tags {
+            let name = tag.rsplit_once('.').map_or("latency", |(kind, _)| kind);
+            let member = (tag.as_str(), whole, columns);
+            match groups.iter_mut().find(|group| group.name == name) {
+                Some(group) => group.members.push(member),
+                None => groups.push(Group { name, members: vec![member] }),
+            }
+        }
+        groups
+    }
+}
+
+impl Group<'_> {
+    /// The curves with their short names.
+    fn curves(&self) -> Vec<Curve> {
+        let short = |tag: &str| tag.rsplit_once('.').map_or(tag, |(_, stage)| stage).to_owned();
+        self.members.iter().map(|(tag, whole, _)| (short(tag), (*whole).clone())).collect()
+    }
+
+    /// The stages and their total, if that is what the group is.
+    fn stages(&self) -> Option<(Vec<Curve>, &Histogram<u64>)> {
+        let (_, total, _) = self.members.iter().find(|(tag, ..)| tag.ends_with(".total"))?;
+        let stages: Vec<_> =
+            self.curves().into_iter().filter(|(name, _)| name != "total").collect();
+        (!stages.is_empty()).then_some((stages, total))
+    }
+
+    /// The members that stand for whole requests; all if none does.
+    fn leading(&self) -> Vec<&str> {
+        let all: Vec<&str> = self.members.iter().map(|(tag, ..)| *tag).collect();
+        let totals: Vec<&str> = all.iter().copied().filter(|tag| is_total(tag)).collect();
+        if totals.is_empty() { all } else { totals }
+    }
+}
+
+/// The schema of `summary.json`.
+pub const SUMMARY_SCHEMA: &str = "tidemill.summary/1";
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    schema: &'a str,
+    title: &'a str,
+    seconds: f64,
+    tags: BTreeMap<&'a str, BTreeMap<&'static str, f64>>,
+}
+
+/// Nanoseconds by quantile, with the count; only quantiles that enough samples tell of.
+fn row(whole: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
+    let told = QUANTILES.iter().filter(|(_, quantile)| is_told(whole, *quantile));
+    let quantiles = told.map(|(name, quantile)| (*name, whole.value_at_quantile(*quantile) as f64));
+    quantiles.chain([("count", whole.len() as f64), ("mean", whole.mean())]).collect()
+}
+
+/// Whether so few samples lie above a quantile that it is chance.
+pub(crate) fn is_told(whole: &Histogram<u64>, quantile: f64) -> bool {
+    1.0 <= quantile || SAMPLES_ABOVE_MIN <= whole.len() as f64 * (1.0 - quantile) + 1e-9
+}
+
+/// As many columns as there are intervals one after the other, up to the most.
+fn columns_of(intervals: &[crate::hlog::Interval], seconds: f64) -> usize {
+    let lengths = intervals.iter().map(|interval| interval.length).filter(|l| 0.0 < *l);
+    let shortest = lengths.fold(seconds, f64::min);
+    ((seconds / shortest).round() as usize).clamp(1, COLUMNS_MAX)
+}
+
+/// A tag as the name of a file.
+fn file_name(tag: &str) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || c == '-' || c == '.' { c } else { '_' };
+    let name: String = tag.chars().map(safe).take(100).collect();
+    if name.is_empty() { "latency".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hlog::{Log, Writer};
+    use crate::outcome::{Series, tests::fresh_dir};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn found() -> Found {
+        let start = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let mut log = Writer::new(Vec::new(), start, &[]).unwrap();
+        let mut outcome = Outcome::new("a <run> & its figures", start);
+        for second in 0..20u32 {
+            for (tag, micros) in
+                [("produce.append", 20u64), ("produce.durable", 900), ("produce.total", 950)]
+            {
+                let mut histogram = crate::counts::empty();
+                for i in 1..=500 {
+                    histogram.record(micros * (500 + i * i % 997)).unwrap();
+                }
+                let length = Duration::from_secs(1);
+                log.write(tag, length * second, length, &histogram).unwrap();
+            }
+            outcome.add(f64::from(second + 1), Series::busy("shard 0"), 0.4);
+            outcome.add(f64::from(second + 1), Series::new("throughput", "in", "B/s"), 1e6);
+        }
+        let log = Log::read(log.into_inner().as_slice()).unwrap();
+        Found { environment: Some(Environment::default()), outcome: Some(outcome), log }
+    }
+
+    /// One file that fetches nothing, with every drawing, and what comes from outside escaped.
+    #[test]
+    fn the_page_needs_nothing_but_itself() {
+        let html = Report::of(found()).unwrap().to_html();
+        let addresses = html.replace("http://www.w3.org/2000/svg", "");
+        for bad in ["http:", "https:", "<script", "@import", "url(", "<link"] {
+            assert!(!addresses.contains(bad), "{bad}");
+        }
+        assert!(html.contains("a &lt;run&gt; &amp; its figures"));
+        assert!(html.contains("prefers-color-scheme:dark"));
+        for drawing in ["percentile curves", "latency of produce.total over time", "busy", "mean"] {
+            assert!(html.contains(drawing), "{drawing}");
+        }
+        assert!(!html.contains("NaN"));
+    }
+
+    /// What the tables say is what lies in the log; what too few samples tell is not told.
+    #[test]
+    fn the_summary_is_of_all_intervals() {
+        let report = Report::of(found()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let total = &json["tags"]["produce.total"];
+        assert_eq!(total["count"], 10_000.0);
+        assert!(total["p99.9"].is_f64() && total["p99.99"].is_null());
+        assert!(report.to_text().contains("produce.durable"));
+    }
+
+    /// Every file of a report is written.
+    #[test]
+    fn the_files_are_written() {
+        let dir = fresh_dir("report");
+        fs::create_dir_all(&dir).unwrap();
+        let written = Report::of(found()).unwrap().write(&dir).unwrap();
+        let names: Vec<_> =
+            written.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        for name in ["report.html", "summary.json", "produce.total.hgrm", "produce-waterfall.svg"] {
+            assert!(names.contains(&name), "{names:?}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// A log without intervals, or with empty ones, is a report without drawings, not a crash.
+    #[test]
+    fn an_empty_log_is_no_crash() {
+        let html = Report::of(Found::default()).unwrap().to_html();
+        assert!(html.contains("Nothing was recorded"));
+    }
+}
