@@ -15,6 +15,7 @@ pub mod histogram;
 pub mod hlog;
 pub mod interval;
 pub mod lateness;
+pub mod live;
 pub mod machine;
 pub mod meter;
 pub mod outcome;
@@ -22,6 +23,7 @@ pub mod record;
 pub mod report;
 pub mod slowest;
 pub mod stage;
+pub mod top;
 pub mod turn;
 pub mod units;
 

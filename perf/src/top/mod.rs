@@ -1,0 +1,148 @@
+//! `tidemill perf top`: what a broker does right now, in a terminal.
+//!
+//! Throughput, percentiles of each stage, a heat map of the last minutes, how busy each shard is
+//! and what goes through the mesh. The view is made of differences between readings of the admin
+//! port; it keeps a bounded history and draws from it alone, so that it can be drawn into memory,
+//! too (as its tests do).
+//!
+//! Start reading at [`Top`].
+
+mod draw;
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use crate::admin::Admin;
+use crate::document::LatencyDocument;
+use crate::interval::Between;
+
+/// How many intervals are kept: the widest terminal's heat map.
+const HISTORY_MAX: usize = 400;
+
+/// What the view knows.
+#[derive(Debug)]
+pub struct Top {
+    address: String,
+    every: Duration,
+    last: Option<LatencyDocument>,
+    history: VecDeque<Between>,
+    /// The tag whose heat map is shown.
+    shown: usize,
+    /// Why the last reading failed, if it did.
+    trouble: Option<String>,
+}
+
+impl Top {
+    /// A view of the broker at this admin address that is renewed so often.
+    #[must_use]
+    pub fn new(address: &str, every: Duration) -> Self {
+        Self {
+            address: address.to_owned(),
+            every,
+            last: None,
+            history: VecDeque::new(),
+            shown: 0,
+            trouble: None,
+        }
+    }
+
+    /// A new reading, or why there is none.
+    pub fn take(&mut self, reading: Result<LatencyDocument, String>) {
+        let document = match reading {
+            Ok(document) => document,
+            Err(why) => {
+                self.trouble = Some(why);
+                return;
+            }
+        };
+        self.trouble = None;
+        if let Some(last) = &self.last {
+            match Between::new(last, &document) {
+                Ok(Some(between)) => self.history.push_back(between),
+                Ok(None) => self.trouble = Some("the broker was started anew".to_owned()),
+                Err(error) => self.trouble = Some(error.to_string()),
+            }
+            if HISTORY_MAX < self.history.len() {
+                self.history.pop_front();
+            }
+        }
+        self.last = Some(document);
+    }
+
+    /// The next (or previous) tag's heat map.
+    pub fn show_next(&mut self, forwards: bool) {
+        let count = self.tags().len().max(1);
+        let step = if forwards { 1 } else { count - 1 };
+        self.shown = (self.shown.min(count - 1) + step) % count;
+    }
+
+    /// Tags met in the history: whole requests first, then the stages, each in their order.
+    fn tags(&self) -> Vec<String> {
+        let mut tags: Vec<String> = Vec::new();
+        for (tag, _) in self.history.iter().flat_map(|between| &between.stages) {
+            if !tags.contains(tag) {
+                tags.push(tag.clone());
+            }
+        }
+        tags.sort_by_key(|tag| !tag.ends_with(".total"));
+        tags
+    }
+
+    /// The latest interval.
+    fn now(&self) -> Option<&Between> {
+        self.history.back()
+    }
+
+    /// A stage's times over the last few intervals: single ones are too short for p99.9.
+    fn recent(&self, tag: &str) -> Option<Histogram<u64>> {
+        const INTERVALS: usize = 10;
+        let recent = self.history.iter().rev().take(INTERVALS);
+        recent.filter_map(|between| between.stage(tag)).fold(None, |sum, next| match sum {
+            None => Some(next.clone()),
+            Some(mut sum) => {
+                // Of one broker, so of one range: if not, what there is stands.
+                if sum.add(next).is_err() {
+                    return Some(next.clone());
+                }
+                Some(sum)
+            }
+        })
+    }
+}
+
+/// Shows the view until `q`, Esc or Ctrl-C.
+pub fn run(admin: &Admin, every: Duration) -> io::Result<()> {
+    let mut top = Top::new(admin.address(), every);
+    // What cannot be reached at all is told before the screen is taken.
+    top.take(Ok(admin.latency().map_err(io::Error::other)?));
+    let mut terminal = ratatui::try_init()?;
+    let outcome = show(&mut top, admin, &mut terminal);
+    ratatui::try_restore()?;
+    outcome
+}
+
+fn show(top: &mut Top, admin: &Admin, terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
+    let mut next = Instant::now() + top.every;
+    loop {
+        terminal.draw(|frame| draw::draw(top, frame))?;
+        if event::poll(next.saturating_duration_since(Instant::now()))? {
+            let Event::Key(key) = event::read()? else { continue };
+            let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
+            match key.code {
+                _ if key.kind != KeyEventKind::Press => {}
+                KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                KeyCode::Char('c') if interrupt => return Ok(()),
+                KeyCode::Tab | KeyCode::Right | KeyCode::Down => top.show_next(true),
+                KeyCode::BackTab | KeyCode::Left | KeyCode::Up => top.show_next(false),
+                _ => {}
+            }
+        } else {
+            top.take(admin.latency().map_err(|error| error.to_string()));
+            next = Instant::now() + top.every;
+        }
+    }
+}
