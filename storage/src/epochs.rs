@@ -102,7 +102,8 @@ impl LeaderEpochs {
     pub fn agree(&self, base_offset: Offset, epoch: LeaderEpoch) -> bool {
         match (self.epoch_at(base_offset), self.starts.first()) {
             (Some(known), _) => known == epoch,
-            (None, Some(oldest)) => epoch < oldest.epoch,
+            // Its own beginning may have been trimmed away.
+            (None, Some(oldest)) => epoch <= oldest.epoch,
             (None, None) => true,
         }
     }
