@@ -1,0 +1,177 @@
+//! The consumer for applications: it works while it is polled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::ConsumerCore;
+use super::{ConsumerConfig, ConsumerRecord, Start};
+use crate::driver::Driver;
+use crate::error::{Error, ErrorKind};
+use crate::time::{Instant, earlier};
+
+/// Reads records of the partitions one names.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tidemill_client::{Consumer, ConsumerConfig, Start};
+///
+/// let mut consumer = Consumer::open(ConsumerConfig::new("localhost:9092")?)?;
+/// consumer.assign_topic("greetings", Start::Earliest, Duration::from_secs(10))?;
+/// loop {
+///     for record in consumer.poll(Duration::from_secs(1))? {
+///         println!("{}: {:?}", record.offset, record.value);
+///     }
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), tidemill_client::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Consumer {
+    core: ConsumerCore,
+    driver: Driver,
+    poll_records: usize,
+}
+
+impl Consumer {
+    /// A consumer of nothing yet. Nothing is connected before it is polled.
+    pub fn open(mut config: ConsumerConfig) -> Result<Consumer, Error> {
+        if config.cluster.seed == 0 {
+            config.cluster.seed = crate::driver::seed();
+        }
+        let poll_records = config.poll_records.max(1);
+        Ok(Consumer { core: ConsumerCore::new(config)?, driver: Driver::new(), poll_records })
+    }
+
+    /// Reads these partitions from now on, and no others.
+    pub fn assign<T: Into<Arc<str>>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = (T, i32, Start)>,
+    ) {
+        let partitions = partitions
+            .into_iter()
+            .map(|(topic, partition, start)| (topic.into(), partition, start));
+        self.core.assign(partitions, self.driver.now());
+    }
+
+    /// Reads all partitions that a topic has now, and nothing else.
+    pub fn assign_topic(
+        &mut self,
+        topic: &str,
+        start: Start,
+        timeout: Duration,
+    ) -> Result<(), Error> {
+        let name: Arc<str> = Arc::from(topic);
+        let until = self.driver.now().plus(timeout);
+        self.core.cluster().want_topic(&name, self.driver.now());
+        loop {
+            let map = self.core.cluster().map();
+            let found = map.topic(topic).map(|view| (view.error, view.partitions.len() as i32));
+            match found {
+                Some((error, count)) if error.is_none() && 0 < count => {
+                    self.assign((0..count).map(|partition| (Arc::clone(&name), partition, start)));
+                    return Ok(());
+                }
+                Some((error, _)) if !error.is_none() && !error.is_retriable() => {
+                    return Err(Error::refused(format!("cannot read topic {topic}"), error, None));
+                }
+                found if until <= self.driver.now() => {
+                    let what = format!("cannot read topic {topic}");
+                    return Err(match found {
+                        Some((error, _)) if !error.is_none() => Error::refused(what, error, None),
+                        _ => self.unreachable(what),
+                    });
+                }
+                _ => self.turn(until),
+            }
+        }
+    }
+
+    /// The next records, some hundred of them; none if there were none within `timeout`.
+    ///
+    /// Records of one partition come in order. An error is told once for each time it occurs;
+    /// polling on tries again what may work later.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, Error> {
+        let until = self.driver.now().plus(timeout);
+        let mut records = Vec::new();
+        loop {
+            while records.len() < self.poll_records
+                && let Some(batch) = self.core.poll_batch()
+            {
+                batch.append_to(&mut records).map_err(|error| {
+                    let (partition, topic) = (batch.partition, &batch.topic);
+                    let what = format!("cannot read partition {partition} of {topic}");
+                    let from = batch.from;
+                    Error::new(ErrorKind::Damaged, what)
+                        .because(format!("the batch at {from} is damaged: {error}"))
+                        .fix("go on behind it, or restore the partition")
+                })?;
+            }
+            if !records.is_empty() {
+                // The next answer can be on its way while these are worked on.
+                self.core.tick(self.driver.now());
+                self.driver.prepare(self.core.cluster());
+                return Ok(records);
+            }
+            if let Some(problem) = self.core.poll_problem() {
+                return Err(problem);
+            }
+            if until <= self.driver.now() {
+                if self.core.cluster().knows_the_cluster() {
+                    return Ok(records);
+                }
+                return Err(self.unreachable("cannot read records".to_owned()));
+            }
+            self.turn(until);
+        }
+    }
+
+    /// Goes on elsewhere in a partition; an error if it is not assigned.
+    pub fn seek(&mut self, topic: &str, partition: i32, start: Start) -> Result<(), Error> {
+        let assigned = self.core.seek(topic, partition, start);
+        assigned.then_some(()).ok_or_else(|| not_assigned(topic, partition))
+    }
+
+    /// Stops asking for a partition, until [`Consumer::resume`].
+    pub fn pause(&mut self, topic: &str, partition: i32) -> Result<(), Error> {
+        let assigned = self.core.pause(topic, partition, true);
+        assigned.then_some(()).ok_or_else(|| not_assigned(topic, partition))
+    }
+
+    /// Asks again for a partition.
+    pub fn resume(&mut self, topic: &str, partition: i32) -> Result<(), Error> {
+        let assigned = self.core.pause(topic, partition, false);
+        assigned.then_some(()).ok_or_else(|| not_assigned(topic, partition))
+    }
+
+    /// The offset of the next record that a poll would return, once that is known.
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.core.position(topic, partition)
+    }
+
+    /// The end of what could be read when the broker last said so.
+    pub fn high_watermark(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.core.high_watermark(topic, partition)
+    }
+
+    fn turn(&mut self, until: Instant) {
+        self.core.tick(self.driver.now());
+        if self.core.has_batches() {
+            return;
+        }
+        let until = earlier(self.core.next_deadline(), Some(until)).expect("one is given");
+        self.driver.turn(self.core.cluster(), until);
+        self.core.tick(self.driver.now());
+    }
+
+    fn unreachable(&mut self, what: String) -> Error {
+        let cause = self.core.cluster().trouble().unwrap_or("no broker has answered in time");
+        Error::new(ErrorKind::Unreachable, what)
+            .because(cause)
+            .fix("check the addresses of the brokers, and that they can be reached from here")
+    }
+}
+
+fn not_assigned(topic: &str, partition: i32) -> Error {
+    Error::new(ErrorKind::Invalid, format!("partition {partition} of {topic} is not assigned"))
+        .fix("assign it first")
+}

@@ -1,0 +1,126 @@
+//! What an application is told when something cannot be done: what, why, and what would help.
+
+use std::fmt;
+
+use tidemill_net::kafka::ErrorCode;
+
+/// What kind of trouble it is, for programs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErrorKind {
+    /// No broker could be reached, or the last connection was lost.
+    Unreachable,
+    /// It took longer than allowed. It may have happened all the same.
+    TimedOut,
+    /// A broker refused.
+    Refused(ErrorCode),
+    /// As much as allowed is under way; try again later.
+    Full,
+    /// The client has been closed.
+    Closed,
+    /// Asked for in a wrong way.
+    Invalid,
+    /// What the broker sent is damaged.
+    Damaged,
+    /// The broker does not speak what is needed.
+    Unsupported,
+}
+
+/// What could not be done, why, and what would help.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Error {
+    kind: ErrorKind,
+    what: String,
+    cause: Option<String>,
+    fix: Option<String>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
+        Error { kind, what: what.into(), cause: None, fix: None }
+    }
+
+    /// A broker's refusal, in words.
+    pub(crate) fn refused(what: impl Into<String>, code: ErrorCode, words: Option<&str>) -> Error {
+        let error = Error::new(ErrorKind::Refused(code), what);
+        let words = words.filter(|words| !words.is_empty());
+        let error = match words {
+            Some(words) => error.because(format!("{code}: {words}")),
+            None => error.because(code),
+        };
+        match fix_for(code) {
+            Some(fix) => error.fix(fix),
+            None => error,
+        }
+    }
+
+    pub(crate) fn because(mut self, cause: impl fmt::Display) -> Error {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Error {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// What kind of trouble it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What could not be done.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Why, as far as known.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// What would help, if we know it.
+    pub fn remedy(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  cause: {cause}")?;
+        }
+        if let Some(fix) = &self.fix {
+            write!(f, "\n  fix:   {fix}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn fix_for(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId => {
+            "create the topic, or check its name and the number of the partition"
+        }
+        ErrorCode::TopicAlreadyExists => "use the topic that is there, or delete it first",
+        ErrorCode::InvalidTopicException => {
+            "a name has 1 to 249 letters, digits, dots, underscores or dashes"
+        }
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => {
+            "send smaller records, or raise max.message.bytes of the topic"
+        }
+        ErrorCode::InvalidReplicationFactor => {
+            "ask for no more replicas than there are brokers, or leave it to the broker"
+        }
+        ErrorCode::TopicAuthorizationFailed
+        | ErrorCode::ClusterAuthorizationFailed
+        | ErrorCode::GroupAuthorizationFailed => "give this client's user the right to do this",
+        ErrorCode::OffsetOutOfRange => "seek to an offset that is kept, or set a reset policy",
+        ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
+            "bring back brokers, or lower min.insync.replicas"
+        }
+        _ => return None,
+    })
+}

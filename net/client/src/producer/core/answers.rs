@@ -1,0 +1,264 @@
+//! What the producer makes of answers: stored, again, halved, given up.
+
+use std::time::Duration;
+
+use tidemill_net::cursor::WireError;
+use tidemill_net::kafka::init_producer_id::InitProducerIdResponse;
+use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceResponse};
+use tidemill_net::kafka::{ErrorCode, TopicRef};
+use tidemill_record::{Producer as Identity, ProducerEpoch, ProducerId};
+
+use super::{Part, ProducerCore, Sent, State, is_about_leadership};
+use crate::cluster::Address;
+use crate::connection::Reply;
+use crate::error::Error;
+use crate::time::Instant;
+
+impl ProducerCore {
+    pub(super) fn take_map(&mut self, now: Instant) {
+        let names: Vec<_> = self.topics.keys().cloned().collect();
+        for name in names {
+            self.grow(&name);
+            let topic = self.topics.get_mut(&name).expect("just listed");
+            if !topic.parts.is_empty() {
+                let waiting = std::mem::take(&mut topic.waiting);
+                self.unknown.remove(&name);
+                for (record, since) in waiting {
+                    self.place(record, since, now);
+                }
+                continue;
+            }
+            let error = self.cluster.map().topic(&name).map(|view| view.error);
+            let hopeless = error.filter(|error| !error.is_none() && !error.is_retriable());
+            if hopeless.is_some() {
+                let waiting = std::mem::take(&mut topic.waiting);
+                self.unknown.remove(&name);
+                for (record, _) in waiting {
+                    let error = self.no_topic(&name);
+                    self.give_up_record(record, error);
+                }
+            }
+        }
+        // Leaders may have changed: all that wait find their queues anew.
+        let queued: Vec<usize> = std::mem::take(&mut self.ready).into_values().flatten().collect();
+        for index in queued {
+            self.parts[index].queued = false;
+            self.queue(index);
+        }
+    }
+
+    pub(super) fn take_id(&mut self, reply: &Reply, now: Instant) {
+        self.id_asked = false;
+        let answer = reply.decode::<InitProducerIdResponse>();
+        let error = match answer {
+            Ok(answer) if answer.error_code.is_none() => {
+                self.identity = Some(Identity {
+                    id: ProducerId(answer.producer_id),
+                    epoch: ProducerEpoch(answer.producer_epoch),
+                });
+                return;
+            }
+            Ok(answer) => answer.error_code,
+            Err(_) => ErrorCode::UnknownServerError,
+        };
+        self.id_again_at = Some(now.plus(self.config.retry.delay(1, &mut self.random)));
+        if error.is_retriable() {
+            return;
+        }
+        // Without an id nothing can be sent: say so to all that wait.
+        for index in 0..self.parts.len() {
+            self.parts[index].close();
+            while !self.parts[index].batches.is_empty() {
+                let what = "cannot get a producer id";
+                self.give_up(index, 0, Error::refused(what, error, None));
+            }
+        }
+    }
+
+    pub(super) fn take_loss(&mut self, batches: &[Sent], now: Instant) {
+        let trouble = self.cluster.trouble().map(str::to_owned);
+        for sent in batches {
+            let Some(at) = self.parts[sent.part].position(sent.number) else { continue };
+            self.parts[sent.part].batches[at].last_trouble.clone_from(&trouble);
+            self.try_again(sent.part, at, now);
+        }
+    }
+
+    pub(super) fn take_answers(
+        &mut self,
+        node: i32,
+        batches: &[Sent],
+        reply: &Reply,
+        now: Instant,
+    ) {
+        let response = match reply.produce() {
+            Ok(response) => response,
+            Err(error) => return self.unreadable(batches, error, now),
+        };
+        if let Ok(ms @ 1..) = u64::try_from(response.throttle_time_ms) {
+            self.cluster.keep_quiet(node, now.plus(Duration::from_millis(ms)));
+        }
+        for (at, sent) in batches.iter().enumerate() {
+            let answer = self.answer_for(sent, at, &response).cloned();
+            match answer {
+                Some(answer) => self.take_answer(sent, &answer, &response, now),
+                None => self.take_loss(std::slice::from_ref(sent), now),
+            }
+        }
+    }
+
+    fn unreadable(&mut self, batches: &[Sent], error: WireError, now: Instant) {
+        for sent in batches {
+            let Some(at) = self.parts[sent.part].position(sent.number) else { continue };
+            let trouble = format!("the broker's answer cannot be read: {error}");
+            self.parts[sent.part].batches[at].last_trouble = Some(trouble);
+            self.try_again(sent.part, at, now);
+        }
+    }
+
+    /// The answer for one batch: most brokers keep the order of the request, none has to.
+    fn answer_for<'a>(
+        &self,
+        sent: &Sent,
+        at: usize,
+        response: &'a ProduceResponse<'a>,
+    ) -> Option<&'a ProducePartitionResponse<'a>> {
+        let part = &self.parts[sent.part];
+        let fits = |answer: &&ProducePartitionResponse<'_>| {
+            let same_topic = match (answer.topic, sent.id) {
+                (TopicRef::Id(found), Some(id)) => found == id,
+                (TopicRef::Name(found), None) => found == &*part.topic,
+                _ => false,
+            };
+            same_topic && answer.partition == part.partition
+        };
+        let expected = response.partitions.get(at).filter(fits);
+        expected.or_else(|| response.partitions.iter().find(fits))
+    }
+
+    fn take_answer(
+        &mut self,
+        sent: &Sent,
+        answer: &ProducePartitionResponse<'_>,
+        response: &ProduceResponse<'_>,
+        now: Instant,
+    ) {
+        let index = sent.part;
+        let Some(at) = self.parts[index].position(sent.number) else { return };
+        let error = answer.error_code;
+        match error {
+            // A repeat whose place is not known any more: it is stored all the same.
+            ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
+                return self.complete(index, sent.number, answer.base_offset);
+            }
+            ErrorCode::MessageTooLarge if self.halve(index, at) => return self.queue(index),
+            ErrorCode::OutOfOrderSequenceNumber if self.config.idempotent => {
+                // What is not the first follows one that failed. But the first was told to follow
+                // what is stored: the broker has lost count.
+                self.parts[index].needs_new_epoch |= at == 0;
+            }
+            ErrorCode::UnknownProducerId | ErrorCode::InvalidProducerEpoch
+                if self.config.idempotent =>
+            {
+                self.parts[index].needs_new_epoch = true;
+            }
+            _ if is_about_leadership(error) => {
+                if !self.take_hint(index, answer, response) {
+                    self.cluster.refresh(now);
+                }
+            }
+            _ if error.is_retriable() => {}
+            _ => {
+                let words = answer.error_message.as_deref();
+                let refused = Error::refused(self.what(index), error, words);
+                self.give_up(index, at, refused);
+                return self.queue(index);
+            }
+        }
+        let batch = &mut self.parts[index].batches[at];
+        batch.last_trouble = Some(match answer.error_message.as_deref() {
+            Some(words) if !words.is_empty() => format!("{error}: {words}"),
+            _ => error.to_string(),
+        });
+        self.try_again(index, at, now);
+    }
+
+    /// The broker has told who leads instead (KIP-951).
+    fn take_hint(
+        &mut self,
+        index: usize,
+        answer: &ProducePartitionResponse<'_>,
+        response: &ProduceResponse<'_>,
+    ) -> bool {
+        let Some(hint) = answer.current_leader else { return false };
+        let endpoint = response.node_endpoints.iter().find(|e| e.node_id == hint.leader_id);
+        let address = endpoint.and_then(|endpoint| {
+            let port = u16::try_from(endpoint.port).ok()?;
+            Some(Address { host: endpoint.host.into(), port })
+        });
+        let part = &self.parts[index];
+        let (topic, partition) = (part.topic.clone(), part.partition);
+        self.cluster.map_mut().take_hint(&topic, partition, hint, address)
+    }
+
+    /// Makes two batches of one that is too large, if it has more than one record.
+    fn halve(&mut self, index: usize, at: usize) -> bool {
+        let part = &mut self.parts[index];
+        if part.batches[at].records_count < 2 {
+            return false;
+        }
+        let number = part.take_number();
+        let batch = part.batches.remove(at).expect("the caller has found it there");
+        match batch.split(number) {
+            Ok((first, second)) => {
+                part.batches.insert(at, second);
+                part.batches.insert(at, first);
+                true
+            }
+            Err(batch) => {
+                part.batches.insert(at, *batch);
+                false
+            }
+        }
+    }
+
+    /// A batch goes out again, unless it has had its time.
+    fn try_again(&mut self, index: usize, at: usize, now: Instant) {
+        let batch = &mut self.parts[index].batches[at];
+        batch.failed_tries = batch.failed_tries.saturating_add(1);
+        let delay = self.config.retry.delay(batch.failed_tries, &mut self.random);
+        batch.state = State::Waiting(now.plus(delay));
+        self.expire_part(index, now);
+        self.queue(index);
+    }
+
+    /// A batch is stored.
+    pub(super) fn complete(&mut self, index: usize, number: u64, base_offset: i64) {
+        let part = &mut self.parts[index];
+        let at = part.position(number).expect("the caller has found it");
+        let batch = part.batches.remove(at).expect("just found");
+        let (topic, partition) = (part.topic.clone(), part.partition);
+        self.held_bytes -= batch.held_bytes;
+        self.requeue(index);
+        let count = batch.records_count as u64;
+        self.report(topic, partition, batch.tags, count, Ok(base_offset));
+    }
+
+    /// A batch is given up. If it may be stored all the same, what follows is numbered anew.
+    pub(super) fn give_up(&mut self, index: usize, at: usize, error: Error) {
+        let part = &mut self.parts[index];
+        let batch = part.batches.remove(at).expect("the caller has found it");
+        part.needs_new_epoch |= batch.numbered.is_some();
+        let (topic, partition) = (part.topic.clone(), part.partition);
+        self.held_bytes -= batch.held_bytes;
+        let count = batch.records_count as u64;
+        self.report(topic, partition, batch.tags, count, Err(error));
+    }
+
+    fn requeue(&mut self, index: usize) {
+        let part: &Part = &self.parts[index];
+        if !part.batches.is_empty() || part.open_is_due {
+            self.queue(index);
+        }
+    }
+}
