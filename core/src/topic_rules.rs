@@ -22,6 +22,8 @@ pub fn storage_config(settings: &Settings) -> StorageConfig {
     StorageConfig {
         journal_bytes_max: budgets.journal_bytes / shards,
         tail_bytes_max: (budgets.tail_bytes / shards) as usize,
+        // One recovery replays what all shards have left.
+        replay_bytes_max: settings.storage.replay_bytes_max / shards,
         ..settings.storage.clone()
     }
 }

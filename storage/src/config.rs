@@ -26,6 +26,9 @@ pub struct Config {
     pub journal_file_bytes: u64,
     /// All journal files of this shard together.
     pub journal_bytes_max: u64,
+    /// A start may have so many bytes to replay before a checkpoint spares it them: of windows, and
+    /// of the runs they refer to.
+    pub replay_bytes_max: u64,
     /// Batches of one log that wait for their segment are written once they are so many bytes.
     pub flush_bytes: usize,
     /// Bytes on their way into segments at most.
@@ -58,6 +61,7 @@ impl Default for Config {
             idle_mark_ns: 20_000_000,
             journal_file_bytes: 16 * MIB as u64,
             journal_bytes_max: 512 * MIB as u64,
+            replay_bytes_max: 128 * MIB as u64,
             flush_bytes: 256 * KIB,
             flush_in_flight_bytes_max: 8 * MIB,
             tail_bytes_max: 256 * MIB,

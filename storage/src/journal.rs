@@ -23,7 +23,9 @@ use crate::block::AlignedBytes;
 use crate::checkpoint::ReplayFrom;
 use crate::config::Config;
 use crate::io::{Action, FileName};
-use crate::layout::{ENTRY_BYTES, Entry, HEADER_BYTES, TRAILER_BYTES, WindowHeader, window_bytes};
+use crate::layout::{
+    ENTRY_BYTES, Entry, EntryKind, HEADER_BYTES, TRAILER_BYTES, WindowHeader, window_bytes,
+};
 use crate::log::LogId;
 use crate::shard::leading_run;
 
@@ -55,6 +57,8 @@ struct Window {
 struct LiveFile {
     number: u32,
     first: ReplayFrom,
+    /// What [`Journal::taken_bytes`] was before that window.
+    taken_before: u64,
 }
 
 /// The journal of one shard.
@@ -74,6 +78,11 @@ pub(crate) struct Journal {
     position: u64,
     next_sequence: u64,
     previous_checksum: u32,
+    /// Bytes that a replay of everything would take in: of the windows, and of the runs they refer
+    /// to.
+    taken_bytes: u64,
+    /// The same at the place that [`Journal::plan_replay_from_here`] told last.
+    planned_bytes: u64,
     pending: VecDeque<Pending>,
     pending_bytes: u64,
     /// When the oldest pending entry came.
@@ -105,13 +114,15 @@ impl Journal {
             shard,
             incarnation,
             file_bytes: config.journal_file_bytes,
-            live: VecDeque::from([LiveFile { number, first }]),
+            live: VecDeque::from([LiveFile { number, first, taken_before: 0 }]),
             free,
             next_number: files.iter().max().map_or(0, |last| last + 1),
             file_uses: 1,
             position: 0,
             next_sequence: 1,
             previous_checksum: 0,
+            taken_bytes: 0,
+            planned_bytes: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_since: 0,
@@ -268,6 +279,23 @@ impl Journal {
     /// nothing waits or is under way.
     pub(crate) fn end(&self) -> ReplayFrom {
         assert!(self.is_quiet());
+        self.next_window()
+    }
+
+    /// The bytes that a start would have to replay if it came now.
+    pub(crate) fn replay_bytes(&self) -> u64 {
+        self.taken_bytes - self.live.front().expect("there is a current file").taken_before
+    }
+
+    /// Where replay begins if everything in windows closed so far is synced in segments.
+    pub(crate) fn plan_replay_from_here(&mut self) -> ReplayFrom {
+        self.planned_bytes = self.taken_bytes;
+        self.next_window()
+    }
+
+    /// If the next window does not fit into the current file, it begins the next one: whoever
+    /// looks for it here, looks there too.
+    fn next_window(&self) -> ReplayFrom {
         ReplayFrom {
             sequence: self.next_sequence,
             file_number: self.current().number,
@@ -280,10 +308,16 @@ impl Journal {
     pub(crate) fn recycle(&mut self, from: &ReplayFrom) {
         while self.live.front().is_some_and(|file| file.number != from.file_number) {
             let file = self.live.pop_front().expect("there is a front");
-            assert!(file.first.sequence < from.sequence, "only older files are freed");
+            // Equal if nothing of it was needed any more, and what followed went to the next file.
+            assert!(file.first.sequence <= from.sequence, "only older files are freed");
             self.free.push_back(file.number);
         }
-        assert!(!self.live.is_empty(), "the current file is never freed");
+        let front = self.live.front_mut().expect("the current file is never freed");
+        if front.first.sequence < from.sequence {
+            // The windows before it in this file are needed no more.
+            front.first = *from;
+            front.taken_before = self.planned_bytes;
+        }
     }
 
     /// The next file to be prewritten, if there should be more: two are kept free ahead.
@@ -320,7 +354,7 @@ impl Journal {
             position: 0,
             previous_checksum: self.previous_checksum,
         };
-        self.live.push_back(LiveFile { number, first });
+        self.live.push_back(LiveFile { number, first, taken_before: self.taken_bytes });
         true
     }
 
@@ -395,6 +429,8 @@ impl Journal {
             bytes: buffer.into_blocks(),
             durable: true,
         };
+        let runs = entries.iter().filter(|entry| entry.kind == EntryKind::Reference);
+        self.taken_bytes += bytes + runs.map(|entry| u64::from(entry.data_bytes)).sum::<u64>();
         let entries = taken.iter().map(|pending| (pending.log, pending.entry)).collect();
         self.in_flight.push_back(Window { sequence, written: false, entries });
         self.pending_bytes -= payload_bytes + (count * ENTRY_BYTES) as u64;
@@ -417,7 +453,6 @@ mod tests {
     use tidemill_record::{Offset, checksum};
 
     use super::*;
-    use crate::layout::EntryKind;
 
     const BATCH_BYTES: usize = 1000;
 

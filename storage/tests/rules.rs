@@ -389,6 +389,29 @@ fn a_journal_is_used_again_and_again() {
     world.start(1);
 }
 
+/// The bug: large runs hardly fill the journal, so no checkpoint was made for long, and the start
+/// after a kill read again everything that the runs had brought: 14 seconds after 3 GB.
+#[test]
+fn a_start_replays_little_however_much_was_written() {
+    for size_bytes in [100, 4_000, 30_000] {
+        let mut world = World::started(16, 2, 1);
+        let replay_max = world.config.replay_bytes_max;
+        for n in 0..(30 * replay_max / size_bytes).min(4_000) as i32 {
+            world.append_new(partition(n % 2), 2, size_bytes as usize);
+        }
+        world.settle();
+        world.crash(Survival::Nothing);
+        let before = world.disk.read_bytes;
+        world.start_unchecked(1);
+        let read = world.disk.read_bytes - before;
+        // Beside it: what came while the checkpoint was made, the journal's rest is searched, and
+        // the checkpoints are read with the space reserved for them.
+        let others = 2 * world.config.journal_file_bytes + (512 << 10);
+        assert!(read <= 2 * replay_max + others, "{read} bytes for runs of {size_bytes}");
+        world.check();
+    }
+}
+
 /// Deleted topics go with all their files; a directory nobody knows is put aside, not removed.
 #[test]
 fn a_dropped_log_leaves_nothing_behind() {

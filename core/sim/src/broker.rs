@@ -113,6 +113,8 @@ fn draw_sizes(random: &mut Random) -> StorageConfig {
         window_bytes_max: window,
         windows_in_flight_max: random.between(1, 4) as usize,
         journal_file_bytes: file as u64,
+        // Of all shards together: reached before a ring of files is full, and after one file is.
+        replay_bytes_max: 4 * file as u64,
         flush_bytes: *random.pick(&[4 << 10, 16 << 10, 64 << 10]),
         flush_in_flight_bytes_max: *random.pick(&[64 << 10, 1 << 20]),
         read_bytes_max: *random.pick(&[8 << 10, 64 << 10, 1 << 20]),

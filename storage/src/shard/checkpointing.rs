@@ -4,6 +4,8 @@
 //! speaks of is durable: the journal's entries up to that moment, and in the segments all bytes of
 //! the logs whose journal files are to be freed. Those logs are parked at that moment.
 //!
+//! One is made when the journal is nearly full, and when a start would have much to replay.
+//!
 //! ```text
 //! take the state → journal and segments have caught up → sync → write the slot → free files
 //! ```
@@ -133,6 +135,10 @@ impl ShardStorage {
         if self.journal.is_tight(can_grow)
             && let Some(replay_from) = self.journal.plan_recycling()
         {
+            return self.begin(replay_from);
+        }
+        if self.config.replay_bytes_max < self.journal.replay_bytes() {
+            let replay_from = self.journal.plan_replay_from_here();
             return self.begin(replay_from);
         }
         if !self.checkpointing.forced.is_empty() {

@@ -62,6 +62,8 @@ pub struct Disk {
     pub free_bytes: Option<u64>,
     /// Requests ended so far.
     pub completed: u64,
+    /// Bytes that were asked for, of all reads so far.
+    pub read_bytes: u64,
     random: Random,
 }
 
@@ -100,6 +102,7 @@ impl Disk {
             faults: Vec::new(),
             free_bytes: None,
             completed: 0,
+            read_bytes: 0,
             random: Random(seed),
         }
     }
@@ -128,6 +131,9 @@ impl Disk {
     pub fn complete(&mut self, at: usize) -> Completion {
         let request = self.pending.remove(at);
         self.completed += 1;
+        if let Action::Read { size, .. } = request.action {
+            self.read_bytes += u64::from(size);
+        }
         let result = match self.fault_for(&request.action) {
             Some(fault) => {
                 self.fail(&request.action);
