@@ -9,7 +9,7 @@
 //!
 //! Start reading at `Shard::step_controller`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ use tidemill_replication::quorum::{self, Index};
 use tidemill_runtime::edge::{Instant, ShardId};
 
 use crate::job::JobId;
-use crate::limits::{PARTITIONS_MAX, PROPOSALS_QUEUED_MAX};
+use crate::limits::{PARTITIONS_MAX, PROPOSALS_QUEUED_BYTES_MAX, PROPOSALS_QUEUED_MAX};
 use crate::message::Message;
 use crate::partition::Times;
 use crate::placement;
@@ -87,6 +87,8 @@ pub struct Controller {
     random: Random,
     defaults: Defaults,
     queue: VecDeque<Asked>,
+    /// Of the requests in the queue.
+    queued_bytes: usize,
     current: Option<Current>,
     commits: u64,
     /// Partitions of deleted topics whose files are not gone yet.
@@ -101,6 +103,7 @@ struct Asked {
     shard: ShardId,
     job: JobId,
     proposal: Proposal,
+    request_bytes: u32,
 }
 
 /// The change being made.
@@ -126,6 +129,7 @@ impl Controller {
                 partitions_max: PARTITIONS_MAX as usize,
             },
             queue: VecDeque::new(),
+            queued_bytes: 0,
             current: None,
             commits: 0,
             dropping: HashMap::new(),
@@ -136,9 +140,28 @@ impl Controller {
         }
     }
 
-    /// A change is asked for.
-    pub fn propose(&mut self, shard: ShardId, job: JobId, proposal: Proposal) {
-        self.queue.push_back(Asked { shard, job, proposal });
+    /// A change is asked for. If too many wait, it is refused at once, with this outcome.
+    pub fn propose(
+        &mut self,
+        shard: ShardId,
+        job: JobId,
+        proposal: Proposal,
+        request_bytes: u32,
+    ) -> Result<(), Outcome> {
+        let bytes = self.queued_bytes + request_bytes as usize;
+        let fits = bytes <= PROPOSALS_QUEUED_BYTES_MAX && self.queue.len() < PROPOSALS_QUEUED_MAX;
+        if !fits && !self.queue.is_empty() {
+            return Err(refused(&proposal, ErrorCode::ThrottlingQuotaExceeded));
+        }
+        self.queued_bytes = bytes;
+        self.queue.push_back(Asked { shard, job, proposal, request_bytes });
+        Ok(())
+    }
+
+    fn take_asked(&mut self) -> Option<Asked> {
+        let asked = self.queue.pop_front()?;
+        self.queued_bytes -= asked.request_bytes as usize;
+        Some(asked)
     }
 
     /// A shard has replayed a commit.
@@ -227,9 +250,9 @@ impl Shard {
         if controller.log.fault().is_some() {
             moved |= self.refuse_all(controller);
         }
-        if controller.stopping && !controller.queue.is_empty() {
-            moved = true;
-            for Asked { shard, job, proposal } in std::mem::take(&mut controller.queue) {
+        if controller.stopping {
+            while let Some(Asked { shard, job, proposal, .. }) = controller.take_asked() {
+                moved = true;
                 let outcome = refused(&proposal, ErrorCode::NotController);
                 self.tell(shard, Message::Proposed { job, outcome });
             }
@@ -269,14 +292,14 @@ impl Shard {
     /// The metadata log's disk has failed: nothing will be committed before a restart.
     fn refuse_all(&mut self, controller: &mut Controller) -> bool {
         let under_way = controller.current.take_if(|current| current.missing.is_none());
-        let asked: Vec<Asked> = controller.queue.drain(..).collect();
-        let moved = under_way.is_some() || !asked.is_empty();
+        let mut moved = under_way.is_some();
         if let Some((shard, job, outcome)) = under_way.and_then(|current| current.asker) {
             // Whether it will be found committed by the next start is unknown.
             let outcome = failed(&outcome, ErrorCode::KafkaStorageError);
             self.tell(shard, Message::Proposed { job, outcome });
         }
-        for Asked { shard, job, proposal } in asked {
+        while let Some(Asked { shard, job, proposal, .. }) = controller.take_asked() {
+            moved = true;
             let outcome = refused(&proposal, ErrorCode::KafkaStorageError);
             self.tell(shard, Message::Proposed { job, outcome });
         }
@@ -303,15 +326,9 @@ impl Shard {
             }
             return true;
         }
-        let Some(Asked { shard, job, proposal }) = controller.queue.pop_front() else {
+        let Some(Asked { shard, job, proposal, .. }) = controller.take_asked() else {
             return false;
         };
-        let too_many = PROPOSALS_QUEUED_MAX < controller.queue.len();
-        if too_many {
-            let outcome = refused(&proposal, ErrorCode::ThrottlingQuotaExceeded);
-            self.tell(shard, Message::Proposed { job, outcome });
-            return true;
-        }
         let (records, outcome) = self.decide(controller, &proposal);
         if records.is_empty() {
             self.tell(shard, Message::Proposed { job, outcome });
@@ -489,15 +506,21 @@ fn create_topic(asked: &CreatableTopic) -> CreateTopic {
 
 fn decide_delete_topics(image: &Image, request: &DeleteTopicsRequest) -> (Vec<Record>, Outcome) {
     let mut records: Vec<Record> = Vec::new();
+    let mut named = HashSet::new();
     let mut responses = Vec::new();
     for DeleteTopicState { name, topic_id } in request.all_topics() {
         let decision = match &name {
             Some(name) => decisions::decide_delete_topic(image, name),
             None => decisions::decide_delete_topic_id(image, topic_id),
         };
-        let decision = decision.and_then(|record| match records.contains(&record) {
-            true => Err(Error::InvalidRequest("the topic is named twice".to_owned())),
-            false => Ok(record),
+        let decision = decision.and_then(|record| {
+            let Record::TopicDeleted { id } = &record else {
+                unreachable!("that is what was asked for");
+            };
+            match named.insert(*id) {
+                true => Ok(record),
+                false => Err(Error::InvalidRequest("the topic is named twice".to_owned())),
+            }
         });
         let mut response =
             DeletableTopicResult { name, topic_id, ..DeletableTopicResult::default() };
@@ -526,13 +549,16 @@ fn decide_create_partitions(
 ) -> (Vec<Record>, Outcome) {
     let mut records: Vec<Record> = Vec::new();
     let mut results = Vec::new();
+    let mut named: HashMap<&str, u32> = HashMap::new();
+    for topic in &request.topics {
+        *named.entry(&topic.name).or_default() += 1;
+    }
     for topic in &request.topics {
         let assignments: Option<Vec<Vec<NodeId>>> = topic.assignments.as_ref().map(|assigned| {
             let nodes = |ids: &[i32]| ids.iter().map(|&id| placement::node_of(id)).collect();
             assigned.iter().map(|assignment| nodes(&assignment.broker_ids)).collect()
         });
-        let twice = request.topics.iter().filter(|other| other.name == topic.name).count() != 1;
-        let decision = if twice {
+        let decision = if named[topic.name.as_str()] != 1 {
             Err(Error::InvalidRequest("the topic is named twice".to_owned()))
         } else {
             let assignments = assignments.as_deref();
@@ -589,8 +615,8 @@ pub fn code(error: &Error) -> ErrorCode {
     }
 }
 
-/// The answer to a proposal of which nothing was done.
-fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
+/// The answer to a proposal of which nothing was done, or nothing is known.
+pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
     match proposal {
         Proposal::CreateTopics(request) => Outcome::CreateTopics(request.error_response(error)),
         Proposal::DeleteTopics(request) => Outcome::DeleteTopics(request.error_response(error)),

@@ -429,40 +429,35 @@ pub fn metadata_request(request: tidemill_replication::quorum::io::Request) -> R
     Request { owner: Owner::Metadata, id: request.id.0, work }
 }
 
+/// The end of a request in the words of one of those who ask: they do not know one another.
+macro_rules! completion_in {
+    ($($words:ident)::+, $finished:expr) => {{
+        use $($words)::+::{Completion, Fault as ToldFault, Outcome, RequestId};
+        let Finished { id, result, .. } = $finished;
+        let result = match result {
+            Ok(Done::Read(bytes)) => Ok(Outcome::Bytes(bytes)),
+            Ok(Done::Listed(entries)) => {
+                let names = entries.into_iter().map(|entry| (entry.name, entry.size));
+                Ok(Outcome::Names(names.collect()))
+            }
+            Ok(_) => Ok(Outcome::Done),
+            Err(Fault::NoSpace) => Err(ToldFault::NoSpace),
+            Err(Fault::Device) => Err(ToldFault::Device),
+            Err(Fault::NotFound) => Err(ToldFault::NotFound),
+            Err(Fault::Disconnected) => Err(ToldFault::Other(libc::EPIPE)),
+            Err(Fault::TooManyOpen) => Err(ToldFault::Other(libc::EMFILE)),
+            Err(Fault::Other(errno)) => Err(ToldFault::Other(errno)),
+        };
+        Completion { id: RequestId(id), result }
+    }};
+}
+
 /// The end of a request in the metadata log's words.
 pub fn metadata_completion(finished: Finished) -> tidemill_replication::quorum::io::Completion {
-    use tidemill_replication::quorum::io::{Completion, Fault as LogFault, Outcome, RequestId};
-    let result = match finished.result {
-        Ok(Done::Read(bytes)) => Ok(Outcome::Bytes(bytes)),
-        Ok(Done::Listed(entries)) => {
-            Ok(Outcome::Names(entries.into_iter().map(|entry| (entry.name, entry.size)).collect()))
-        }
-        Ok(_) => Ok(Outcome::Done),
-        Err(Fault::NoSpace) => Err(LogFault::NoSpace),
-        Err(Fault::Device) => Err(LogFault::Device),
-        Err(Fault::NotFound) => Err(LogFault::NotFound),
-        Err(Fault::Disconnected) => Err(LogFault::Other(libc::EPIPE)),
-        Err(Fault::TooManyOpen) => Err(LogFault::Other(libc::EMFILE)),
-        Err(Fault::Other(errno)) => Err(LogFault::Other(errno)),
-    };
-    Completion { id: RequestId(finished.id), result }
+    completion_in!(tidemill_replication::quorum::io, finished)
 }
 
 /// The end of a request in storage's words.
 pub fn storage_completion(finished: Finished) -> tidemill_storage::io::Completion {
-    use tidemill_storage::io::{Completion, Fault as StorageFault, Outcome, RequestId};
-    let result = match finished.result {
-        Ok(Done::Read(bytes)) => Ok(Outcome::Bytes(bytes)),
-        Ok(Done::Listed(entries)) => {
-            Ok(Outcome::Names(entries.into_iter().map(|entry| (entry.name, entry.size)).collect()))
-        }
-        Ok(_) => Ok(Outcome::Done),
-        Err(Fault::NoSpace) => Err(StorageFault::NoSpace),
-        Err(Fault::Device) => Err(StorageFault::Device),
-        Err(Fault::NotFound) => Err(StorageFault::NotFound),
-        Err(Fault::Disconnected) => Err(StorageFault::Other(libc::EPIPE)),
-        Err(Fault::TooManyOpen) => Err(StorageFault::Other(libc::EMFILE)),
-        Err(Fault::Other(errno)) => Err(StorageFault::Other(errno)),
-    };
-    Completion { id: RequestId(finished.id), result }
+    completion_in!(tidemill_storage::io, finished)
 }

@@ -72,7 +72,8 @@ impl Shard {
             ApiKey::Fetch => Kind::Fetch,
             _ => Kind::Other,
         });
-        let mut reply = ReplyForm { slot, version, correlation_id, stamps };
+        let request_bytes = frame.len() as u32;
+        let mut reply = ReplyForm { slot, version, correlation_id, request_bytes, stamps };
         if api_key == ApiKey::Produce {
             let body = split_body(frame, body_start);
             return self.handle_produce(reply, body, times).map_err(|error| DispatchError::Body {
@@ -95,8 +96,8 @@ impl Shard {
             AnyRequest::ListOffsets(request) => self.handle_list_offsets(reply, request, times),
             AnyRequest::Metadata(request) => self.handle_metadata(reply, request, times),
             AnyRequest::ApiVersions(request) => self.handle_api_versions(reply, &request),
-            AnyRequest::CreateTopics(request) => self.handle_create_topics(reply, request),
-            AnyRequest::DeleteTopics(request) => self.handle_delete_topics(reply, request),
+            AnyRequest::CreateTopics(request) => self.handle_create_topics(reply, request, times),
+            AnyRequest::DeleteTopics(request) => self.handle_delete_topics(reply, request, times),
             AnyRequest::DeleteRecords(request) => self.handle_delete_records(reply, request, times),
             AnyRequest::InitProducerId(request) => {
                 self.handle_init_producer_id(reply, &request, times);
@@ -105,9 +106,11 @@ impl Shard {
                 self.handle_epoch_ends(reply, request, times);
             }
             AnyRequest::DescribeConfigs(request) => self.handle_describe_configs(reply, &request),
-            AnyRequest::CreatePartitions(request) => self.handle_create_partitions(reply, request),
+            AnyRequest::CreatePartitions(request) => {
+                self.handle_create_partitions(reply, request, times)
+            }
             AnyRequest::IncrementalAlterConfigs(request) => {
-                self.handle_alter_configs(reply, request);
+                self.handle_alter_configs(reply, request, times);
             }
             AnyRequest::DescribeCluster(request) => self.handle_describe_cluster(reply, &request),
         }

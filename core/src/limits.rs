@@ -70,6 +70,9 @@ pub const FETCH_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 /// The longest a produce or an admin request may wait; longer timeouts are cut to this.
 pub const REQUEST_WAIT_MS_MAX: u64 = 5 * 60 * 1000;
 
+/// How long a request waits that cannot say how long it may take.
+pub const REQUEST_WAIT_MS_DEFAULT: i32 = 60 * 1000;
+
 /// The least memory with which a fetch that has read nothing yet goes on to read; with less it
 /// waits. What must be read whole may ask for more.
 pub const FETCH_ROOM_BYTES_MIN: usize = 64 * 1024;
@@ -147,6 +150,7 @@ const _: () = {
     // What a setting or a client may ask for, the metadata can hold.
     assert!(PARTITIONS_PER_TOPIC_MAX as usize <= metadata::PARTITIONS_PER_TOPIC_MAX);
     assert!(REPLICAS_MAX as usize <= metadata::REPLICAS_MAX);
+    assert!(REQUEST_WAIT_MS_DEFAULT as u64 <= REQUEST_WAIT_MS_MAX);
     assert!(MESH_MESSAGES_MAX.is_power_of_two());
     // Every client may wait for records at the same time.
     assert!(CONNECTIONS_MAX as usize <= REQUESTS_UNDER_WAY_MAX);

@@ -40,6 +40,8 @@ pub enum Message {
         job: JobId,
         /// The change.
         proposal: Proposal,
+        /// Size of the request that asks for it.
+        request_bytes: u32,
     },
     /// From shard 0: the change is in force on every shard, or it was refused.
     Proposed {

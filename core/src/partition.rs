@@ -767,3 +767,6 @@ fn offset_answer(found: Option<tidemill_storage::Found>) -> Answer {
         leader_epoch: found.map_or(LeaderEpoch::NONE, |found| found.epoch),
     }
 }
+
+#[cfg(test)]
+mod tests;

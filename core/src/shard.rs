@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slab::Slab;
+use tidemill_net::kafka::ErrorCode;
 use tidemill_perf::{Recorder, Stage as RequestStage, Stamps};
 use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
@@ -33,12 +34,12 @@ use crate::api::producer_ids::ProducerIds;
 use crate::budget::Budget;
 use crate::config::{Config, Origin};
 use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
-use crate::controller::Controller;
+use crate::controller::{self, Controller, Proposal};
 use crate::disk::{Disk, Owner};
 use crate::job::{JobId, Jobs, ReplyTo};
 use crate::limits::{
-    MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, REQUESTS_PER_CONNECTION_AND_TURN_MAX,
-    REQUESTS_UNDER_WAY_MAX,
+    MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX,
+    REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
 };
 use crate::message::{Adoption, Answer, Call, Message};
 use crate::partition::{Home, Times};
@@ -131,6 +132,8 @@ pub struct Shard {
     own: VecDeque<Message>,
     outbox: Vec<VecDeque<Message>>,
     answers_out: Vec<Vec<(JobId, u32, Answer)>>,
+    /// Changes asked for whose end has not been told.
+    proposals_open: usize,
     /// Another shard has not taken all that is for it yet.
     held_back: bool,
     idle_check_at: Instant,
@@ -214,6 +217,7 @@ impl Shard {
             own: VecDeque::new(),
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
             answers_out: (0..shards).map(|_| Vec::new()).collect(),
+            proposals_open: 0,
             held_back: false,
             idle_check_at: Instant::default(),
             retention_at: Instant::default(),
@@ -457,7 +461,8 @@ impl Shard {
         let idle = (!self.connections.is_empty()).then_some(self.idle_check_at);
         let retention = self.home.is_some().then_some(self.retention_at);
         // A mesh queue that was full is tried again soon; its receiver is awake.
-        if self.held_back {
+        let unsent = self.outbox.iter().any(|queue| !queue.is_empty());
+        if self.held_back || unsent {
             return Next::Now;
         }
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
@@ -578,6 +583,23 @@ impl Shard {
         }
     }
 
+    /// Asks the controller for a change, whose outcome `job` is told. It counts as open until then,
+    /// even if the job ends before: each request carries the credit for its reply.
+    pub(crate) fn propose(
+        &mut self,
+        job: JobId,
+        proposal: Proposal,
+        request_bytes: u32,
+        times: Times,
+    ) {
+        if PROPOSALS_PER_SHARD_MAX <= self.proposals_open {
+            let outcome = controller::refused(&proposal, ErrorCode::ThrottlingQuotaExceeded);
+            return self.proposed(job, outcome, times);
+        }
+        self.proposals_open += 1;
+        self.tell_controller(Message::Propose { job, proposal, request_bytes });
+    }
+
     /// A message for shard 0, which may be this one.
     pub(crate) fn tell_controller(&mut self, message: Message) {
         self.tell(ShardId(0), message);
@@ -644,11 +666,17 @@ impl Shard {
                     }
                 }
             }
-            Message::Propose { job, proposal } => {
+            Message::Propose { job, proposal, request_bytes } => {
                 let controller = self.controller.as_mut().expect("proposals go to shard 0");
-                controller.propose(from, job, proposal);
+                let proposed = controller.propose(from, job, proposal, request_bytes);
+                if let Err(outcome) = proposed {
+                    self.tell(from, Message::Proposed { job, outcome });
+                }
             }
-            Message::Proposed { job, outcome } => self.proposed(job, outcome, times),
+            Message::Proposed { job, outcome } => {
+                self.proposals_open -= 1;
+                self.proposed(job, outcome, times);
+            }
             Message::Commit { number, records } => {
                 self.replay(&records, times);
                 self.tell_controller(Message::Applied { number });
@@ -732,9 +760,10 @@ impl Shard {
     /// Goes on with the start of the node; true if that led to something.
     fn step_start<E: Edge<Message = Message>>(&mut self, edge: &mut E) -> bool {
         // It may have been told to stop in this very turn.
-        let Some(mut startup) = self.startup.take_if(|_| self.stage == Stage::Starting) else {
+        if !matches!(self.stage, Stage::Starting | Stage::Serving) {
             return false;
-        };
+        }
+        let Some(mut startup) = self.startup.take() else { return false };
         let before = self.disk.submitted();
         match startup.step(self, edge) {
             None => {
@@ -822,7 +851,8 @@ impl Shard {
     }
 
     fn step_stop(&mut self, now: Instant) {
-        let sent = self.own.is_empty() && !self.held_back;
+        let unsent = self.outbox.iter().any(|queue| !queue.is_empty());
+        let sent = self.own.is_empty() && !self.held_back && !unsent;
         if self.stage == Stage::Failed && sent {
             self.stage = Stage::Stopped;
         }
@@ -858,3 +888,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! and ISR are told as nodes. Unknown topics are made first if the broker and the request allow it
 //! (never by Produce, Fetch or ListOffsets).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
@@ -17,9 +17,9 @@ use tidemill_record::{PartitionId, TopicPartition};
 use tidemill_replication::controller::check_topic_name;
 use tidemill_replication::metadata::Topic;
 
-use super::{Job, ReplyForm};
+use super::{Job, ReplyForm, deadline_of};
 use crate::controller::{Outcome, Proposal};
-use crate::message::Message;
+use crate::limits::REQUEST_WAIT_MS_DEFAULT;
 use crate::partition::Times;
 use crate::shard::Shard;
 
@@ -37,13 +37,13 @@ impl Shard {
         &mut self,
         reply: ReplyForm,
         request: MetadataRequest,
-        _times: Times,
+        times: Times,
     ) {
         let allowed = self.settings.config.auto_create_topics
             && (reply.version < AUTO_CREATE_IN_REQUEST_FROM || request.allow_auto_topic_creation);
         let missing = if allowed { self.missing_topics(&request) } else { Vec::new() };
         if missing.is_empty() {
-            let response = self.metadata_response(reply.version, &request, &[]);
+            let response = self.metadata_response(reply.version, &request, &HashMap::new());
             return self.reply_message(reply, &response);
         }
         let topics = missing.into_iter().map(|name| CreatableTopic {
@@ -57,7 +57,8 @@ impl Shard {
             ..CreateTopicsRequest::default()
         });
         let job = self.jobs.insert(Job::AutoCreate(Box::new(AutoCreate { reply, request })));
-        self.tell_controller(Message::Propose { job, proposal });
+        self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
+        self.propose(job, proposal, reply.request_bytes, times);
     }
 
     /// Names asked for that no topic has, but one could have.
@@ -76,7 +77,7 @@ impl Shard {
         let Outcome::CreateTopics(created) = outcome else {
             unreachable!("topics were to be made");
         };
-        let failures: Vec<(String, ErrorCode)> = created
+        let failures: HashMap<String, ErrorCode> = created
             .topics
             .into_iter()
             .filter(|topic| topic.error_code != ErrorCode::None)
@@ -86,11 +87,18 @@ impl Shard {
         self.reply_message(reply, &response);
     }
 
+    /// The topics take long to be made. They are told as unknown, so that the client asks again.
+    pub(super) fn auto_create_expired(&mut self, create: AutoCreate) {
+        let AutoCreate { reply, request } = create;
+        let response = self.metadata_response(reply.version, &request, &HashMap::new());
+        self.reply_message(reply, &response);
+    }
+
     fn metadata_response(
         &self,
         version: i16,
         request: &MetadataRequest,
-        failures: &[(String, ErrorCode)],
+        failures: &HashMap<String, ErrorCode>,
     ) -> MetadataResponse {
         let brokers = self.settings.endpoints.all().map(|endpoint| MetadataResponseBroker {
             node_id: endpoint.id,
@@ -123,7 +131,7 @@ impl Shard {
     fn describe_named(
         &self,
         asked: &MetadataRequestTopic,
-        failures: &[(String, ErrorCode)],
+        failures: &HashMap<String, ErrorCode>,
     ) -> MetadataResponseTopic {
         let failed = |error_code| MetadataResponseTopic {
             error_code,
@@ -138,12 +146,9 @@ impl Shard {
             if check_topic_name(name).is_err() {
                 return failed(ErrorCode::InvalidTopicException);
             }
-            let failure = failures.iter().find(|(failed, _)| failed == name);
-            let error = match failure {
-                Some((_, ErrorCode::TopicAlreadyExists)) | None => {
-                    ErrorCode::UnknownTopicOrPartition
-                }
-                Some((_, error)) => *error,
+            let error = match failures.get(name) {
+                Some(ErrorCode::TopicAlreadyExists) | None => ErrorCode::UnknownTopicOrPartition,
+                Some(error) => *error,
             };
             return failed(error);
         }

@@ -15,15 +15,18 @@ pub mod producer_ids;
 pub mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::{self, ErrorCode, Message, TopicRef};
 use tidemill_perf::{Kind, Stage, Stamps};
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
+use tidemill_runtime::edge::Instant;
 
 use crate::connection::ReplySlot;
 use crate::controller::Outcome;
 use crate::job::JobId;
+use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -37,6 +40,8 @@ pub struct ReplyForm {
     pub version: i16,
     /// The number the client gave its request.
     pub correlation_id: i32,
+    /// The size of the request.
+    pub request_bytes: u32,
     /// Where the time of the request has gone so far.
     pub stamps: Stamps,
 }
@@ -117,6 +122,16 @@ impl Collect {
     }
 }
 
+/// When a request is answered at the latest, by the timeout it carries.
+fn deadline_of(timeout_ms: i32, times: Times) -> Instant {
+    // Old versions carry no timeout, and some clients send 0 for "as long as it takes".
+    let wait_ms = match u64::try_from(timeout_ms) {
+        Ok(0) | Err(_) => REQUEST_WAIT_MS_MAX,
+        Ok(wait_ms) => wait_ms.min(REQUEST_WAIT_MS_MAX),
+    };
+    times.now.after(Duration::from_millis(wait_ms))
+}
+
 impl Shard {
     /// An answer has come for a job of this shard; if the job has ended, nobody misses it.
     pub(crate) fn answered(&mut self, id: JobId, index: u32, answer: Answer, times: Times) {
@@ -156,7 +171,15 @@ impl Shard {
                 self.finish_collect(id);
             }
             Some(Job::Fetch(_)) => self.fetch_expired(id, times),
-            Some(_) | None => {}
+            Some(Job::ProducerIdGrant) | None => {}
+            Some(Job::Change(_) | Job::AutoCreate(_) | Job::ProducerId(_)) => {
+                match self.jobs.remove(id) {
+                    Some(Job::Change(change)) => self.change_expired(change),
+                    Some(Job::AutoCreate(create)) => self.auto_create_expired(*create),
+                    Some(Job::ProducerId(reply)) => self.producer_id_expired(id, reply),
+                    _ => unreachable!("just seen"),
+                }
+            }
         }
     }
 

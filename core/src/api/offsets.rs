@@ -3,8 +3,6 @@
 //! A reply repeats the request's structure; answers are taken in the same order as the calls were
 //! made.
 
-use std::time::Duration;
-
 use tidemill_net::kafka::delete_records::{
     DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest,
     DeleteRecordsResponse, DeleteRecordsTopicResult,
@@ -20,8 +18,7 @@ use tidemill_net::kafka::offset_for_leader_epoch::{
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_record::{LeaderEpoch, TopicPartition};
 
-use super::{Collect, Job, Purpose, ReplyForm};
-use crate::limits::REQUEST_WAIT_MS_MAX;
+use super::{Collect, Job, Purpose, ReplyForm, deadline_of};
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -215,12 +212,7 @@ impl Shard {
         if missing == 0 {
             return self.finish_collect(job);
         }
-        // Old versions carry no timeout, and some clients send 0 for "as long as it takes".
-        let wait_ms = match u64::try_from(timeout_ms) {
-            Ok(0) | Err(_) => REQUEST_WAIT_MS_MAX,
-            Ok(wait_ms) => wait_ms.min(REQUEST_WAIT_MS_MAX),
-        };
-        self.jobs.set_deadline(job, times.now.after(Duration::from_millis(wait_ms)));
+        self.jobs.set_deadline(job, deadline_of(timeout_ms, times));
         self.call(job, calls, times);
     }
 }

@@ -4,13 +4,15 @@
 //! is never handed out twice, in this run or a later one: the block is committed first, and what a
 //! stopped shard had left of it is lost.
 
+use std::collections::VecDeque;
+
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
-use super::{Job, ReplyForm};
+use super::{Job, ReplyForm, deadline_of};
 use crate::controller::{Outcome, Proposal};
 use crate::job::JobId;
-use crate::message::Message;
+use crate::limits::REQUEST_WAIT_MS_DEFAULT;
 use crate::partition::Times;
 use crate::shard::Shard;
 
@@ -19,7 +21,7 @@ use crate::shard::Shard;
 pub struct ProducerIds {
     next: i64,
     end: i64,
-    waiting: Vec<JobId>,
+    waiting: VecDeque<JobId>,
     asked: bool,
 }
 
@@ -54,14 +56,15 @@ impl Shard {
         // Without a transactional id a producer that lost count gets a new number, as in Kafka:
         // nobody can tell whether the one it names is its own.
         let job = self.jobs.insert(Job::ProducerId(reply));
-        self.producer_ids.waiting.push(job);
+        self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
+        self.producer_ids.waiting.push_back(job);
         self.hand_out_producer_ids(times);
     }
 
-    fn hand_out_producer_ids(&mut self, _times: Times) {
+    fn hand_out_producer_ids(&mut self, times: Times) {
         while !self.producer_ids.waiting.is_empty() {
             let Some(producer_id) = self.producer_ids.take() else { break };
-            let job = self.producer_ids.waiting.remove(0);
+            let job = self.producer_ids.waiting.pop_front().expect("it is not empty");
             let Some(Job::ProducerId(reply)) = self.jobs.remove(job) else { continue };
             let response =
                 InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() };
@@ -70,8 +73,18 @@ impl Shard {
         if !self.producer_ids.waiting.is_empty() && !self.producer_ids.asked {
             self.producer_ids.asked = true;
             let job = self.jobs.insert(Job::ProducerIdGrant);
-            self.tell_controller(Message::Propose { job, proposal: Proposal::ProducerIds });
+            self.propose(job, Proposal::ProducerIds, 0, times);
         }
+    }
+
+    /// No ids have come for too long.
+    pub(super) fn producer_id_expired(&mut self, id: JobId, reply: ReplyForm) {
+        // All wait equally long, so it is the first one.
+        let place = self.producer_ids.waiting.iter().position(|waiting| *waiting == id);
+        place.map(|place| self.producer_ids.waiting.remove(place));
+        let error_code = ErrorCode::RequestTimedOut;
+        let response = InitProducerIdResponse { error_code, ..Default::default() };
+        self.reply_message(reply, &response);
     }
 
     pub(super) fn producer_ids_granted(&mut self, outcome: Outcome, times: Times) {

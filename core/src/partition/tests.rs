@@ -1,0 +1,92 @@
+//! Partitions on a disk that never ends what it is asked for: what waits is bounded.
+
+use std::collections::HashSet;
+
+use tidemill_record::{PartitionId, TopicId};
+use tidemill_storage::io::{Action, Completion, Fault, Outcome};
+use tidemill_storage::recovery::{Known, Recovery};
+
+use super::*;
+
+const PARTITION: TopicPartition =
+    TopicPartition { topic: TopicId([2; 16]), partition: PartitionId(0) };
+
+fn home(queued_bytes_max: usize) -> Home {
+    let config = tidemill_storage::Config::default();
+    let known = Known {
+        partitions: vec![(PARTITION, 0)],
+        deleted: HashSet::new(),
+        shards: 1,
+        incarnation: 1,
+    };
+    let mut recovery = Recovery::new(config.clone(), known);
+    let recovered = loop {
+        if let Some(finished) = recovery.poll_finished() {
+            break finished.unwrap();
+        }
+        let request = recovery.poll_request().expect("it goes on or ends");
+        let result = match request.action {
+            Action::ListDir { .. } => Ok(Outcome::Names(Vec::new())),
+            Action::Read { .. } => Err(Fault::NotFound),
+            _ => Ok(Outcome::Done),
+        };
+        recovery.handle_completion(Completion { id: request.id, result });
+    };
+    let recovered = recovered.shards.into_iter().next().unwrap();
+    let mut home = Home::new(ShardStorage::new(config, recovered), queued_bytes_max);
+    let rules = Rules {
+        leader_epoch: LeaderEpoch(1),
+        batch_bytes_max: 1 << 20,
+        replicas: 1,
+        min_in_sync: 1,
+        log: LogConfig::default(),
+    };
+    home.adopt(PARTITION, rules);
+    home
+}
+
+fn reply_to(index: u32) -> ReplyTo {
+    let job = crate::job::Jobs::default().insert(());
+    ReplyTo { shard: ShardId(0), job, index }
+}
+
+fn append(home: &mut Home, index: u32, batch: BytesMut) {
+    let times = Times { now: Instant::default(), wall_ms: 1 };
+    let call = Call::Append { batch, acks: Acks::InSync, zstd_allowed: true };
+    home.call(PARTITION, call, reply_to(index), times);
+}
+
+fn batch(sequence: i32, value: &[u8]) -> BytesMut {
+    let producer =
+        Producer { id: tidemill_record::ProducerId(7), epoch: tidemill_record::ProducerEpoch(0) };
+    let builder = tidemill_record::BatchBuilder::new(tidemill_record::Codec::None);
+    let mut builder = builder.numbered(producer, tidemill_record::Sequence(sequence));
+    builder.append(Timestamp(1), None, Some(value));
+    builder.build()
+}
+
+fn refusals(home: &mut Home) -> Vec<(u32, ErrorCode)> {
+    let refused = |(reply_to, answer): (ReplyTo, Answer)| match answer {
+        Answer::Refused { error, .. } => (reply_to.index, error),
+        other => panic!("{other:?}"),
+    };
+    home.take_answers().into_iter().map(refused).collect()
+}
+
+/// The bug: appends whose requests had timed out stayed in the queue, and only their number was
+/// bounded, so a disk that hung let the records of ever new requests pile up in memory.
+#[test]
+fn appends_that_wait_for_the_disk_are_bounded_by_bytes() {
+    let mut home = home(100_000);
+    let value = vec![7; 30_000];
+    for number in 0..5 {
+        append(&mut home, number, batch(number as i32, &value));
+    }
+    // Three of them fit; and no number of a producer overtakes one that was refused.
+    let (full, early) = (ErrorCode::KafkaStorageError, ErrorCode::OutOfOrderSequenceNumber);
+    assert_eq!(refusals(&mut home), [(3, full), (4, early)]);
+    assert!(home.queued_bytes <= 100_000);
+
+    home.delete(PARTITION, Instant::default());
+    assert_eq!(home.queued_bytes, 0, "what is gone holds nothing");
+}
