@@ -4,6 +4,9 @@
 //! Each broker has a directory of its own below the build directory, because direct I/O wants a
 //! real file system. It is removed when the test ends well, and kept when it fails.
 
+// Each test of the binary is a program of its own and uses some of this.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -89,10 +92,20 @@ impl Broker {
 
     /// Asks for a clean stop and waits for it.
     pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let told = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(told.expect("kill exists").success());
+    }
+
+    /// Waits for the end of a process that was asked to end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        let pid = child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
-        assert!(told.success());
         let deadline = Instant::now() + STOP_WITHIN;
         loop {
             if let Some(status) = child.try_wait().expect("it can be waited for") {
