@@ -155,7 +155,7 @@ pub struct Config {
     pub shards: Option<u16>,
     /// `tidemill.routing`
     pub routing: Routing,
-    /// `tidemill.shard.port`; none: see [`Config::shard_port`].
+    /// `tidemill.shard.port`; none: above the port listened on.
     pub shard_port: Option<u16>,
     /// `auto.create.topics.enable`
     pub auto_create_topics: bool,
@@ -414,20 +414,6 @@ impl Config {
         Self::from_layers(Layers::default()).expect("a test checks that the defaults fit together")
     }
 
-    /// The port of a shard's own endpoint, or none if that would be no port. With a listening
-    /// port of 0 (any free port) shards take free ports too: 0.
-    #[must_use]
-    pub fn shard_port(&self, shard: u16) -> Option<u16> {
-        if self.shard_port.is_none() && self.listen.port() == 0 {
-            return Some(0);
-        }
-        let base = match self.shard_port {
-            Some(port) => port,
-            None => self.listen.port().checked_add(1000)?,
-        };
-        base.checked_add(shard)
-    }
-
     /// Each setting with its value and who gave it.
     pub fn described(&self) -> impl Iterator<Item = (&'static Setting, &Value, &Origin)> {
         self.layers.iter()
@@ -530,7 +516,6 @@ mod tests {
         assert_eq!(config.value_text("log.segment.bytes"), (1 << 30).to_string());
         assert_eq!(config.value_text("log.retention.bytes"), "-1");
         assert_eq!(config.connection_idle, Some(Duration::from_mins(10)));
-        assert_eq!(config.shard_port(1), Some(10_093));
     }
 
     #[test]
@@ -590,12 +575,5 @@ mod tests {
     fn settings_that_contradict_each_other_are_refused() {
         let layers = laid("message.max.bytes = \"32MiB\"\nsocket.request.max.bytes = \"1MiB\"");
         assert!(Config::from_layers(layers.unwrap()).is_err());
-    }
-
-    #[test]
-    fn a_port_of_a_shard_is_a_port_or_nothing() {
-        assert_eq!(config("listeners = \"127.0.0.1:65000\"").shard_port(0), None);
-        assert_eq!(config("listeners = \"127.0.0.1:0\"").shard_port(3), Some(0));
-        assert_eq!(config("tidemill.shard.port = 7000").shard_port(3), Some(7003));
     }
 }

@@ -265,6 +265,21 @@ mod tests {
         assert_eq!(endpoints.routing(), Routing::Node, "it is told to nobody");
     }
 
+    /// A shard's endpoint lies above the node's, or where the setting says, or nowhere.
+    #[test]
+    fn a_port_of_a_shard_is_a_port_or_nothing() {
+        let mut config = Config::of_defaults();
+        let of = |config: &Config, port| {
+            shard_ports(config, SocketAddr::new(config.listen.ip(), port), 2)
+        };
+        assert_eq!(of(&config, 9092), Some(vec![10_092, 10_093]));
+        assert_eq!(of(&config, 65_000), None);
+        config.shard_port = Some(7000);
+        assert_eq!(of(&config, 65_000), Some(vec![7000, 7001]));
+        config.routing = Routing::Node;
+        assert_eq!(of(&config, 9092), Some(Vec::new()));
+    }
+
     /// The bug: a broker started right after another was killed found its ports taken, and did not
     /// start, or led clients by node from then on.
     #[test]

@@ -8,9 +8,7 @@ use tidemill_record::{NodeId, PartitionId, TopicPartition};
 use tidemill_runtime::edge::ShardId;
 
 use crate::config::Routing;
-
-/// Ids of shards' endpoints are this far apart, so that a node's own id is its shard 0's.
-pub const SHARD_ID_STRIDE: i32 = 65_536;
+use crate::limits::SHARD_ID_STRIDE;
 
 /// Which of `shards` is the home of a partition.
 ///
