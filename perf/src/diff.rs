@@ -303,12 +303,19 @@ fn apart(before: (f64, f64), after: (f64, f64)) -> Verdict {
     }
 }
 
+/// Whether a tag is that of whole requests: a total, or one whose kind has no total.
+fn is_whole(tag: &str, comparison: &Comparison) -> bool {
+    let Some((kind, _)) = tag.rsplit_once('.') else { return true };
+    let total = format!("{kind}.total");
+    is_total(tag) || comparison.tags.iter().all(|other| other.tag != total)
+}
+
 impl Condition {
     /// What is wrong with the second run, if anything.
     fn judge(&self, comparison: &Comparison) -> Vec<String> {
         let wanted = |tag: &&TagLines| match &self.tag {
             Some(wanted) => *wanted == tag.tag,
-            None => is_total(&tag.tag),
+            None => is_whole(&tag.tag, comparison),
         };
         let mut judged = false;
         let mut failed = Vec::new();
@@ -426,6 +433,9 @@ mod tests {
             assert_eq!(failed(&found, &found, condition).len(), 1, "{condition}");
         }
         assert!(failed(&found, &found, "p50>+5%").is_empty());
+        let mut parts = found.clone();
+        parts.log.intervals.retain(|interval| interval.tag == "produce.append");
+        assert!(failed(&parts, &parts, "p50>+5%").is_empty(), "no total: each is a whole");
         for text in ["p99", "p99>5%", ">+5%", "p99>+", "p99>+fast"] {
             assert!(text.parse::<Condition>().is_err(), "{text}");
         }

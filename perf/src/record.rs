@@ -133,7 +133,7 @@ impl<W: Write> Recording<W> {
                 self.outcome.figures.push(Figure::new(name, value, unit));
             };
             for kind in ["produce", "fetch", "other"] {
-                figure(&format!("{kind} requests"), whole.requests(kind), "requests/s");
+                figure(&format!("{kind} requests"), whole.requests(kind), "/s");
             }
             figure("bytes in", whole.sum(|shard| shard.bytes_in), "B/s");
             figure("bytes out", whole.sum(|shard| shard.bytes_out), "B/s");

@@ -49,7 +49,7 @@ pub fn count(count: u64) -> String {
 }
 
 /// Three significant digits, no more zeros than needed.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 {
         "0".to_owned()

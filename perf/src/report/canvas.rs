@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 /// Width of a character of the small text, about: to know whether words fit.
-pub(super) const CHAR_WIDTH: f64 = 6.7;
+pub(super) const CHAR_WIDTH: f64 = 7.2;
 
 /// Height of a line of text.
 pub(super) const LINE_HEIGHT: f64 = 17.0;
@@ -145,20 +145,20 @@ pub(super) const STYLE: &str = "\
 --c0:#1f62d0;--c1:#c2410c;--c2:#15803d;--c3:#9333ea;--c4:#b4810a;--c5:#0e7490;--c6:#be185d;\
 --c7:#4d5b6e;--c8:#6b8e00;--c9:#b91c1c;\
 --h0:#e3edfb;--h1:#c3daf7;--h2:#94bdf0;--h3:#619ae4;--h4:#3b78d2;--h5:#2459b0;--h6:#173f86;\
---h7:#0b2557;--mark:#d9480f}\
+--h7:#0b2557;--mark:#d9480f;--mid:#ffc933}\
 @media (prefers-color-scheme:dark){:root{--paper:#12161d;--card:#1a2029;--ink:#e6eaf0;\
 --soft:#9aa6b6;--grid:#2a323e;--edge:#3a4452;\
 --c0:#6ea8ff;--c1:#ff9254;--c2:#5fd387;--c3:#c796ff;--c4:#f0c04f;--c5:#4cc9e0;--c6:#ff7fb0;\
 --c7:#a9b6c8;--c8:#b6d94c;--c9:#ff7d7d;\
 --h0:#16253f;--h1:#1a3562;--h2:#1f4a8c;--h3:#2a66ba;--h4:#4387e0;--h5:#74abf3;--h6:#addbff;\
---h7:#eef8ff;--mark:#ff9254}}\
+--h7:#eef8ff;--mark:#ff9254;--mid:#0b2038}}\
 svg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;\
 fill:var(--soft)}svg text.s{fill:var(--ink)}svg text.b{fill:var(--ink);font-weight:600}\
 .grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--edge);stroke-width:1}\
 .curve{fill:none;stroke-width:1.6;stroke-linejoin:round}.wide{stroke-width:2.6}\
 .area{stroke:none;opacity:.75}.track{fill:var(--grid);opacity:.55}\
 .mark{fill:none;stroke:var(--mark);stroke-width:1.5}\
-.median{fill:none;stroke:var(--ink);stroke-width:1.2;stroke-dasharray:4 3}\
+.median{fill:none;stroke:var(--mid);stroke-width:1.6;stroke-dasharray:5 3}\
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}\
 .c4{stroke:var(--c4)}.c5{stroke:var(--c5)}.c6{stroke:var(--c6)}.c7{stroke:var(--c7)}\
 .c8{stroke:var(--c8)}.c9{stroke:var(--c9)}\

@@ -97,7 +97,7 @@ fn time_axis(canvas: &mut Canvas, x: &Axis, top: f64, bottom: f64) {
     for tick in x.ticks(about) {
         let at = x.at(tick);
         canvas.line("grid", (at, top), (at, bottom));
-        let name = units::figure(tick, "s");
+        let name = format!("{} s", units::digits(tick));
         canvas.words("t", (at, bottom + 16.0), Anchor::Middle, &name);
     }
     canvas.line("axis", (x.from, bottom), (x.to, bottom));
@@ -126,6 +126,8 @@ pub(super) fn heat_map(width: f64, tag: &str, columns: &Columns) -> String {
     let met = || columns.columns.iter().flatten();
     let low = met().map(|h| h.value_at_quantile(0.0)).min().unwrap_or(1).max(1) as f64;
     let high = met().map(|h| h.max()).max().unwrap_or(10) as f64;
+    // The median runs where the map is densest, so its colour is chosen against that.
+    canvas.rect("h6", (3.0, 4.0), (20.0, 12.0));
     canvas.line("median", (4.0, 10.0), (22.0, 10.0));
     canvas.words("t", (26.0, 14.0), Anchor::Start, "median");
     canvas.line("mark", (86.0, 10.0), (104.0, 10.0));
@@ -214,9 +216,9 @@ pub(super) fn waterfall(width: f64, stages: &[Curve], total: &Histogram<u64>) ->
         canvas.rect("track", (left, top), (x.to - left, LINE_HEIGHT));
         canvas.rect(&format!("f{}", i % COLOURS), (from, top), ((to - from).max(1.5), LINE_HEIGHT));
         canvas.words("s", (left - 8.0, top + 13.0), Anchor::End, name);
-        let share = mean / whole * 100.0;
+        let share = units::figure(mean / whole, "ratio");
         let p99 = units::nanos(histogram.value_at_quantile(0.99) as f64);
-        let words = format!("{} ({share:.0} %), p99 {p99}", units::nanos(mean));
+        let words = format!("{} ({share}), p99 {p99}", units::nanos(mean));
         let at = if narrow { (left, top + LINE_HEIGHT + 13.0) } else { (x.to + 10.0, top + 13.0) };
         canvas.words("t", at, Anchor::Start, &words);
         begun += mean;

@@ -21,9 +21,9 @@ main{max-width:1104px;margin:0 auto;padding:28px 32px 64px}\
 h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
 h2{font-size:19px;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--grid)}\
 h3{font-size:15px;margin:26px 0 4px}p{margin:4px 0 10px}.soft{color:var(--soft)}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:10px;\
 margin:20px 0}.tile{background:var(--card);border:1px solid var(--grid);border-radius:8px;\
-padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600}\
+padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600;white-space:nowrap}\
 .tile span{color:var(--soft);font-size:13px}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px;\
 font-variant-numeric:tabular-nums}th,td{padding:5px 10px;text-align:right;white-space:nowrap;\
