@@ -17,6 +17,8 @@ mod connection;
 mod consumer;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fake;
 mod producer;
 mod versions;
 

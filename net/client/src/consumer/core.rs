@@ -622,3 +622,6 @@ pub(crate) fn wire_time(start: Start) -> i64 {
         Start::Time(ms) => ms.max(0),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -762,3 +762,6 @@ fn is_about_leadership(error: ErrorCode) -> bool {
             | ErrorCode::NetworkException
     )
 }
+
+#[cfg(test)]
+mod tests;
