@@ -27,6 +27,7 @@ use crate::layout::{
     ENTRY_BYTES, Entry, EntryKind, HEADER_BYTES, TRAILER_BYTES, WindowHeader, window_bytes,
 };
 use crate::log::LogId;
+use crate::mistake::{self, Mistake};
 use crate::shard::leading_run;
 
 /// An entry on its way to the disk.
@@ -310,7 +311,10 @@ impl Journal {
             let file = self.live.pop_front().expect("there is a front");
             // Equal if nothing of it was needed any more, and what followed went to the next file.
             assert!(file.first.sequence <= from.sequence, "only older files are freed");
-            self.free.push_back(file.number);
+            match mistake::is_made(Mistake::RecycleEarly) {
+                true => self.free.push_front(file.number),
+                false => self.free.push_back(file.number),
+            }
         }
         let front = self.live.front_mut().expect("the current file is never freed");
         if front.first.sequence < from.sequence {

@@ -5,15 +5,19 @@
 //! cargo sim 42 --trace                the same, and prints all that happens
 //! cargo sim 42 --dump DIR             the same, and copies what is on the disk in the end
 //! cargo sim --count 500 --start 1000  runs the seeds from 1000 to 1499
+//! cargo sim --planted                 makes each mistake there is to plant, until it is caught
 //! ```
 //!
 //! A failure prints the one command that repeats it; the exit code is then 1.
 
+use std::cell::RefCell;
 use std::fs;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use sim::broker::Broker;
@@ -25,19 +29,35 @@ use sim::world::World;
 use tidemill_storage::mistake::{Mistake, plant};
 
 const USAGE: &str = "usage: cargo sim SEED [--trace] [--dump DIR] [--plant MISTAKE]
-       cargo sim --count N [--start SEED] [--plant MISTAKE]";
+       cargo sim --count N [--start SEED] [--plant MISTAKE]
+       cargo sim --planted [--count N] [--start SEED]";
+
+/// So many seeds are tried at most until a planted mistake is caught.
+const PLANTED_SEEDS_MAX: u64 = 5_000;
 
 /// What was asked for.
+#[derive(Clone)]
 struct Request {
     start: u64,
     count: u64,
     trace: bool,
     dump: Option<PathBuf>,
     planted: Option<Planted>,
+    /// Whether every mistake is to be planted in turn, until it is caught.
+    all_planted: bool,
 }
 
-/// What the last panic said: the broker's own assertions end a run, not the program.
-static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+impl Default for Request {
+    fn default() -> Self {
+        let (trace, all_planted) = (false, false);
+        Self { start: 0, count: 1, trace, dump: None, planted: None, all_planted }
+    }
+}
+
+thread_local! {
+    /// What the last panic said: the broker's own assertions end a run, not the program.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 fn main() -> ExitCode {
     let request = match parse(std::env::args().skip(1)) {
@@ -52,14 +72,18 @@ fn main() -> ExitCode {
         tracing_subscriber::fmt().without_time().with_writer(std::io::stdout).init();
     }
     std::panic::set_hook(Box::new(|panic| {
-        *LAST_PANIC.lock().expect("nothing panics while it is held") = panic.to_string();
+        LAST_PANIC.set(panic.to_string());
     }));
-    let failures = if request.count == 1 { run_one(&request) } else { run_many(&request) };
+    let failures = match (request.all_planted, request.count) {
+        (true, _) => run_planted(&request),
+        (false, 1) => run_one(&request),
+        (false, _) => run_many(&request),
+    };
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut request = Request { start: 0, count: 1, trace: false, dump: None, planted: None };
+    let mut request = Request::default();
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {
         return Err("a seed, please".to_owned());
@@ -71,6 +95,10 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
             "--start" => request.start = number(&value()?)?,
             "--trace" => request.trace = true,
             "--dump" => request.dump = Some(value()?.into()),
+            "--planted" => {
+                request.all_planted = true;
+                request.count = PLANTED_SEEDS_MAX;
+            }
             "--plant" => request.planted = Some(mistake(&value()?)?),
             seed => request.start = number(seed)?,
         }
@@ -83,10 +111,17 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 /// A mistake to be planted: in the disk below the broker, or in its storage.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Planted {
     Disk(PlantedInDisk),
     Storage(Mistake),
+}
+
+impl Planted {
+    fn name(self) -> &'static str {
+        let found = MISTAKES.iter().find(|(_, planted)| *planted == self);
+        found.expect("every mistake has a name").0
+    }
 }
 
 const MISTAKES: [(&str, Planted); 7] = [
@@ -123,47 +158,87 @@ fn run_one(request: &Request) -> u64 {
             match outcome.violation {
                 None => 0,
                 Some(violation) => {
-                    report(request.start, &violation.to_string());
+                    report(request.start, request, &violation.to_string());
                     1
                 }
             }
         }
         Err(panic) => {
-            report(request.start, &panic);
+            report(request.start, request, &panic);
             1
         }
     }
 }
 
+/// Runs many seeds, on all cores; one seed runs on one.
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
-    let (mut failures, mut acked) = (0, 0);
-    for (done, seed) in (request.start..).take(request.count as usize).enumerate() {
-        let trouble = match run_seed(seed, request) {
-            Ok(outcome) => {
-                acked += outcome.acked_records;
-                outcome.violation.map(|violation| violation.to_string())
+    let (begun, done, failures, acked) =
+        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let run = || {
+        loop {
+            let number = begun.fetch_add(1, Relaxed);
+            if request.count <= number {
+                return;
             }
-            Err(panic) => Some(panic),
-        };
-        if let Some(trouble) = trouble {
-            report(seed, &trouble);
-            failures += 1;
+            let (trouble, records) = trouble(request.start + number, request);
+            acked.fetch_add(records, Relaxed);
+            if let Some(trouble) = trouble {
+                report(request.start + number, request, &trouble);
+                failures.fetch_add(1, Relaxed);
+            }
+            let done = done.fetch_add(1, Relaxed) + 1;
+            if done.is_multiple_of(100) {
+                let (rate, failures) =
+                    (done as f64 / began.elapsed().as_secs_f64(), failures.load(Relaxed));
+                println!("{done} of {}: {failures} failures, {rate:.1} seeds/s", request.count);
+            }
         }
-        let done = done as u64 + 1;
-        if done.is_multiple_of(100) {
-            let rate = done as f64 / began.elapsed().as_secs_f64();
-            println!("{done} of {}: {failures} failures, {rate:.1} seeds/s", request.count);
-        }
-    }
-    println!("{acked} records acknowledged");
+    };
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
+    let failures = failures.into_inner();
+    println!("{} records acknowledged", acked.into_inner());
     println!("{} seeds, {failures} failures", request.count);
     failures
 }
 
-fn report(seed: u64, trouble: &str) {
-    println!("seed {seed} FAILED: {trouble}");
-    println!("  repeat with: cargo sim {seed}");
+/// Plants each mistake in turn, until a checker catches it. Returns how many went unnoticed.
+fn run_planted(request: &Request) -> u64 {
+    let mut unnoticed = 0;
+    for (name, planted) in MISTAKES {
+        let request = Request { planted: Some(planted), ..request.clone() };
+        let seeds = request.start..request.start + request.count;
+        let caught = seeds.clone().find_map(|seed| Some((seed, trouble(seed, &request).0?)));
+        match caught {
+            Some((seed, trouble)) => {
+                let tried = seed - request.start + 1;
+                println!("{name}: caught by seed {seed}, after {tried}: {trouble}");
+            }
+            None => {
+                println!("{name}: NOT caught by {} seeds", request.count);
+                unnoticed += 1;
+            }
+        }
+    }
+    println!("{} mistakes, {unnoticed} not caught", MISTAKES.len());
+    unnoticed
+}
+
+/// What is wrong with a run, if anything, and how many records it acknowledged.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, u64) {
+    match run_seed(seed, request) {
+        Ok(outcome) => {
+            (outcome.violation.map(|violation| violation.to_string()), outcome.acked_records)
+        }
+        Err(panic) => (Some(panic), 0),
+    }
+}
+
+fn report(seed: u64, request: &Request, trouble: &str) {
+    let plant =
+        request.planted.map_or(String::new(), |planted| format!(" --plant {}", planted.name()));
+    println!("seed {seed} FAILED: {trouble}\n  repeat with: cargo sim {seed}{plant}");
 }
 
 /// Runs a seed; an error is the panic that ended it.
@@ -183,8 +258,7 @@ fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
         let prepare = |world: &mut World<Broker, Workload>| world.disk().planted = disk;
         run_with(seed, broker, &plan, trace, prepare, |world| dump(world, request.dump.as_deref()))
     };
-    catch_unwind(AssertUnwindSafe(run))
-        .map_err(|_| LAST_PANIC.lock().expect("nothing panics while it is held").clone())
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| LAST_PANIC.take())
 }
 
 /// Copies the simulated disk into a real directory, for `tidemill inspect`.
