@@ -40,6 +40,9 @@ pub(crate) enum Mishap {
     LoseReply,
 }
 
+/// A batch as it was numbered, its count of records, and where it is.
+type Numbered = (Sequence, i32, i64);
+
 /// One partition.
 #[derive(Debug, Default)]
 pub(crate) struct FakePartition {
@@ -47,7 +50,8 @@ pub(crate) struct FakePartition {
     leader_epoch: i32,
     pub(crate) batches: Vec<Bytes>,
     next_offset: i64,
-    producers: HashMap<i64, (i16, VecDeque<(Sequence, i32, i64)>)>,
+    /// Epoch and last batches of each producer.
+    producers: HashMap<i64, (i16, VecDeque<Numbered>)>,
     /// Larger batches are refused.
     pub(crate) batch_bytes_max: Option<usize>,
 }
