@@ -113,7 +113,7 @@ impl<W: Write> Recording<W> {
             outcome.add(at, Series::busy(&name), shard.busy);
             for (peer, sent) in &shard.mesh {
                 let name = format!("{} to {peer}", shard.shard);
-                outcome.add(at, Series::new("mesh messages", &name, "messages/s"), *sent);
+                outcome.add(at, Series::new("mesh messages", &name, "/s"), *sent);
             }
         }
         let bytes = |name: &str| Series::new("throughput", name, "B/s");

@@ -52,7 +52,7 @@ pub(super) fn percentiles(width: f64, curves: &[Curve]) -> String {
     canvas.words("t", below, Anchor::Middle, "so many took at most");
 
     for (i, (name, histogram)) in curves.iter().enumerate() {
-        let wide = if is_total(name) { " wide" } else { "" };
+        let wide = if name == "total" { " wide" } else { "" };
         let points = percentile_points(histogram, &x, &y);
         canvas.curve(&format!("curve{wide} c{}", i % COLOURS), &points);
     }

@@ -7,7 +7,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
 
 use super::Top;
 use crate::interval::{Between, ShardBetween};
@@ -16,6 +16,12 @@ use crate::units;
 /// From few to many: shades of blue of the 256-colour palette, told apart on dark and on light.
 const SHADES: [u8; 7] = [24, 25, 31, 38, 44, 80, 159];
 
+/// Two lines of figures in a box.
+const RATES_HEIGHT: u16 = 4;
+
+/// Below this a heat map shows nothing.
+const HEAT_HEIGHT_MIN: u16 = 6;
+
 /// Room for the latencies beside the heat map.
 const AXIS: u16 = 9;
 
@@ -23,12 +29,15 @@ pub(super) fn draw(top: &Top, frame: &mut Frame<'_>) {
     let area = frame.area();
     let shards = top.now().map_or(0, |between| between.shards.len()) as u16;
     let stages = top.tags().len() as u16;
-    // The parts above the heat map take what they need, as long as there is room.
+    // The parts above the heat map take what they need; it takes the rest, if that is enough.
     let shards_height = (shards + 2).clamp(3, (area.height / 4).max(3));
-    let stages_height = (stages + 3).clamp(3, (area.height / 2).max(3));
+    let fixed = 1 + RATES_HEIGHT + shards_height + 1;
+    let left = area.height.saturating_sub(fixed);
+    let wanted = (stages + 3).clamp(3, (area.height / 2).max(3));
+    let stages_height = if left < wanted + HEAT_HEIGHT_MIN { left } else { wanted };
     let [head, rates, busy, table, map, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(4),
+        Constraint::Length(RATES_HEIGHT),
         Constraint::Length(shards_height),
         Constraint::Length(stages_height),
         Constraint::Min(0),
@@ -39,7 +48,7 @@ pub(super) fn draw(top: &Top, frame: &mut Frame<'_>) {
     draw_rates(top, frame, rates);
     draw_shards(top, frame, busy);
     draw_stages(top, frame, table);
-    if 5 <= map.height {
+    if HEAT_HEIGHT_MIN <= map.height {
         draw_heat(top, frame, map);
     }
     let keys = Line::from(" q ends   tab shows the next stage's heat map").style(soft());
@@ -110,7 +119,7 @@ fn draw_rates(top: &Top, frame: &mut Frame<'_>, area: Rect) {
 /// Figures after their names, in one line.
 fn told<const N: usize>(figures: [(&'static str, String); N]) -> Line<'static> {
     let spans = figures.into_iter().flat_map(|(name, value)| {
-        let value = format!("{value}   ");
+        let value = format!("{value} ");
         [Span::styled(format!(" {name} "), soft()), Span::styled(value, bold())]
     });
     Line::from(spans.collect::<Vec<_>>())
@@ -130,17 +139,24 @@ fn draw_shards(top: &Top, frame: &mut Frame<'_>, area: Rect) {
     for (line, shard) in now.shards.iter().take(room).enumerate() {
         let row = Rect { y: inside.y + line as u16, height: 1, ..inside };
         let [name, bar, words] =
-            Layout::horizontal([Constraint::Length(5), Constraint::Max(30), Constraint::Min(20)])
+            Layout::horizontal([Constraint::Length(5), Constraint::Max(36), Constraint::Min(20)])
                 .areas(row);
         frame.render_widget(Paragraph::new(format!(" {:>3}", shard.shard)), name);
-        let colour = if 0.9 <= shard.busy { Color::Red } else { Color::Blue };
-        let gauge = Gauge::default()
-            .ratio(shard.busy.clamp(0.0, 1.0))
-            .label(format!("{:.0} %", shard.busy * 100.0))
-            .gauge_style(Style::new().fg(colour));
-        frame.render_widget(gauge, bar);
+        frame.render_widget(Paragraph::new(busy_bar(shard.busy, bar.width)), bar);
         frame.render_widget(Paragraph::new(shard_words(shard, top)), words);
     }
+}
+
+/// A bar as long as the share, and the share.
+fn busy_bar(busy: f64, width: u16) -> Line<'static> {
+    let room = usize::from(width.saturating_sub(6));
+    let filled = ((busy.clamp(0.0, 1.0) * room as f64).round() as usize).min(room);
+    let colour = if 0.9 <= busy { Color::Red } else { Color::Blue };
+    Line::from(vec![
+        Span::styled("█".repeat(filled), Style::new().fg(colour)),
+        Span::styled("░".repeat(room - filled), soft()),
+        Span::raw(format!(" {:>3.0} %", busy * 100.0)),
+    ])
 }
 
 fn shard_words(shard: &ShardBetween, top: &Top) -> Line<'static> {
@@ -169,7 +185,10 @@ fn draw_stages(top: &Top, frame: &mut Frame<'_>, area: Rect) {
     let tags = top.tags();
     let shown = tags.get(top.shown).cloned();
     let mut order = tags;
-    order.sort_by_key(|tag| stage_order(tag));
+    // Where not all have room, the totals come first and the others as far as they go.
+    if order.len() + 3 <= usize::from(area.height) {
+        order.sort_by_key(|tag| stage_order(tag));
+    }
     let rows = order.iter().map(|tag| {
         let met = top.recent(tag);
         let rate = top.now().and_then(|now| Some((now.stage(tag)?.len(), now.seconds)));
