@@ -12,6 +12,8 @@ mod consume;
 mod failure;
 mod inspect;
 mod offsets;
+mod perf;
+mod perf_machine;
 mod produce;
 mod settings;
 mod start;
@@ -55,6 +57,10 @@ enum Command {
     Produce(produce::Produce),
     /// Print the records of a topic.
     Consume(consume::Consume),
+    /// Where the time goes: a live view, recordings, reports, comparisons; and what this machine
+    /// can do at most.
+    #[command(subcommand)]
+    Perf(perf::PerfCommand),
 }
 
 /// Carries out the command line; the status of the process.
@@ -69,6 +75,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Produce(produce)) => produce.run(),
         Some(Command::Consume(consume)) => consume.run(),
+        Some(Command::Perf(perf)) => perf.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@ CHECKS = {
     "full-disk": "full_disk",
     "many-partitions": "many_partitions",
     "golden": "golden",
+    "histogram-logs": "histogram_logs",
     "big-restart": "big_restart",
     "start": "start",
     "oldest-kernel": "oldest_kernel",
