@@ -78,6 +78,8 @@ pub(crate) struct Segment {
     pub(crate) writing_to: Option<u64>,
     /// Everything up to this position is to be written, be its last block full or not.
     pub(crate) park_to: u64,
+    /// The newest timestamp of those of its batches that are not in memory any more.
+    pub(crate) released_max: Timestamp,
     /// The offset after the last large run in it, of this incarnation.
     pub(crate) runs_end: Offset,
     /// Written to since it was last synced.
@@ -94,6 +96,10 @@ pub(crate) struct Segment {
     pub(crate) seal: Seal,
     /// Its index.
     pub(crate) index: IndexSlot,
+    /// While it is active: its index's file was last written when it was so long.
+    pub(crate) indexed_to: u64,
+    /// And that is still being done: sealing, which writes it as a whole, waits for it.
+    pub(crate) writes_index: bool,
 }
 
 impl Segment {
@@ -119,10 +125,13 @@ impl Segment {
             made: false,
             name_durable: false,
             direct: VecDeque::new(),
+            released_max: Timestamp::NONE,
             runs_end: Offset::ZERO,
             allocated: 0,
             seal: Seal::Active,
             index: IndexSlot::Ready(Index::new(partition, base_offset)),
+            indexed_to: 0,
+            writes_index: false,
         }
     }
 
@@ -139,6 +148,7 @@ impl Segment {
         let aligned = size == round_down(size);
         Self {
             state,
+            released_max: state.max_timestamp,
             durable: size,
             written: size,
             front: aligned.then(Bytes::new),
@@ -158,6 +168,8 @@ impl Segment {
                 from_offset: state.next_offset,
                 since: Vec::new(),
             },
+            indexed_to: 0,
+            writes_index: false,
         }
     }
 

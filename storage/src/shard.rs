@@ -110,6 +110,13 @@ enum Purpose {
         /// What to write once the file is there.
         bytes: Option<Bytes>,
     },
+    /// A step of writing the index of an active segment that has grown much.
+    GrownIndex {
+        log: LogId,
+        segment: Offset,
+        /// What to write once the file is there.
+        bytes: Option<Bytes>,
+    },
     /// A read for a consumer.
     Read(ReadId),
     /// A step of getting the index of a segment.
@@ -392,6 +399,9 @@ impl ShardStorage {
             Purpose::Checkpoint => self.handle_checkpoint(result),
             Purpose::LastIndex { log, segment, bytes } => {
                 self.handle_last_index(log, segment, bytes, result);
+            }
+            Purpose::GrownIndex { log, segment, bytes } => {
+                self.handle_grown_index(log, segment, bytes, &result);
             }
             Purpose::Read(read) => self.handle_read(read, result),
             Purpose::Index { log, segment } => self.handle_index(log, segment, result),

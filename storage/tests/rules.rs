@@ -412,6 +412,27 @@ fn a_start_replays_little_however_much_was_written() {
     }
 }
 
+/// The bug: after a crash a reader of the last record waited until the whole of the active segment
+/// had been read, because nothing told where in it the record lies.
+#[test]
+fn the_last_record_is_found_soon_after_a_crash() {
+    let mut world = World::new(27, 1);
+    world.log_config.segment_bytes = 4 << 20;
+    world.start(1);
+    for _ in 0..250 {
+        world.append_new(partition(0), 1, 4_000);
+    }
+    world.settle();
+    world.crash(Survival::Everything);
+    world.start_unchecked(1);
+    let before = world.disk.read_bytes;
+    let end = world.log(partition(0)).end();
+    assert!(!world.read_all(partition(0), Offset(end.0 - 1)).unwrap().is_empty());
+    let read = world.disk.read_bytes - before;
+    assert!(read < 500_000, "{read} bytes read for the last of a million");
+    world.check();
+}
+
 /// Deleted topics go with all their files; a directory nobody knows is put aside, not removed.
 #[test]
 fn a_dropped_log_leaves_nothing_behind() {

@@ -23,7 +23,7 @@ use crate::checkpoint::{LogState, Place, ReplayFrom, Snapshot};
 use crate::io::{Action, DirName, Fault, FileName, Outcome};
 use crate::log::{Closing, Log, LogId};
 use crate::mistake::{self, Mistake};
-use crate::segment::{IndexSlot, PIECE_BYTES_MAX};
+use crate::segment::{IndexSlot, PIECE_BYTES_MAX, Seal};
 
 /// Each slot's file has so many bytes from the first start on, so that a full disk cannot keep a
 /// checkpoint of ordinary size from being written.
@@ -345,6 +345,7 @@ impl ShardStorage {
         for id in self.note_synced() {
             let log = self.log_mut(id);
             log.checkpointed = log.synced.offset;
+            self.write_grown_index(id);
             self.after_last_request(id);
         }
     }
@@ -380,12 +381,64 @@ impl ShardStorage {
         self.stopped = self.checkpointing.last;
     }
 
+    /// Writes the index of an active segment that has grown much, so that whoever reads its last
+    /// records after a crash need not go over all of it first.
+    ///
+    /// Only as far as the log is synced: what is behind may not survive, and then other batches
+    /// come to stand in its place.
+    fn write_grown_index(&mut self, id: LogId) {
+        let (stopping, step) = (self.stopping, self.config.index_step_bytes);
+        let log = self.log_mut(id);
+        let (partition, synced) = (log.partition, log.synced);
+        if stopping || log.closing.is_some() {
+            return;
+        }
+        let Some(active) = log.segment_mut(synced.segment) else { return };
+        let IndexSlot::Ready(index) = &active.index else { return };
+        let has_grown = active.indexed_to + step <= synced.position;
+        if !has_grown || active.writes_index || active.seal != Seal::Active {
+            return;
+        }
+        let mut index = index.clone();
+        index.cut(synced.position);
+        active.indexed_to = synced.position;
+        active.writes_index = true;
+        let bytes = Some(index.encode(active.state.generation));
+        let file = active.index_file(partition);
+        let purpose = Purpose::GrownIndex { log: id, segment: synced.segment, bytes };
+        self.requests.ask(purpose, Action::Create { file });
+    }
+
+    pub(super) fn handle_grown_index(
+        &mut self,
+        id: LogId,
+        base_offset: Offset,
+        bytes: Option<Bytes>,
+        result: &Result<Outcome, Fault>,
+    ) {
+        let log = self.logs[id.0 as usize].as_mut();
+        let partition = log.as_ref().map(|log| log.partition);
+        let segment = log.and_then(|log| log.segment_mut(base_offset)).filter(|s| s.writes_index);
+        if let (Some(segment), Some(partition)) = (segment, partition) {
+            if let (Ok(_), Some(bytes)) = (result, bytes) {
+                let file = segment.index_file(partition);
+                let purpose = Purpose::GrownIndex { log: id, segment: base_offset, bytes: None };
+                let action = Action::Write { file, position: 0, bytes, durable: false };
+                return self.requests.ask(purpose, action);
+            }
+            // Written, or not: it can be built again.
+            segment.writes_index = false;
+            self.step_seal(id, base_offset);
+        }
+        self.after_last_request(id);
+    }
+
     /// The last checkpoint is made. Indexes of large active segments spare the next start work.
     fn write_indexes(&mut self) {
         let mut writes = Vec::new();
         for (id, log) in self.logs() {
             let Some(active) = log.active() else { continue };
-            if active.state.size_bytes < INDEX_WORTH_WRITING_BYTES {
+            if active.state.size_bytes < INDEX_WORTH_WRITING_BYTES || active.writes_index {
                 continue;
             }
             if let IndexSlot::Ready(index) = &active.index {

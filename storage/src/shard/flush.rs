@@ -123,8 +123,12 @@ impl ShardStorage {
                 if !log.first_is_written() {
                     return self.press();
                 }
-                let freed = log.tail.pop_first();
-                self.tail_bytes -= freed;
+                if let Some(batch) = log.tail.pop_first() {
+                    if let Some(segment) = log.segment_mut(batch.segment) {
+                        segment.released_max = segment.released_max.max(batch.max_timestamp);
+                    }
+                    self.tail_bytes -= batch.cost_bytes();
+                }
             }
             self.tail_order.pop_front();
         }
@@ -174,7 +178,7 @@ impl ShardStorage {
             return;
         }
         let Some(segment) = log.segment_mut(base_offset) else { return };
-        if segment.seal == Seal::Draining && segment.is_drained() {
+        if segment.seal == Seal::Draining && segment.is_drained() && !segment.writes_index {
             segment.seal = Seal::Syncing;
             let action = Action::Sync { file: segment.file(partition) };
             self.requests.ask(Purpose::Seal { log: id, segment: base_offset }, action);

@@ -44,6 +44,7 @@ pub fn small_config() -> Config {
         journal_file_bytes: 64 * KIB as u64,
         journal_bytes_max: 256 * KIB as u64,
         replay_bytes_max: 96 * KIB as u64,
+        index_step_bytes: 16 * KIB as u64,
         flush_bytes: 8 * KIB,
         large_run_bytes: 12 * KIB,
         flush_in_flight_bytes_max: 32 * KIB,

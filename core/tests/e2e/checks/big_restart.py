@@ -1,4 +1,5 @@
-"""With 10 GB of data present a restart serves within a second, after a clean stop and after a kill.
+"""With 10 GB of data present a restart serves within a second, after a clean stop and after a kill,
+also one at the end of 10 GB of load.
 
 `Serves` is more than the line `ready`: a client that starts at the same moment has read the last
 record of a partition and has been acknowledged a new one.
@@ -27,7 +28,8 @@ def check(run):
             f"{stored / 1e9:.1f} GB on the disk")
     demand(wanted <= stored, f"{stored} bytes on the disk")
 
-    for how in ["a clean stop", "a kill", "a kill after more load"]:
+    slowest = 0.0
+    for how in ["a kill after all that load", "a clean stop", "a kill", "a kill after more load"]:
         if how == "a clean stop":
             broker.stop()
         else:
@@ -39,8 +41,8 @@ def check(run):
         served = serve_one(broker.address, begun, sent[0])
         run.say(f"after {how}: ready in {broker.ready_seconds * 1000:.0f} ms, "
                 f"a record read in {served * 1000:.0f} ms")
-        slowest = max(served, broker.ready_seconds)
-        demand(slowest <= SERVES_SECONDS, f"after {how} it took {slowest:.2f} s to serve")
+        slowest = max(slowest, served, broker.ready_seconds)
+    demand(slowest <= SERVES_SECONDS, f"it took {slowest:.2f} s to serve")
 
 
 def fill(run, address, wanted_bytes, sent):
