@@ -119,9 +119,15 @@ impl Tail {
         Some((found, size_bytes))
     }
 
-    /// Drops the oldest batch and returns its cost.
-    pub(crate) fn pop_first(&mut self) -> usize {
-        self.batches.pop_front().map_or(0, |batch| batch.cost_bytes())
+    /// Takes out the oldest batch.
+    pub(crate) fn pop_first(&mut self) -> Option<TailBatch> {
+        self.batches.pop_front()
+    }
+
+    /// The newest timestamp of the batches from `start` to `end`.
+    pub(crate) fn max_timestamp(&self, start: Offset, end: Offset) -> Timestamp {
+        let visible = self.iter_from(start).take_while(|batch| batch.next_offset <= end);
+        visible.map(|batch| batch.max_timestamp).max().unwrap_or(Timestamp::NONE)
     }
 
     /// Drops the batches of segments before `first`.

@@ -611,3 +611,22 @@ fn a_segment_sealed_while_its_index_is_built_is_not_damage() {
     assert_eq!(world.log(tp).damaged(), []);
     world.check();
 }
+
+/// Under load the newest record of all is always one that is not durable yet.
+#[test]
+fn the_newest_timestamp_is_that_of_a_record_readers_see() {
+    let mut world = World::started(3, 1, 1);
+    let tp = partition(0);
+    assert_eq!(world.newest(tp), None);
+    for _ in 0..3 {
+        world.append_new(tp, 1, 100);
+    }
+    world.settle();
+    let durable = world.append_new(tp, 1, 100);
+    while world.log(tp).durable_end() <= durable.base_offset {
+        world.turn(1);
+    }
+    let undurable = world.append_new(tp, 1, 100);
+    assert!(world.log(tp).durable_end() <= undurable.base_offset);
+    assert_eq!(world.newest(tp), Some(durable.base_offset));
+}

@@ -309,6 +309,7 @@ impl ShardStorage {
             last.state.next_offset = end;
             last.runs_end = last.runs_end.min(end);
             last.state.max_timestamp = kept.max_timestamp();
+            last.released_max = kept.max_timestamp();
             (last.durable, last.written, last.park_to) = (position, position, 0);
             last.seal = Seal::Sealed;
             last.index = IndexSlot::Ready(kept);

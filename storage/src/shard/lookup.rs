@@ -46,15 +46,16 @@ impl ShardStorage {
         self.start_read(log, base_offset, wanted, Goal::FirstAt(timestamp)).map(Lookup::Disk)
     }
 
-    /// The record with the largest timestamp; the first of equals. None if that one is not below
-    /// `visible_end` yet.
+    /// The record below `visible_end` with the largest timestamp; the first of equals.
     pub fn max_timestamp(&mut self, log: LogId, visible_end: Offset) -> Result<Lookup, ReadError> {
-        let segments = self.log(log).segments.iter();
-        match segments.map(|segment| segment.state.max_timestamp).max() {
-            Some(newest) if newest != Timestamp::NONE => {
-                self.offset_for_timestamp(log, newest, visible_end)
-            }
-            _ => Ok(Lookup::Ready(None)),
+        // What is not visible yet is still in the tail.
+        let books = self.log(log);
+        let in_memory = books.tail.max_timestamp(books.start, visible_end);
+        let released = books.segments.iter().map(|segment| segment.released_max);
+        let newest = released.fold(in_memory, Timestamp::max);
+        match newest == Timestamp::NONE {
+            true => Ok(Lookup::Ready(None)),
+            false => self.offset_for_timestamp(log, newest, visible_end),
         }
     }
 

@@ -24,8 +24,8 @@ use tidemill_record::{
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::recovery::{Known, Recovered, Report};
 use tidemill_storage::{
-    AppendKind, Appended, Config, Event, LogConfig, LogId, Read, ReadId, RecoverError, Recovery,
-    ShardStorage,
+    AppendKind, Appended, Config, Event, LogConfig, LogId, Lookup, Read, ReadId, RecoverError,
+    Recovery, ShardStorage,
 };
 
 use tidemill_storage::io::{Action, Completion, FileName};
@@ -425,6 +425,16 @@ impl World {
         let end = self.log(tp).end();
         let asked = self.shards[shard].read(log, from, end, u32::MAX, true);
         assert!(matches!(asked, Ok(Read::Disk(_))), "it is on disk");
+    }
+
+    /// Where the durable record with the newest timestamp is, if that is known without the disk.
+    pub fn newest(&mut self, tp: TopicPartition) -> Option<Offset> {
+        let (shard, log) = self.logs[&tp];
+        let durable_end = self.log(tp).durable_end();
+        match self.shards[shard].max_timestamp(log, durable_end) {
+            Ok(Lookup::Ready(found)) => found.map(|found| found.offset),
+            other => panic!("it is in memory: {other:?}"),
+        }
     }
 
     /// Asks that everything below `before` be deleted. Whether it was taken.
