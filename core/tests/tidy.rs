@@ -25,7 +25,13 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
     (
         "bench",
         "tidemill-bench",
-        &["tidemill-record", "tidemill-net", "tidemill-runtime", "tidemill-perf"],
+        &[
+            "tidemill-record",
+            "tidemill-net",
+            "tidemill-client",
+            "tidemill-runtime",
+            "tidemill-perf",
+        ],
     ),
     (
         "core",

@@ -68,6 +68,8 @@ pub(crate) struct Fake {
     /// The highest version told of each API, if not ours.
     pub(crate) versions: HashMap<ApiKey, i16>,
     pub(crate) unreachable: bool,
+    /// How long each fetch was ready to wait, in milliseconds.
+    pub(crate) waits: Vec<i32>,
     lines: BTreeMap<LineId, (i32, BytesMut)>,
     next_producer_id: i64,
 }
@@ -279,6 +281,7 @@ impl Fake {
     }
 
     fn fetch<'a>(&mut self, node: i32, request: &FetchRequest<'a>) -> FetchResponse<'a> {
+        self.waits.push(request.max_wait_ms);
         let mut answers = Vec::new();
         for asked in request.partitions() {
             let name = self.named(asked.topic);

@@ -1,11 +1,44 @@
 //! A Kafka client: producer, consumer and admin, for any broker that speaks the protocol.
 //!
-//! What is below is without I/O: bytes in, events out; requests in, bytes out; time as `now`.
-//! [`Connection`] is one connection: versions negotiated, requests pipelined, replies with the tag
-//! of their request. A load generator drives it with batches made beforehand, which are sent from
-//! where they lie.
+//! ```no_run
+//! use std::time::Duration;
+//! use tidemill_client::{
+//!     Admin, Consumer, ConsumerConfig, NewTopic, Producer, ProducerConfig, Record, Start,
+//! };
 //!
-//! Start reading at [`Connection`].
+//! let brokers = "localhost:9092";
+//! Admin::open(brokers)?.create_topic(&NewTopic::new("greetings").partitions(3))?;
+//!
+//! let producer = Producer::open(ProducerConfig::new(brokers)?)?;
+//! producer.send(Record::to("greetings").key("en").value("hello"))?;
+//! producer.close()?; // stored, or the reason why not
+//!
+//! let mut consumer = Consumer::open(ConsumerConfig::new(brokers)?)?;
+//! consumer.assign_topic("greetings", Start::Earliest, Duration::from_secs(10))?;
+//! for record in consumer.poll(Duration::from_secs(1))? {
+//!     println!("{}/{}: {:?}", record.partition, record.offset, record.value);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **For applications**: [`Producer`] (numbered batches, retries in order, a thread of its own
+//! that sends), [`Consumer`] (positions, isolation, verified checksums; works while it is polled)
+//! and [`Admin`]. Errors say what, why, and what would help. Everything that can grow has a bound.
+//!
+//! **For those with an I/O of their own**, such as a load generator, the same without I/O: bytes
+//! in, events out; requests in, bytes out; time as `now`, chance as a seed.
+//!
+//! | layer | what it does |
+//! |---|---|
+//! | [`Connection`] | one connection: versions negotiated, requests pipelined, replies with the tag of their request; batches made beforehand are sent from where they lie |
+//! | [`Cluster`] | all brokers: connecting again, who leads what, hints of new leaders |
+//! | [`ProducerCore`], [`ConsumerCore`] | what the names say, on top of a `Cluster` |
+//!
+//! Spoken to so far: Tidemill, and Apache Kafka 4.3. What is not there: TLS, authentication,
+//! groups, transactions, fetch sessions, fetching from followers, finding out that a log was cut
+//! off below a position.
+//!
+//! Start reading at [`Connection`], or in the directory `examples`.
 
 pub mod limits;
 pub mod time;

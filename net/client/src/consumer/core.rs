@@ -441,7 +441,13 @@ impl ConsumerCore {
                 }
             })
             .collect();
-        let max_wait_ms = i32::try_from(self.config.max_wait.as_millis()).unwrap_or(i32::MAX);
+        // An answer that waits for records of these keeps back those of the others, which can be
+        // asked for as soon as what they brought has been taken.
+        let others_hold = self.parts.iter().any(|part| {
+            part.holds && self.cluster.map().leader(&part.topic, part.partition) == Some(leader)
+        });
+        let wait = if others_hold { Duration::ZERO } else { self.config.max_wait };
+        let max_wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         let request = OutgoingFetch {
             max_wait_ms,
             min_bytes: i32::try_from(self.config.min_bytes).unwrap_or(i32::MAX),

@@ -154,3 +154,29 @@ fn a_paused_partition_is_left_alone() {
     assert!(core.pause("t", 1, false));
     assert_eq!(read(&mut core, &mut fake, &mut now, 30)[1], [0, 1]);
 }
+
+/// A partition that had been read to its end was waited for, and with it, on the same connection,
+/// all that other partitions had: half a second for each answer.
+#[test]
+fn a_partition_at_its_end_does_not_keep_back_the_others() {
+    let mut fake = Fake::new(1).with_topic("t", 3);
+    fill(&mut fake, 0, 1, 1);
+    fill(&mut fake, 1, 5, 1);
+    let mut core = core(None);
+    let mut now = Instant::default();
+    core.assign((0..2).map(|partition| (Arc::from("t"), partition, Start::Offset(0))), now);
+    while !core.has_batches() {
+        core.cluster().tick(now);
+        core.tick(now);
+        fake.drive(core.cluster(), now);
+        now = now.plus(MS);
+    }
+    assert_eq!(fake.waits, [500], "nothing is there yet: it may wait");
+    let first = core.poll_batch().unwrap();
+    assert_eq!(first.partition, 0);
+    let second = core.poll_batch().unwrap();
+    assert_eq!(second.partition, 1, "taken, but what it came in is not yet known to be empty");
+    core.tick(now);
+    fake.drive(core.cluster(), now);
+    assert_eq!(fake.waits, [500, 0], "partition 0 is asked for alone, without waiting");
+}
