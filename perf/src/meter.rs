@@ -150,7 +150,7 @@ impl Meter {
         self.slowest.offer(stamps, wall_ms, describe);
     }
 
-    /// A copy of all counts, to be handed over. Some 20 µs.
+    /// A copy of all counts, to be handed over. Some 50 µs with the stages of one kind met.
     #[must_use]
     pub fn read(&self, now_ns: u64) -> ShardReading {
         ShardReading {
