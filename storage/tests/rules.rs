@@ -10,7 +10,7 @@ mod world;
 use disk::Survival;
 use tidemill_record::Offset;
 use tidemill_storage::error::{AppendError, ReadError};
-use tidemill_storage::io::{Action, Fault, FileName};
+use tidemill_storage::io::{Action, DirName, Fault, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
 use tidemill_storage::{AppendKind, RecoverError};
 use world::{World, partition};
@@ -629,4 +629,28 @@ fn the_newest_timestamp_is_that_of_a_record_readers_see() {
     let undurable = world.append_new(tp, 1, 100);
     assert!(world.log(tp).durable_end() <= undurable.base_offset);
     assert_eq!(world.newest(tp), Some(durable.base_offset));
+}
+
+/// The bug: after a kill that found a new record in each of 10,000 partitions, the start synced each
+/// of their directories, one by one, for 5 seconds.
+#[test]
+fn a_start_that_drains_many_partitions_syncs_them_all_at_once() {
+    let mut world = World::started(5, 40, 1);
+    world.config.sync_files_max = 8;
+    for n in 0..40 {
+        world.append_new(partition(n), 1, 100);
+    }
+    while (0..40).any(|n| world.log(partition(n)).durable_end() == Offset(0)) {
+        world.turn(1);
+    }
+    world.crash(Survival::Nothing);
+    let one_by_one = |action: &Action| match action {
+        Action::SyncDir { dir } => matches!(dir, DirName::Partition { .. }),
+        Action::Sync { file } => matches!(file, FileName::Log { .. }),
+        _ => false,
+    };
+    world.disk.fail_when(one_by_one, 0, Fault::Device);
+    world.start(1);
+    world.disk.heal();
+    world.check_after_start();
 }

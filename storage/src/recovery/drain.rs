@@ -128,12 +128,12 @@ impl Recovery {
 
     fn sync_segments(&mut self) {
         let files = std::mem::take(&mut self.draining.files);
-        if self.config.sync_files_max < files.len() {
-            self.must(Action::SyncFileSystem);
-        } else {
-            files.into_iter().for_each(|file| self.must(Action::Sync { file }));
-        }
         let partitions = std::mem::take(&mut self.draining.partitions);
+        if self.config.sync_files_max < files.len() {
+            // The names of new files and directories too: one by one, ten thousand take seconds.
+            return self.must(Action::SyncFileSystem);
+        }
+        files.into_iter().for_each(|file| self.must(Action::Sync { file }));
         if partitions.is_empty() {
             return;
         }
