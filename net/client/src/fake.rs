@@ -383,6 +383,8 @@ impl FakePartition {
         sequence: Sequence,
         count: i32,
     ) -> Result<Option<i64>, ErrorCode> {
+        // Of whom it knows nothing, a broker takes whatever comes first: Kafka does.
+        let is_new = !self.producers.contains_key(&producer.id.0);
         let entry = self.producers.entry(producer.id.0);
         let (epoch, last) = entry.or_insert_with(|| (producer.epoch.0, VecDeque::new()));
         if producer.epoch.0 < *epoch {
@@ -398,6 +400,10 @@ impl FakePartition {
             return Ok(Some(repeat.2));
         }
         let expected = last.back().map_or(Sequence::ZERO, |last| last.0.plus(last.1));
-        if expected == sequence { Ok(None) } else { Err(ErrorCode::OutOfOrderSequenceNumber) }
+        if expected == sequence || is_new {
+            Ok(None)
+        } else {
+            Err(ErrorCode::OutOfOrderSequenceNumber)
+        }
     }
 }

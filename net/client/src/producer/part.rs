@@ -7,7 +7,9 @@
 //!
 //! A batch that failed waits in its place and goes out again only as the first of the row: then
 //! nothing that was sent after it can come before it. At most as many are in flight as brokers
-//! remember, so that repeats are told from new ones.
+//! remember, so that repeats are told from new ones; and only one until the first of a numbering
+//! is acknowledged: a broker that knows nothing of a producer takes whatever number comes first, so
+//! if the first batch failed for a moment, the second would be stored before it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,6 +54,8 @@ pub(super) struct Part {
     /// Whom the numbers of the row belong to.
     pub(super) identity: Option<Producer>,
     next_sequence: Sequence,
+    /// Whose numbers the broker has acknowledged here.
+    pub(super) acknowledged: Option<Producer>,
     /// A batch was given up whose fate is unknown, or the broker has lost count: what follows can
     /// only be numbered anew.
     pub(super) needs_new_epoch: bool,
@@ -75,6 +79,7 @@ impl Part {
             opened: 0,
             identity: None,
             next_sequence: Sequence::ZERO,
+            acknowledged: None,
             needs_new_epoch: false,
             queued: false,
             listed_lingering: false,
@@ -124,7 +129,9 @@ impl Part {
     /// What can be sent now. Closes the open batch if it is its turn.
     pub(super) fn next(&mut self, identity: Option<Producer>, now: Instant) -> Next {
         let in_flight = self.in_flight();
-        if BATCHES_IN_FLIGHT_MAX <= in_flight {
+        let begun = identity.is_none() || self.acknowledged == identity;
+        let most = if begun { BATCHES_IN_FLIGHT_MAX } else { 1 };
+        if most <= in_flight {
             return Next::Nothing;
         }
         let changes = identity.is_some() && self.identity != identity;

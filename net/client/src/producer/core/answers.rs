@@ -237,6 +237,7 @@ impl ProducerCore {
         let part = &mut self.parts[index];
         let at = part.position(number).expect("the caller has found it");
         let batch = part.batches.remove(at).expect("just found");
+        part.acknowledged = batch.numbered.map(|(producer, _)| producer);
         let (topic, partition) = (part.topic.clone(), part.partition);
         self.held_bytes -= batch.held_bytes;
         self.requeue(index);

@@ -285,3 +285,21 @@ fn an_idle_producer_sleeps() {
     let next = core.next_deadline().unwrap();
     assert!(Duration::from_secs(60) < next.since(now), "{:?}", next.since(now));
 }
+
+/// The first batch to a new topic was refused for a moment, while the second, already on its way,
+/// was taken by a broker that knew nothing of the producer yet; then the first came behind it.
+#[test]
+fn the_second_batch_does_not_overtake_a_first_that_was_refused() {
+    let mut fake = Fake::new(1).with_topic("t", 1);
+    let mut core = core(ProducerConfig { batch_bytes: 100, ..config() });
+    let mut now = Instant::default();
+    fake.mishaps.push_back(Mishap::Refuse(ErrorCode::UnknownTopicOrPartition));
+    for tag in 0..20 {
+        core.send(record(None, tag), now).unwrap();
+    }
+    core.flush();
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    assert!(stored(&mut fake, 0).is_sorted());
+    assert_eq!(stored(&mut fake, 0).len(), 20);
+    assert!(fake.partition("t", 0).batches.iter().all(|batch| epoch_of(batch) == 0));
+}
