@@ -33,7 +33,7 @@ const _: () = {
 /// Times counted by one shard; nobody else touches them.
 #[derive(Clone, Debug)]
 pub struct Recording {
-    buckets: Box<[[u64; GROUP]; GROUPS]>,
+    buckets: Box<[u64; GROUP * GROUPS]>,
     met: u32,
     sum_nanos: u64,
 }
@@ -48,8 +48,8 @@ pub struct Counts {
 
 impl Default for Recording {
     fn default() -> Self {
-        let buckets = vec![[0; GROUP]; GROUPS].into_boxed_slice();
-        let buckets = buckets.try_into().expect("made with that many groups");
+        let buckets = vec![0; GROUP * GROUPS].into_boxed_slice();
+        let buckets = buckets.try_into().expect("made with that many buckets");
         Self { buckets, met: 0, sum_nanos: 0 }
     }
 }
@@ -59,9 +59,9 @@ impl Recording {
     #[inline]
     pub fn record(&mut self, nanos: u64) {
         let nanos = nanos.min(NANOS_MAX);
-        let (group, bucket) = place(nanos);
-        self.buckets[group][bucket] += 1;
-        self.met |= 1 << group;
+        let place = place(nanos);
+        self.buckets[place] += 1;
+        self.met |= 1 << (place / GROUP);
         self.sum_nanos = self.sum_nanos.wrapping_add(nanos);
     }
 
@@ -69,18 +69,18 @@ impl Recording {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let met = (0..GROUPS).filter(|group| self.met & (1 << group) != 0);
-        let groups = met.map(|group| (group as u8, Box::new(self.buckets[group])));
+        let (buckets, _) = self.buckets.as_chunks::<GROUP>();
+        let groups = met.map(|group| (group as u8, Box::new(buckets[group])));
         Counts { groups: groups.collect(), sum_nanos: self.sum_nanos }
     }
 }
 
-/// The group and the bucket in it that count `nanos`.
+/// The bucket that counts `nanos`.
 #[inline]
-fn place(nanos: u64) -> (usize, usize) {
+fn place(nanos: u64) -> usize {
     // Below EXACT the two lowest groups are filled evenly; above, each doubling is one group.
     let shift = (u64::BITS - 8).saturating_sub(nanos.leading_zeros());
-    let index = ((shift as usize) << GROUP.ilog2()) + (nanos >> shift) as usize;
-    (index / GROUP, index % GROUP)
+    ((shift as usize) << GROUP.ilog2()) + (nanos >> shift) as usize
 }
 
 /// The smallest value of a bucket, and how many values share it.
@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn buckets_hold_what_they_say() {
         for nanos in edges() {
-            let (group, bucket) = place(nanos);
-            let (from, step) = values(group, bucket);
+            let place = place(nanos);
+            let (from, step) = values(place / GROUP, place % GROUP);
             assert!(from <= nanos && nanos < from + step, "{nanos}: {from}+{step}");
             assert!(step == 1 || step * 100 <= from, "{nanos}: {from}+{step}");
         }
