@@ -10,8 +10,11 @@
 //! Both directions of each message can be written and read, because the load generator, the
 //! simulator and the tests are clients of the same protocol.
 //!
+//! The admin port's HTTP is in [`http`].
+//!
 //! Start reading at [`kafka`].
 
 pub mod cursor;
 pub mod frame;
+pub mod http;
 pub mod kafka;
