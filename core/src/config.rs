@@ -181,6 +181,10 @@ pub struct Config {
     pub request_receive: Option<Duration>,
     /// Memory and disk.
     pub budgets: Budgets,
+    /// `tidemill.admin.listener`; none: nobody can look.
+    pub admin: Option<SocketAddr>,
+    /// `tidemill.stall.ms`
+    pub stall: Duration,
     /// `tidemill.log`
     pub log_filter: String,
     /// Every setting as it was given, for those who describe them.
@@ -374,6 +378,8 @@ impl Config {
                 tail_bytes: layers.number("tidemill.tail.bytes"),
                 network_bytes: layers.number("tidemill.network.bytes"),
             },
+            admin: layers.text("tidemill.admin.listener").and_then(|text| text.parse().ok()),
+            stall: Duration::from_millis(layers.number("tidemill.stall.ms")),
             log_filter: layers.text("tidemill.log").expect("has a default").to_owned(),
             layers,
         };

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::frame::{self, FrameError};
-use tidemill_perf::Stamps;
 use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
 
 use crate::budget::Budget;
 use crate::limits::{
     FRAME_BYTES_FIRST_ALLOCATION, REPLY_BYTES_PER_CONNECTION_MAX, REQUESTS_PER_CONNECTION_MAX,
 };
+use crate::measure::Measured;
 
 /// A connection of this shard, by a name that is never used twice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,12 +50,16 @@ pub struct Connection {
     pub client: SocketAddr,
     /// What the client calls its software (KIP-511), once told.
     pub software: Option<String>,
+    /// What the client calls itself, once it has said so.
+    pub client_id: Option<Box<str>>,
     /// When the last request arrived.
     pub last_active: Instant,
     frame_bytes_max: usize,
     incoming: BytesMut,
     /// When the newest of `incoming` arrived, in ticks.
     received_at: u64,
+    /// When the first byte of `incoming` arrived, in ticks.
+    began_at: u64,
     /// What the large request half received here has claimed of the budget.
     frame_claim: usize,
     /// Since when the rest of a request is being waited for.
@@ -66,14 +70,14 @@ pub struct Connection {
     receiving: bool,
     sending: usize,
     /// The requests whose replies are being sent.
-    sending_stamps: Vec<Stamps>,
+    sending_for: Vec<Measured>,
     stage: Stage,
 }
 
 enum Slot {
     /// With the bytes its request holds of the budget.
     Working(usize),
-    Ready(Vec<Bytes>, Stamps),
+    Ready(Vec<Bytes>, Measured),
     /// acks=0: nothing is sent.
     Silent,
 }
@@ -111,6 +115,17 @@ pub enum Taken {
     Broken(FrameError),
 }
 
+/// What a send that has ended has brought about.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// So many bytes were taken.
+    pub bytes: usize,
+    /// What the client calls itself.
+    pub client_id: &'a str,
+    /// The requests that are answered.
+    pub answered: std::vec::Drain<'a, Measured>,
+}
+
 impl Connection {
     /// A connection that has just been accepted.
     pub fn new(
@@ -125,10 +140,12 @@ impl Connection {
             socket,
             client,
             software: None,
+            client_id: None,
             last_active: now,
             frame_bytes_max,
             incoming: BytesMut::new(),
             received_at: 0,
+            began_at: 0,
             frame_claim: 0,
             frame_since: None,
             slots: VecDeque::new(),
@@ -136,7 +153,7 @@ impl Connection {
             ready_bytes: 0,
             receiving: false,
             sending: 0,
-            sending_stamps: Vec::new(),
+            sending_for: Vec::new(),
             stage: Stage::Open,
         }
     }
@@ -192,6 +209,7 @@ impl Connection {
         self.received_at = stamp;
         self.last_active = now;
         if self.incoming.is_empty() {
+            self.began_at = stamp;
             self.incoming = bytes;
         } else {
             self.incoming.extend_from_slice(&bytes);
@@ -236,9 +254,11 @@ impl Connection {
         ReplySlot { connection: self.id, number }
     }
 
-    /// The stamps of a request that was just taken: it began when its last bytes arrived.
-    pub fn begin_stamps(&self) -> Stamps {
-        Stamps::begin(self.received_at)
+    /// A request that was just taken: it began when its first byte arrived.
+    pub fn begin_request(&mut self, size_bytes: usize) -> Measured {
+        // What lies behind it arrived with its last byte.
+        let began_at = std::mem::replace(&mut self.began_at, self.received_at);
+        Measured { size_bytes: size_bytes as u32, ..Measured::begin(began_at) }
     }
 
     /// Fills a slot; an empty reply means that the client expects none.
@@ -248,7 +268,7 @@ impl Connection {
         &mut self,
         number: u64,
         parts: Vec<Bytes>,
-        stamps: Stamps,
+        measured: Measured,
         budget: &mut Budget,
     ) {
         let index = (number - self.first_slot) as usize;
@@ -258,7 +278,7 @@ impl Connection {
         budget.release_request(*held);
         budget.take_reply(reply_bytes);
         self.ready_bytes += reply_bytes;
-        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, stamps) };
+        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, measured) };
     }
 
     /// What to send next: all replies at the front that are ready. At most one send at a time.
@@ -268,9 +288,9 @@ impl Connection {
         }
         let mut parts = Vec::new();
         while let Some(Slot::Ready(..) | Slot::Silent) = self.slots.front() {
-            if let Some(Slot::Ready(reply, stamps)) = self.slots.pop_front() {
+            if let Some(Slot::Ready(reply, measured)) = self.slots.pop_front() {
                 parts.extend(reply);
-                self.sending_stamps.push(stamps);
+                self.sending_for.push(measured);
             }
             self.first_slot += 1;
         }
@@ -282,10 +302,10 @@ impl Connection {
     }
 
     /// The send has ended. Returns the requests that are thereby answered.
-    pub fn sent(&mut self, well: bool, budget: &mut Budget) -> std::vec::Drain<'_, Stamps> {
-        budget.release_reply(self.sending);
-        self.ready_bytes -= self.sending;
-        self.sending = 0;
+    pub fn sent(&mut self, well: bool, budget: &mut Budget) -> Sent<'_> {
+        let bytes = std::mem::take(&mut self.sending);
+        budget.release_reply(bytes);
+        self.ready_bytes -= bytes;
         if !well {
             self.drain();
             // Nobody takes replies any more.
@@ -294,9 +314,14 @@ impl Connection {
                     *slot = Slot::Silent;
                 }
             });
-            self.sending_stamps.clear();
+            self.sending_for.clear();
         }
-        self.sending_stamps.drain(..)
+        let client_id = self.client_id.as_deref().unwrap_or_default();
+        Sent {
+            bytes: if well { bytes } else { 0 },
+            client_id,
+            answered: self.sending_for.drain(..),
+        }
     }
 
     /// Reads no more requests; the connection closes when its open slots are answered.
@@ -414,7 +439,7 @@ mod tests {
         connection.fill_slot(
             second.number,
             vec![Bytes::from_static(b"second")],
-            Stamps::begin(0),
+            Measured::begin(0),
             &mut budget(),
         );
         assert_eq!(connection.next_send(), None, "the first reply is still missing");
@@ -422,7 +447,7 @@ mod tests {
         connection.fill_slot(
             first.number,
             vec![Bytes::from_static(b"first")],
-            Stamps::begin(0),
+            Measured::begin(0),
             &mut budget(),
         );
         let parts = connection.next_send().unwrap();
@@ -438,10 +463,10 @@ mod tests {
         connection.fill_slot(
             loud.number,
             vec![Bytes::from_static(b"loud")],
-            Stamps::begin(0),
+            Measured::begin(0),
             &mut budget(),
         );
-        connection.fill_slot(silent.number, Vec::new(), Stamps::begin(0), &mut budget());
+        connection.fill_slot(silent.number, Vec::new(), Measured::begin(0), &mut budget());
         assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
     }
 
@@ -460,7 +485,7 @@ mod tests {
         connection.fill_slot(
             slots[0].number,
             vec![Bytes::from_static(b"x")],
-            Stamps::begin(0),
+            Measured::begin(0),
             &mut budget(),
         );
         let _parts = connection.next_send();

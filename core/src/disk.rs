@@ -120,6 +120,8 @@ pub struct Disk {
     in_flight: Slab<InFlight>,
     finished: VecDeque<Finished>,
     submitted: u64,
+    bytes_written: u64,
+    bytes_read: u64,
 }
 
 struct File {
@@ -207,6 +209,11 @@ impl Disk {
         self.submitted
     }
 
+    /// Bytes asked to be written and to be read since the start.
+    pub fn bytes_moved(&self) -> (u64, u64) {
+        (self.bytes_written, self.bytes_read)
+    }
+
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.finished.is_empty()
@@ -265,9 +272,13 @@ impl Disk {
                 return;
             }
             FileOp::Write { position, bytes, durable } => {
+                self.bytes_written += bytes.len() as u64;
                 Op::Write { file, position, bytes, durable }
             }
-            FileOp::Read { position, size } => Op::Read { file, position, size },
+            FileOp::Read { position, size } => {
+                self.bytes_read += u64::from(size);
+                Op::Read { file, position, size }
+            }
             FileOp::Sync => Op::Sync { file },
             FileOp::Allocate { position, size } => Op::Allocate { file, position, size },
         };

@@ -7,10 +7,11 @@
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::{AnyRequest, ApiKey, HeaderError, RequestHeader, api_versions};
-use tidemill_perf::{Kind, Stage, Stamps};
+use tidemill_perf::{Kind, Stage};
 
 use crate::api::ReplyForm;
 use crate::connection::ReplySlot;
+use crate::measure::Measured;
 use crate::partition::Times;
 use crate::shard::Shard;
 
@@ -48,7 +49,7 @@ impl Shard {
     pub(crate) fn dispatch(
         &mut self,
         slot: ReplySlot,
-        mut stamps: Stamps,
+        mut measured: Measured,
         frame: BytesMut,
         times: Times,
     ) -> Result<(), DispatchError> {
@@ -61,19 +62,20 @@ impl Shard {
             }) => {
                 let mut out = BytesMut::new();
                 api_versions::encode_unsupported_version(&mut out, correlation_id);
-                self.reply(slot, stamps, vec![out.freeze()]);
+                self.reply(slot, measured, vec![out.freeze()]);
                 return Ok(());
             }
             Err(error) => return Err(DispatchError::Header(error)),
         };
-        let RequestHeader { api_key, version, correlation_id, body_start, .. } = header;
-        stamps.set_kind(match api_key {
+        let RequestHeader { api_key, version, correlation_id, client_id, body_start } = header;
+        self.measures.asked_for(api_key);
+        self.note_client_id(slot, client_id);
+        measured.stamps.set_kind(match api_key {
             ApiKey::Produce => Kind::Produce,
             ApiKey::Fetch => Kind::Fetch,
             _ => Kind::Other,
         });
-        let request_bytes = frame.len() as u32;
-        let mut reply = ReplyForm { slot, version, correlation_id, request_bytes, stamps };
+        let mut reply = ReplyForm { slot, version, correlation_id, measured };
         if api_key == ApiKey::Produce {
             let body = split_body(frame, body_start);
             return self.handle_produce(reply, body, times).map_err(|error| DispatchError::Body {
@@ -84,7 +86,7 @@ impl Shard {
         }
         let request = AnyRequest::parse(api_key, version, &frame[body_start..])
             .map_err(|error| DispatchError::Body { api_key, version, error })?;
-        reply.stamps.end(Stage::Decode, (self.settings.stamp)());
+        reply.measured.stamps.end(Stage::Decode, (self.settings.stamp)());
         self.route(reply, request, times);
         Ok(())
     }

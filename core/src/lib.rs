@@ -28,5 +28,6 @@ pub mod cli;
 pub mod config;
 pub mod limits;
 pub mod logging;
+pub mod measure;
 pub mod random;
 pub mod stop;

@@ -106,6 +106,15 @@ const MESSAGES_ONCE_MAX: usize = 16;
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 
+/// How much of a client's own name is kept with its connection.
+pub const CLIENT_ID_BYTES_KEPT: usize = 64;
+
+/// The most partitions a shard tells of in one turn to whoever looks at all of them.
+pub const PARTITIONS_TOLD_MAX: usize = 1024;
+
+/// The most partitions of a shard of which it is kept how late their records come: 12 MiB.
+pub const LATENESS_PARTITIONS_MAX: usize = 10_000;
+
 /// The most requests of one connection that are begun in one turn.
 pub const REQUESTS_PER_CONNECTION_AND_TURN_MAX: usize = 16;
 

@@ -14,6 +14,7 @@ use tidemill_storage::recovery::RecoveredShard;
 
 use crate::controller::Proposal;
 use crate::job::JobId;
+use crate::measure::Question;
 
 /// What one shard says to another.
 #[derive(Debug)]
@@ -76,6 +77,8 @@ pub enum Message {
     Stop,
     /// To shard 0: everything here is durable and checkpointed.
     Stopped,
+    /// From outside: what has been measured here?
+    Ask(Question),
 }
 
 /// What a shard starts from.
@@ -205,6 +208,8 @@ pub struct ReadAnswer {
     pub high_watermark: Offset,
     /// Below it no open transaction.
     pub last_stable_offset: Offset,
+    /// The batches come from the disk, not from memory.
+    pub from_disk: bool,
     /// The first offset kept.
     pub log_start_offset: Offset,
     /// Set if the client's log has parted from ours: the epoch and end offset to cut back to.

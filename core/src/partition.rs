@@ -13,19 +13,22 @@
 mod refused;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
+use tidemill_perf::lateness::Lateness;
 use tidemill_record::{LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
 use tidemill_runtime::edge::{Instant, ShardId};
 use tidemill_storage::{
-    AppendError, Appended, Durability, Event, LogConfig, LogId, Lookup, Read, ReadError, ReadId,
-    ShardStorage, TrimError,
+    AppendError, AppendKind, Appended, Durability, Event, LogConfig, LogId, Lookup, Read,
+    ReadError, ReadId, ShardStorage, TrimError,
 };
 
 use self::refused::RefusedBatches;
 use crate::job::{JobId, ReplyTo};
-use crate::limits::APPENDS_QUEUED_MAX;
+use crate::limits::{APPENDS_QUEUED_MAX, LATENESS_PARTITIONS_MAX};
+use crate::measure::PartitionState;
 use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
 
 /// Everything this shard is the home of.
@@ -41,6 +44,9 @@ pub struct Home {
     answers: Vec<(ReplyTo, Answer)>,
     fenced: bool,
     stopping: bool,
+    batches_appended: u64,
+    /// Of so many partitions it is known how late their records come.
+    lateness_kept: usize,
 }
 
 /// What the broker decides about a partition, beside what its log is told.
@@ -69,6 +75,8 @@ struct Partition {
     refused: RefusedBatches,
     watchers: Vec<Watcher>,
     trims: Vec<(Offset, ReplyTo)>,
+    /// Made with the first batch since the start.
+    lateness: Option<Box<Lateness>>,
 }
 
 struct QueuedAppend {
@@ -126,6 +134,8 @@ impl Home {
             answers: Vec::new(),
             fenced: false,
             stopping: false,
+            batches_appended: 0,
+            lateness_kept: 0,
         }
     }
 
@@ -148,6 +158,7 @@ impl Home {
                 refused: RefusedBatches::default(),
                 watchers: Vec::new(),
                 trims: Vec::new(),
+                lateness: None,
             },
         );
     }
@@ -157,6 +168,7 @@ impl Home {
         let Some(partition) = self.partitions.remove(&id) else { return };
         self.by_log.remove(&partition.log);
         self.queued_bytes -= partition.queued_bytes();
+        self.lateness_kept -= usize::from(partition.lateness.is_some());
         let everybody = partition.queued.into_iter().map(|queued| queued.reply_to);
         let everybody = everybody.chain(partition.waiting.into_iter().map(|w| w.reply_to));
         let everybody = everybody.chain(partition.trims.into_iter().map(|(_, reply_to)| reply_to));
@@ -240,6 +252,30 @@ impl Home {
     /// Whether there are answers to take.
     pub fn has_answers(&self) -> bool {
         !self.answers.is_empty()
+    }
+
+    /// How many batches were appended since the start.
+    pub fn batches_appended(&self) -> u64 {
+        self.batches_appended
+    }
+
+    /// How many partitions live here.
+    pub fn partitions_count(&self) -> usize {
+        self.partitions.len()
+    }
+
+    /// How a partition is, if it lives here.
+    pub fn state(&self, id: TopicPartition, topic: &Arc<str>) -> Option<PartitionState> {
+        let partition = self.partitions.get(&id)?;
+        let log = self.storage.log(partition.log);
+        Some(PartitionState {
+            topic: Arc::clone(topic),
+            partition: id.partition.0,
+            log_start: log.start().0,
+            high_watermark: self.high_watermark(partition).0,
+            size_bytes: log.size_bytes(),
+            lateness: partition.lateness.clone(),
+        })
     }
 
     /// Whether the data directory has failed.
@@ -367,6 +403,11 @@ impl Home {
                     let log = self.storage.log(partition.log);
                     let durable_end = log.durable_end();
                     let start = log.start();
+                    if appended.kind == AppendKind::New {
+                        self.batches_appended += 1;
+                        let kept = &mut self.lateness_kept;
+                        partition.note_lateness(&queued.validated, times.wall_ms, kept);
+                    }
                     let answer = partition.appended(
                         &appended,
                         durable_end,
@@ -488,6 +529,7 @@ impl Home {
         };
         let high_watermark = self.high_watermark(partition);
         Answer::Read(ReadAnswer {
+            from_disk: false,
             size_bytes: batches.iter().map(|run| run.len() as u32).sum(),
             batches,
             held_back,
@@ -504,7 +546,11 @@ impl Home {
             (Ok(batches), DiskReadKind::Fetch { diverging, from }) => {
                 let end = self.partitions.get(&partition).map(|p| self.high_watermark(p));
                 let held_back = batches.is_empty() && end.is_some_and(|end| from < end);
-                self.read_answer(partition, batches, diverging, held_back)
+                let mut answer = self.read_answer(partition, batches, diverging, held_back);
+                if let Answer::Read(read) = &mut answer {
+                    read.from_disk = true;
+                }
+                answer
             }
             (Ok(_), DiskReadKind::Lookup) => unreachable!("a lookup ends with LookupDone"),
             (Err(error), _) => refused_read(&error),
@@ -640,6 +686,18 @@ impl Home {
 }
 
 impl Partition {
+    /// Counts how late a new batch is; of further partitions than may be kept it is not counted.
+    fn note_lateness(&mut self, batch: &Validated, wall_ms: i64, kept: &mut usize) {
+        if self.lateness.is_none() {
+            if *kept == LATENESS_PARTITIONS_MAX {
+                return;
+            }
+            *kept += 1;
+        }
+        let lateness = self.lateness.get_or_insert_default();
+        lateness.append(batch.base_timestamp().0, batch.max_timestamp().0, wall_ms);
+    }
+
     fn queued_bytes(&self) -> usize {
         self.queued.iter().map(|queued| queued.size_bytes).sum()
     }

@@ -18,11 +18,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use slab::Slab;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_perf::{Recorder, Stage as RequestStage, Stamps};
+use tidemill_perf::{Stage as RequestStage, Work};
 use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
 use tidemill_replication::metadata::{Configs, Image, Record};
-use tidemill_runtime::clock::{self, TickScale};
+use tidemill_runtime::clock;
 use tidemill_runtime::edge::{
     Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId,
 };
@@ -38,9 +38,10 @@ use crate::controller::{self, Controller, Proposal};
 use crate::disk::{Disk, Owner};
 use crate::job::{JobId, Jobs, ReplyTo};
 use crate::limits::{
-    MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX,
+    CLIENT_ID_BYTES_KEPT, MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX,
     REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
 };
+use crate::measure::{Measured, Measures};
 use crate::message::{Adoption, Answer, Call, Message};
 use crate::partition::{Home, Times};
 use crate::placement::{self, Endpoints};
@@ -117,8 +118,8 @@ pub struct Shard {
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
-    /// Where the time of requests went.
-    recorder: Recorder,
+    /// What it measures of itself.
+    pub(crate) measures: Measures,
     notify: Box<dyn FnMut(Notice) + Send>,
     listeners: Vec<ListenerId>,
     connections: Slab<Connection>,
@@ -160,22 +161,38 @@ enum Stage {
 
 impl<E: Edge<Message = Message>> Program<E> for Shard {
     fn turn(&mut self, edge: &mut E) -> Next {
+        let stamp = self.settings.stamp;
+        self.measures.meter.turn.begin(stamp());
         let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
+        self.measures.wall_ms = times.wall_ms;
+        let mut completions = 0;
         while let Some(completion) = edge.poll_completion() {
+            completions += 1;
             self.completed(completion, times, edge);
         }
+        self.ran(Work::Completions, completions);
         let mut messages = 0;
         while messages < MESSAGES_PER_TURN_MAX {
             let Some((from, message)) = edge.poll_message() else { break };
             messages += 1;
+            self.measures.meter.mesh.received(from.0, 1);
             self.handle_message(from, message, times, edge);
         }
+        self.ran(Work::Messages, messages);
         self.pass_time(times, edge);
-        self.take_requests(times);
+        self.ran(Work::Time, 0);
+        let requests = self.take_requests(times);
+        self.ran(Work::Requests, requests);
+        let before = self.disk.submitted();
         self.step_storage(times, edge);
+        self.ran(Work::Storage, (self.disk.submitted() - before) as usize);
         self.send_messages(edge);
+        self.ran(Work::Send, 0);
+        let connections = self.touched.len();
         self.serve_connections(times.now, edge);
+        self.ran(Work::Replies, connections);
         self.step_stop(times.now);
+        self.measures.end_turn(stamp(), times, self.id);
         if self.stage == Stage::Stopped {
             return Next::Stop;
         }
@@ -206,7 +223,7 @@ impl Shard {
             waiting_fetches: WaitingFetches::default(),
             controller: None,
             startup,
-            recorder: Recorder::new(TickScale::measure()),
+            measures: Measures::new(&settings, id),
             notify,
             listeners,
             connections: Slab::new(),
@@ -225,6 +242,21 @@ impl Shard {
             stage: Stage::Starting,
             settings,
         }
+    }
+
+    /// A part of the turn has ended.
+    fn ran(&mut self, work: Work, items: usize) {
+        self.measures.meter.turn.ran(work, items, (self.settings.stamp)());
+    }
+
+    /// How many connections are open.
+    pub(crate) fn connections_open(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether clients are let in here.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
     }
 
     pub(crate) fn notify(&mut self, notice: Notice) {
@@ -250,9 +282,11 @@ impl Shard {
             TokenKind::Send => {
                 let connection = self.connections.get_mut(index).expect("open until quiet");
                 let now = (self.settings.stamp)();
-                for mut stamps in connection.sent(completion.result.is_ok(), &mut self.budget) {
-                    stamps.end(RequestStage::Respond, now);
-                    self.recorder.record(&stamps);
+                let sent = connection.sent(completion.result.is_ok(), &mut self.budget);
+                self.measures.meter.traffic.bytes_out += sent.bytes as u64;
+                for mut measured in sent.answered {
+                    measured.stamps.end(RequestStage::Respond, now);
+                    self.measures.ended(&measured, sent.client_id, &self.image);
                 }
                 self.touched.push(index);
             }
@@ -299,6 +333,7 @@ impl Shard {
         let connection = self.connections.get_mut(index).expect("open until quiet");
         match result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
+                self.measures.meter.traffic.bytes_in += received as u64;
                 connection.received(bytes, times.now, (self.settings.stamp)());
             }
             Ok(_) => connection.receive_ended(),
@@ -312,9 +347,10 @@ impl Shard {
 
     // Connections.
 
-    /// Takes whole requests off the received bytes. A busy connection leaves the rest for the
-    /// next turn, so that it does not hold up the others.
-    fn take_requests(&mut self, times: Times) {
+    /// Takes whole requests off the received bytes, and tells how many. A busy connection leaves
+    /// the rest for the next turn, so that it does not hold up the others.
+    fn take_requests(&mut self, times: Times) -> usize {
+        let mut requests = 0;
         let touched = std::mem::take(&mut self.touched);
         for &index in &touched {
             for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
@@ -324,10 +360,11 @@ impl Shard {
                 let Some(connection) = self.connections.get_mut(index) else { break };
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
+                        requests += 1;
                         let slot = connection.open_slot(frame.len(), &mut self.budget);
-                        let mut stamps = connection.begin_stamps();
-                        stamps.end(RequestStage::Receive, (self.settings.stamp)());
-                        if let Err(error) = self.dispatch(slot, stamps, frame, times) {
+                        let mut measured = connection.begin_request(frame.len());
+                        measured.stamps.end(RequestStage::Receive, (self.settings.stamp)());
+                        if let Err(error) = self.dispatch(slot, measured, frame, times) {
                             self.refuse(index, &error);
                             break;
                         }
@@ -342,6 +379,7 @@ impl Shard {
         }
         // Jobs answered at once have touched their connections again.
         self.touched.extend(touched);
+        requests
     }
 
     /// The client's bytes cannot be answered: it is not listened to any more.
@@ -352,12 +390,28 @@ impl Shard {
     }
 
     /// Fills the slot of a request; no parts mean that the client expects no reply.
-    pub(crate) fn reply(&mut self, slot: ReplySlot, stamps: Stamps, parts: Vec<Bytes>) {
+    pub(crate) fn reply(&mut self, slot: ReplySlot, measured: Measured, parts: Vec<Bytes>) {
         let ReplySlot { connection: id, number } = slot;
         let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
         let Some(connection) = connection else { return };
-        connection.fill_slot(number, parts, stamps, &mut self.budget);
+        if parts.is_empty() {
+            // Nothing is sent at whose end it would be counted.
+            let client_id = connection.client_id.as_deref().unwrap_or_default();
+            self.measures.ended(&measured, client_id, &self.image);
+        }
+        connection.fill_slot(number, parts, measured, &mut self.budget);
         self.touched.push(slot.connection.index);
+    }
+
+    /// Remembers what a client calls itself, for those who look at slow requests.
+    pub(crate) fn note_client_id(&mut self, slot: ReplySlot, client_id: Option<&str>) {
+        if let Some(connection) = self.connection_mut(slot.connection)
+            && connection.client_id.is_none()
+        {
+            let name = client_id.unwrap_or_default();
+            connection.client_id =
+                Some(name[..name.floor_char_boundary(CLIENT_ID_BYTES_KEPT)].into());
+        }
     }
 
     /// Ends a connection because of what one of its requests led to (acks=0 that failed).
@@ -700,6 +754,7 @@ impl Shard {
                 let startup = self.startup.as_mut().expect("told to shard 0 while it starts");
                 startup.adopted();
             }
+            Message::Ask(question) => self.answer_question(question, times),
             Message::Stop => self.begin_stop(times),
             Message::Stopped => {
                 if let Stage::Stopping { others, .. } = &mut self.stage {
@@ -713,21 +768,24 @@ impl Shard {
         self.held_back = false;
         for (shard, queue) in self.outbox.iter_mut().enumerate() {
             let to = ShardId(shard as u16);
+            let mut sent = 0;
             while let Some(message) = queue.pop_front() {
                 if let Err(message) = edge.send(to, message) {
                     queue.push_front(message);
                     break;
                 }
+                sent += 1;
             }
             // All answers of a turn, or of several, are one message.
             let answers = &mut self.answers_out[shard];
-            if queue.is_empty()
-                && !answers.is_empty()
-                && let Err(message) = edge.send(to, Message::Answers(std::mem::take(answers)))
-            {
-                let Message::Answers(kept) = message else { unreachable!("as it was given") };
-                *answers = kept;
+            if queue.is_empty() && !answers.is_empty() {
+                match edge.send(to, Message::Answers(std::mem::take(answers))) {
+                    Ok(()) => sent += 1,
+                    Err(Message::Answers(kept)) => *answers = kept,
+                    Err(_) => unreachable!("as it was given"),
+                }
             }
+            self.measures.meter.mesh.sent(to.0, sent);
             self.held_back |= !queue.is_empty() || !answers.is_empty();
         }
     }
@@ -874,7 +932,7 @@ impl Shard {
             return;
         }
         if !told {
-            let stages = self.recorder.snapshot().to_text();
+            let stages = self.measures.meter.recorder.snapshot().to_text();
             tracing::info!(shard = self.id.0, "where the time of requests went\n{stages}");
         }
         if self.id == ShardId(0) {

@@ -51,8 +51,8 @@ pub struct Fetch {
     /// A partition whose first batch alone is longer than the limits: read with force, once.
     forced: Option<usize>,
     was_forced: bool,
-    /// Something of the round under way is read from the disk or another shard.
-    from_afar: bool,
+    /// Something of the round under way came from the disk.
+    from_disk: bool,
     /// What it holds of the budget for replies.
     held_bytes: usize,
     /// Its place among those that wait until they may read.
@@ -144,7 +144,10 @@ impl Fetch {
         let part = &mut self.parts[index];
         self.outstanding -= 1;
         part.answer = Some(match answer {
-            Answer::Read(read) => PartAnswer::Read(read),
+            Answer::Read(read) => {
+                self.from_disk |= read.from_disk;
+                PartAnswer::Read(read)
+            }
             Answer::Refused { error, .. } => PartAnswer::Failed(error),
             other => unreachable!("a read is answered as such, not with {other:?}"),
         });
@@ -155,7 +158,7 @@ impl Shard {
     /// Answers a fetch request, now or when there is enough.
     pub(crate) fn handle_fetch(
         &mut self,
-        reply: ReplyForm,
+        mut reply: ReplyForm,
         request: &FetchRequest<'_>,
         times: Times,
     ) {
@@ -168,6 +171,8 @@ impl Shard {
         };
         let Opened { session_id, incremental, parts } = opened;
         let parts: Vec<Part> = parts.into_iter().map(|part| self.fetch_part(part)).collect();
+        reply.measured.about = parts.iter().find_map(|part| part.id.ok());
+        reply.measured.stamps.end(Stage::Route, (self.settings.stamp)());
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
         let deadline = times.now.after(Duration::from_millis(wait_ms));
         let limit = u64::from(self.settings.config.fetch_bytes_max);
@@ -184,7 +189,7 @@ impl Shard {
             watching: false,
             forced: None,
             was_forced: false,
-            from_afar: false,
+            from_disk: false,
             held_bytes: 0,
             queued: None,
             gives_up: false,
@@ -276,7 +281,7 @@ impl Shard {
         let Some(mut left) = self.grant_round(job) else { return false };
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return true };
         if fetch.queued.take().is_some() {
-            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
+            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
         }
         fetch.watching = false;
         fetch.parts.iter_mut().filter(|part| part.stale).for_each(|part| part.answer = None);
@@ -320,9 +325,6 @@ impl Shard {
                 None => {
                     min_one = false;
                     left -= u64::from(limit_bytes);
-                    if let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) {
-                        fetch.from_afar = true;
-                    }
                 }
             }
         }
@@ -344,7 +346,7 @@ impl Shard {
         let index = index as usize;
         if fetch.watching {
             // Also a refusal of the watch: reading again tells why.
-            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
+            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
             fetch.parts[index].stale = true;
             self.unwatch(id);
             self.fetch_round(id, times);
@@ -365,9 +367,9 @@ impl Shard {
         if 0 < fetch.outstanding {
             return;
         }
-        let stage = if fetch.from_afar { Stage::Disk } else { Stage::Cache };
-        fetch.reply.stamps.end(stage, (self.settings.stamp)());
-        fetch.from_afar = false;
+        let from_disk = std::mem::take(&mut fetch.from_disk);
+        let stage = if from_disk { Stage::Disk } else { Stage::Cache };
+        fetch.reply.measured.stamps.end(stage, (self.settings.stamp)());
         // What the round did not need is given back.
         let read = fetch.bytes() as usize;
         let held = std::mem::replace(&mut fetch.held_bytes, read);
@@ -442,7 +444,7 @@ impl Shard {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         // A round still under way ends by itself and then finds the deadline passed.
         if fetch.watching {
-            fetch.reply.stamps.end(Stage::Wait, (self.settings.stamp)());
+            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
             self.unwatch(job);
             return self.finish_fetch(job, times);
         }
@@ -485,7 +487,7 @@ impl Shard {
         let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
         let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
         response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-        self.reply(reply.slot, reply.stamps, parts);
+        self.reply(reply.slot, reply.measured, parts);
     }
 }
 

@@ -58,7 +58,7 @@ impl Shard {
         });
         let job = self.jobs.insert(Job::AutoCreate(Box::new(AutoCreate { reply, request })));
         self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
-        self.propose(job, proposal, reply.request_bytes, times);
+        self.propose(job, proposal, reply.measured.size_bytes, times);
     }
 
     /// Names asked for that no topic has, but one could have.

@@ -51,7 +51,7 @@ impl Shard {
     ) -> Result<(), WireError> {
         let request = ProduceRequest::parse(reply.version, &body)?;
         let stamp = self.settings.stamp;
-        reply.stamps.end(Stage::Decode, stamp());
+        reply.measured.stamps.end(Stage::Decode, stamp());
         let acks = match request.acks {
             0 => Acks::None,
             1 => Acks::Leader,
@@ -67,7 +67,8 @@ impl Shard {
         let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
         let incoming = self.produce_targets(reply.version, &request);
 
-        reply.stamps.end(Stage::Route, stamp());
+        reply.measured.about = incoming.iter().find_map(|i| i.target.as_ref().ok()).map(|t| t.0);
+        reply.measured.stamps.end(Stage::Route, stamp());
         let partitions = incoming.iter().map(|i| (i.topic.clone(), i.partition)).collect();
         let purpose = Purpose::Produce(Produce { partitions, acks });
         let job = self.jobs.insert(Job::Collect(Collect::new(reply, incoming.len(), purpose)));
@@ -104,7 +105,7 @@ impl Shard {
         self.call(job, calls, times);
         // What is at home here has been appended by now; the rest counts as waiting for the disk.
         if let Some(Job::Collect(collect)) = self.jobs.get_mut(job) {
-            collect.reply.stamps.end(Stage::Append, stamp());
+            collect.reply.measured.stamps.end(Stage::Append, stamp());
         }
         Ok(())
     }
@@ -147,7 +148,9 @@ impl Shard {
         produce: Produce,
         answers: impl Iterator<Item = Answer>,
     ) {
-        reply.stamps.end(Stage::Durable, (self.settings.stamp)());
+        // Without an answer nobody waits for the disk.
+        let stage = if produce.acks == Acks::None { Stage::Append } else { Stage::Durable };
+        reply.measured.stamps.end(stage, (self.settings.stamp)());
         let mut failed = false;
         let partitions: Vec<ProducePartitionResponse<'_>> = produce
             .partitions
@@ -160,7 +163,7 @@ impl Shard {
             })
             .collect();
         if produce.acks == Acks::None {
-            self.reply(reply.slot, reply.stamps, Vec::new());
+            self.reply(reply.slot, reply.measured, Vec::new());
             if failed {
                 self.break_off(reply.slot);
             }

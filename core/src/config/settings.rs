@@ -47,6 +47,8 @@ pub enum Kind {
     Path,
     /// An IP address (or `localhost`) and a port, to listen on.
     Address,
+    /// The same, or `none`.
+    AddressOrNone,
     /// A host name or address and a port, to be told to clients.
     Endpoint,
 }
@@ -330,6 +332,19 @@ pub static SETTINGS: &[Setting] = &[
     ),
     // Talking to people.
     setting(
+        "tidemill.admin.listener",
+        Kind::AddressOrNone,
+        "127.0.0.1:9644",
+        "Where /metrics, /latency, /slowest, /livez and /readyz are served over HTTP; none: \
+         nowhere. It has no authentication: whoever reaches it can read it.",
+    ),
+    setting(
+        "tidemill.stall.ms",
+        millis(1, 60_000),
+        "50",
+        "A turn of a shard that takes longer is counted and logged, with what ran in it.",
+    ),
+    setting(
         "tidemill.log",
         Kind::Text,
         "info",
@@ -400,6 +415,12 @@ impl Kind {
             Self::Address => parse_address(text)
                 .map(|address| Value::Text(address.to_string()))
                 .ok_or_else(|| "an IP address and a port, such as 127.0.0.1:9092".to_owned()),
+            Self::AddressOrNone if text.eq_ignore_ascii_case("none") => {
+                Ok(Value::Text("none".to_owned()))
+            }
+            Self::AddressOrNone => Self::Address.parse(text).map_err(|_| {
+                "an IP address and a port, such as 127.0.0.1:9644, or none".to_owned()
+            }),
             Self::Endpoint => split_endpoint(text)
                 .map(|(host, port)| Value::Text(format!("{host}:{port}")))
                 .ok_or_else(|| "a host and a port, such as kafka.example.org:9092".to_owned()),
@@ -429,6 +450,7 @@ impl Kind {
             Self::Text => "text".to_owned(),
             Self::Path => "path".to_owned(),
             Self::Address => "address:port".to_owned(),
+            Self::AddressOrNone => "address:port or none".to_owned(),
             Self::Endpoint => "host:port".to_owned(),
         }
     }
