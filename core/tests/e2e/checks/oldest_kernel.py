@@ -36,11 +36,11 @@ FIRST = """#!/bin/busybox sh
 /bin/busybox mount -t proc none /proc
 /bin/busybox mount -t sysfs none /sys
 for module in {modules}; do /bin/busybox modprobe $module || echo "guest: no module $module"; done
-/bin/busybox mount -t ext4 /dev/vda /root || echo "guest: no disk"
-/bin/busybox mount --move /dev /root/dev
-/bin/busybox mount --move /proc /root/proc
-/bin/busybox mount --move /sys /root/sys
-exec /bin/busybox switch_root /root /smoke
+/bin/busybox mount -t ext4 /dev/vda /broker || echo "guest: no disk"
+/bin/busybox mount --move /dev /broker/dev
+/bin/busybox mount --move /proc /broker/proc
+/bin/busybox mount --move /sys /broker/sys
+exec /bin/busybox switch_root /broker /smoke
 """
 
 # What the guest does then. What stands behind `guest:` is for the check.
@@ -217,7 +217,7 @@ def make_disk(run):
 def make_first(run, version, modules):
     """The first file system: what is needed to reach the disk."""
     root = run.dir / "first"
-    for folder in ["bin", "dev", "proc", "sys", "root"]:
+    for folder in ["bin", "dev", "proc", "sys", "broker"]:
         (root / folder).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "bin/busybox")
     here = root / "lib/modules" / version
