@@ -3,7 +3,8 @@
 //! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
 //! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
 //! here or, by [`message`], elsewhere. [`startup`] is how a node gets there, [`controller`] how
-//! its metadata changes. [`config`] says what it is told, [`limits`] how far anything may grow.
+//! its metadata changes. [`measure`] is what a shard
+//! knows of itself, [`admin`] how people see it. [`config`] says what it is told, [`limits`] how far anything may grow.
 
 pub mod node;
 pub mod shard;
@@ -18,6 +19,7 @@ pub mod partition;
 pub mod placement;
 pub mod topic_rules;
 
+pub mod admin;
 pub mod background;
 pub mod controller;
 pub mod disk;

@@ -106,6 +106,12 @@ const MESSAGES_ONCE_MAX: usize = 16;
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 
+/// The most partitions that are shown on the admin port.
+pub const PARTITIONS_SHOWN_MAX: usize = 100_000;
+
+/// The most connections to the admin port at a time, and the most questions a shard may leave open.
+pub const ADMIN_CONNECTIONS_MAX: usize = 16;
+
 /// How much of a client's own name is kept with its connection.
 pub const CLIENT_ID_BYTES_KEPT: usize = 64;
 
@@ -161,6 +167,8 @@ const _: () = {
     assert!(REPLICAS_MAX as usize <= metadata::REPLICAS_MAX);
     assert!(REQUEST_WAIT_MS_DEFAULT as u64 <= REQUEST_WAIT_MS_MAX);
     assert!(MESH_MESSAGES_MAX.is_power_of_two());
+    // Questions from outside leave room for the request to stop.
+    assert!(ADMIN_CONNECTIONS_MAX < MESH_MESSAGES_MAX);
     // Every client may wait for records at the same time.
     assert!(CONNECTIONS_MAX as usize <= REQUESTS_UNDER_WAY_MAX);
     // A shard that has stopped reading one client goes on with the others.

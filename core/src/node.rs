@@ -5,18 +5,22 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use tidemill_perf::document::NodeLabel;
 use tidemill_record::NodeId;
 use tidemill_runtime::edge::{ListenerId, ShardId};
 use tidemill_runtime::ring::RingConfig;
-use tidemill_runtime::shard::{Handle, Poster, ShardPlan, run_shards};
+use tidemill_runtime::shard::{Handle, ShardPlan, run_shards};
 use tidemill_runtime::socket::{Listener, free_address, listen, listen_alone};
 use tidemill_runtime::topology;
 
+use crate::admin::Admin;
+use crate::admin::pages::{Life, LifeCell, Pages, unix_ms};
+use crate::admin::shards::Shards;
 use crate::background::BackgroundExecutor;
 use crate::config::{Config, Routing};
 use crate::limits::MESH_MESSAGES_MAX;
@@ -75,6 +79,8 @@ pub struct Ready {
     pub shards: u16,
     /// How clients are led to partitions.
     pub routing: Routing,
+    /// Where the admin port is, if there is one.
+    pub admin: Option<SocketAddr>,
 }
 
 /// Waits a moment while any of this node's ports is taken.
@@ -114,16 +120,23 @@ pub fn run(config: Config, lock: Arc<File>, ready: impl FnOnce(&Ready)) -> Resul
     let own = shard_listeners(&config, address, shards);
     let endpoints = endpoints(&config, address, &own);
     let routing = endpoints.routing();
+    let admin = admin_listener(&config);
     let seed = random_seed().map_err(NodeError::Random)?;
     let settings = Arc::new(Settings::new(config, shards, endpoints, seed));
 
     let (notices, notified) = channel();
     let handle =
         start(&settings, &cores, lock, bootstrap, own, &notices).map_err(NodeError::Shards)?;
+    let life = LifeCell::default();
+    let admin = admin.and_then(|listener| serve_admin(listener, &settings, &handle, &life));
     let outcome = match first(&notified) {
         Notice::Serving => {
-            ready(&Ready { address, shards, routing });
-            stop_when_asked(&handle);
+            life.set(Life::Serving);
+            let admin = admin.as_ref().map(Admin::address);
+            ready(&Ready { address, shards, routing, admin });
+            stop::wait();
+            life.set(Life::Stopping);
+            pass_on_stop(&handle);
             Ok(())
         }
         Notice::Failed(error) => Err(NodeError::Start(error)),
@@ -227,16 +240,42 @@ fn first(notified: &Receiver<Notice>) -> Notice {
     notified.recv().expect("a shard holds the other end for as long as it runs")
 }
 
-/// Waits for the request to stop, and passes it on to shard 0.
-fn stop_when_asked(handle: &Handle<Message>) {
-    stop::wait();
+/// Passes the request to stop on to shard 0.
+fn pass_on_stop(handle: &Handle<Message>) {
     tracing::info!("stopping");
-    post_stop(&handle.poster());
+    // Nothing else is posted from outside but a few questions.
+    handle.post(ShardId(0), Message::Stop).expect("the inbox of shard 0 has room");
 }
 
-fn post_stop(poster: &Poster<Message>) {
-    // Nothing else is ever posted from outside.
-    poster.post(ShardId(0), Message::Stop).expect("the inbox of shard 0 has room");
+/// The listener of the admin port, if one is wanted and can be had: a broker is no worse without.
+fn admin_listener(config: &Config) -> Option<TcpListener> {
+    let address = config.admin?;
+    TcpListener::bind(address)
+        .inspect_err(|error| {
+            tracing::warn!(%address, %error, "no admin port; see tidemill.admin.listener");
+        })
+        .ok()
+}
+
+fn serve_admin(
+    listener: TcpListener,
+    settings: &Settings,
+    handle: &Handle<Message>,
+    life: &LifeCell,
+) -> Option<Admin> {
+    let node = NodeLabel {
+        id: settings.config.node_id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+    };
+    let pages = Pages {
+        node,
+        started_unix_ms: unix_ms(),
+        shards: Shards::new(handle.poster()),
+        life: life.clone(),
+    };
+    let served = Admin::start(listener, pages);
+    served.inspect_err(|error| tracing::warn!(%error, "the admin port cannot be served")).ok()
 }
 
 fn random_seed() -> io::Result<u128> {

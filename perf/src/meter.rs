@@ -62,6 +62,12 @@ pub struct MeshTraffic {
 }
 
 impl MeshTraffic {
+    /// Each shard with the messages sent to it and received from it.
+    pub fn peers(&self) -> impl Iterator<Item = (u16, u64, u64)> {
+        let peers = self.peers.iter().enumerate();
+        peers.map(|(peer, &(sent, received))| (peer as u16, sent, received))
+    }
+
     /// Messages were sent to a shard of this node.
     #[inline]
     pub fn sent(&mut self, peer: u16, messages: u64) {

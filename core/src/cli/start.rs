@@ -98,8 +98,9 @@ fn announce(ready: &Ready) {
         Routing::Node => "node",
     };
     let (address, shards) = (ready.address, ready.shards);
+    let admin = ready.admin.map_or_else(|| "none".to_owned(), |address| address.to_string());
     // A closed standard output is no reason not to serve.
-    let _ = print_line(&format!("ready {address} shards={shards} routing={routing}"));
+    let _ = print_line(&format!("ready {address} shards={shards} routing={routing} admin={admin}"));
 }
 
 /// Makes the data directory if it is missing, and takes its lock.
