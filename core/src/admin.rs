@@ -18,9 +18,9 @@ pub mod shards;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tidemill_net::http::{Method, RequestReader, Response, Status};
@@ -51,7 +51,6 @@ const IGNORED_BYTES_MAX: usize = 64 * 1024;
 pub struct Admin {
     address: SocketAddr,
     over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Admin {
@@ -64,8 +63,8 @@ impl Admin {
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
         let body = move || accept(&listener, &Arc::new(pages), &seen);
-        let thread = Some(thread::Builder::new().name("tidemill-admin".to_owned()).spawn(body)?);
-        Ok(Self { address, over, thread })
+        thread::Builder::new().name("tidemill-admin".to_owned()).spawn(body)?;
+        Ok(Self { address, over })
     }
 
     /// Where it is served.
@@ -78,16 +77,13 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Release);
-        // Wakes the thread. If that fails it goes with the process.
-        let woken = TcpStream::connect_timeout(&self.address, STEP);
-        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
-            let _ = thread.join();
-        }
+        // Wakes the thread. Whatever still waits for slow clients goes with the process.
+        let _ = TcpStream::connect_timeout(&self.address, STEP);
     }
 }
 
 fn accept(listener: &TcpListener, pages: &Arc<Pages>, over: &AtomicBool) {
-    let open = Arc::new(AtomicUsize::new(0));
+    let places = Arc::new(Places::default());
     loop {
         let taken = listener.accept();
         if over.load(Ordering::Acquire) {
@@ -97,11 +93,7 @@ fn accept(listener: &TcpListener, pages: &Arc<Pages>, over: &AtomicBool) {
             thread::sleep(PAUSE);
             continue;
         };
-        let place = Place::take(&open);
-        if ADMIN_CONNECTIONS_MAX < place.number {
-            refuse(stream);
-            continue;
-        }
+        let place = Places::take(&places);
         let pages = Arc::clone(pages);
         let body = move || {
             // Whatever becomes of it: the client is gone, or is told.
@@ -112,31 +104,33 @@ fn accept(listener: &TcpListener, pages: &Arc<Pages>, over: &AtomicBool) {
     }
 }
 
-/// One of the connections that are open.
-struct Place {
-    open: Arc<AtomicUsize>,
-    number: usize,
+/// How many connections are served. Further ones wait, at the latest until those have run out of
+/// time.
+#[derive(Debug, Default)]
+struct Places {
+    taken: Mutex<usize>,
+    given_back: Condvar,
 }
 
-impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Self {
-        let number = open.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { open: Arc::clone(open), number }
+/// The place of one connection.
+struct Place(Arc<Places>);
+
+impl Places {
+    fn take(places: &Arc<Self>) -> Place {
+        // A number is whole whoever panicked while holding the lock.
+        let taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |taken: &mut usize| ADMIN_CONNECTIONS_MAX <= *taken;
+        let taken = places.given_back.wait_while(taken, full);
+        *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+        Place(Arc::clone(places))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.given_back.notify_one();
     }
-}
-
-/// Says that there are too many, without waiting for anything.
-fn refuse(mut stream: TcpStream) {
-    let answer = Response::text(Status::UNAVAILABLE, "too many admin connections at a time");
-    let _ = stream.set_nonblocking(true);
-    let _ = stream.write_all(answer.head().as_bytes());
-    let _ = stream.write_all(&answer.body);
 }
 
 fn serve(mut stream: TcpStream, pages: &Pages) -> io::Result<()> {

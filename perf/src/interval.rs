@@ -63,7 +63,9 @@ impl Between {
             if later.turns < earlier.turns || seconds <= 0.0 {
                 return Ok(None);
             }
-            between.seconds = between.seconds.max(seconds);
+            // Shards are read one after the other. The mean of theirs adds up over many intervals;
+            // the longest would not.
+            between.seconds += seconds / before.shards.len() as f64;
             between.shards.push(shard_between(earlier, later, seconds));
             for stage in &later.stages {
                 if let Some(met) = stage_between(earlier, stage)? {

@@ -20,6 +20,7 @@ use tidemill_perf::top;
 use super::failure::Failure;
 use super::perf_machine::{DiskProbe, MachineProbe};
 use super::{Output, print_line};
+use crate::admin::{alerts, dashboard};
 use tidemill_perf::machine::Probe;
 
 /// `tidemill perf …`
@@ -31,6 +32,10 @@ pub(super) enum PerfCommand {
     Record(Record),
     /// Draw a recording: one HTML file, and .hgrm, .svg and JSON files beside it.
     Report(Draw),
+    /// Print a Grafana dashboard of the broker's metrics.
+    Dashboard,
+    /// Print alerting rules for Prometheus on the broker's metrics.
+    Alerts,
     /// Compare two result directories or .hlog files; status 1 if a condition fails.
     Diff(Diff),
     /// Measure what the disk can do: direct reads and writes, durable ones among them.
@@ -49,6 +54,8 @@ impl PerfCommand {
             Self::Top(top) => top.run(),
             Self::Record(record) => record.run(),
             Self::Report(draw) => draw.run(),
+            Self::Dashboard => print_line(&format!("{:#}", dashboard::dashboard())),
+            Self::Alerts => print_line(alerts::rules().trim_end()),
             Self::Diff(diff) => diff.run(),
             Self::Disk(disk) => disk.run(),
             Self::Net(probe) => probe.run(Probe::Net),
@@ -89,12 +96,19 @@ pub(super) fn positive(flag: &str, seconds: f64) -> Result<Duration, Failure> {
 pub(super) struct Top {
     #[command(flatten)]
     admin: AdminAddress,
+    /// Print the view once, over one interval, and end.
+    #[arg(long)]
+    once: bool,
 }
 
 impl Top {
     fn run(self) -> Result<(), Failure> {
         let every = self.admin.every()?;
         let admin = Admin::at(&self.admin.address);
+        if self.once {
+            let screen = top::once(&admin, every).map_err(|error| unanswered(&error))?;
+            return print_line(screen.trim_end());
+        }
         top::run(&admin, every).map_err(|error| unanswered(&error))
     }
 }

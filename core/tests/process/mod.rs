@@ -29,6 +29,8 @@ pub(crate) struct Broker {
     child: Option<Child>,
     /// From the start of the process to the line that says it serves.
     pub(crate) ready_after: Duration,
+    /// That line.
+    ready: String,
 }
 
 impl Broker {
@@ -43,6 +45,7 @@ impl Broker {
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             child: None,
             ready_after: Duration::ZERO,
+            ready: String::new(),
         };
         broker.run();
         broker
@@ -81,6 +84,13 @@ impl Broker {
         let line = receiver.recv_timeout(READY_WITHIN).expect("ready in time").unwrap();
         self.ready_after = start.elapsed();
         assert!(line.starts_with("ready "), "{line:?}; its log:\n{}", self.log());
+        self.ready = line;
+    }
+
+    /// What follows `name` in the line that says it serves.
+    pub(crate) fn ready_word(&self, name: &str) -> &str {
+        let words = self.ready.split_whitespace();
+        words.filter_map(|word| word.strip_prefix(name)).next().expect("the line has it")
     }
 
     /// Ends the process at once, as a power cut would; whatever it had not told is lost.

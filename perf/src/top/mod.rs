@@ -14,6 +14,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use crate::admin::Admin;
@@ -123,6 +125,27 @@ pub fn run(admin: &Admin, every: Duration) -> io::Result<()> {
     let outcome = show(&mut top, admin, &mut terminal);
     ratatui::try_restore()?;
     outcome
+}
+
+/// The view of one interval as text, as large as the terminal or as usual.
+///
+/// # Errors
+/// If the broker does not answer.
+pub fn once(admin: &Admin, every: Duration) -> io::Result<String> {
+    const USUAL: (u16, u16) = (100, 40);
+    let mut top = Top::new(admin.address(), every);
+    let begun = Instant::now();
+    top.take(Ok(admin.latency().map_err(io::Error::other)?));
+    std::thread::sleep(every.saturating_sub(begun.elapsed()));
+    top.take(Ok(admin.latency().map_err(io::Error::other)?));
+    let (width, height) = ratatui::crossterm::terminal::size().unwrap_or(USUAL);
+    let (width, height) = (width.max(USUAL.0), height.max(USUAL.1));
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).map_err(io::Error::other)?;
+    terminal.draw(|frame| draw::draw(&top, frame)).map_err(io::Error::other)?;
+    let buffer = terminal.backend().buffer();
+    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+    let rows: Vec<String> = (0..height).map(|y| row(y).trim_end().to_owned()).collect();
+    Ok(rows.join("\n"))
 }
 
 fn show(top: &mut Top, admin: &Admin, terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
