@@ -40,10 +40,10 @@ start() {
     echo "# $line $*"
 }
 produce() {
-    $bench produce --broker "127.0.0.1:$port" --pid "$broker" --seconds "$seconds" "$@"
+    $bench produce --broker "127.0.0.1:$port" --pid "$broker" --seconds "$seconds" --rate max "$@"
 }
-fetch() {
-    $bench fetch --broker "127.0.0.1:$port" --pid "$broker" --seconds 600 "$@"
+consume() {
+    $bench consume --broker "127.0.0.1:$port" --pid "$broker" --seconds 600 "$@"
 }
 
 small="--batch-bytes 250 --value-bytes 100 --in-flight 1"
@@ -51,15 +51,15 @@ small="--batch-bytes 250 --value-bytes 100 --in-flight 1"
 echo "# the floor"
 $bench floor write --dir "$data" --seconds "$seconds"
 $bench floor write --dir "$data" --seconds "$seconds" --write-bytes 4096 --depth 1
-$bench floor receive --connections 4 --seconds "$seconds"
-$bench floor receive --name "floor echo" --connections 64 $small --seconds "$seconds"
+$bench floor receive --rate max --connections 4 --seconds "$seconds"
+$bench floor receive --name "floor echo" --rate max --connections 64 $small --seconds "$seconds"
 $bench floor send --seconds "$seconds"
 
 start
-produce --name "produce 64 KiB" --topic large --partitions 4 --connections 4
-fetch --name "fetch 64 KiB, all of it" --topic large --partitions 4
+produce --name "produce 64 KiB" --no-read-back --topic large --partitions 4 --connections 4
+consume --name "fetch 64 KiB, all of it" --topic large --partitions 4
 produce --name "produce 64 KiB, one follower each" --topic tail --partitions 4 --connections 4 \
-    --followers 4
+    --fan-out 1 --reader-connections 4
 start
 produce --name "produce small, 64 connections" --topic small --partitions 8 --connections 64 $small
 start

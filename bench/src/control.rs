@@ -1,49 +1,117 @@
-//! What comes before the load: making the topic, and finding who leads its partitions. Blocking.
+//! What comes before the load: making the topic, finding who leads its partitions, and where they
+//! begin and end. Blocking, with the client's own admin.
 
-use std::io::{self, Read, Write};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use tidemill_net::frame::frame_size;
-use tidemill_net::kafka::create_topics::{
-    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
-};
-use tidemill_net::kafka::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
-use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
+use tidemill_client::kafka::ErrorCode;
+use tidemill_client::record::TopicId;
+use tidemill_client::{Address, Admin, ErrorKind, Isolation, NewTopic, Start, TopicView};
 
-/// How the load generator calls itself.
-pub const CLIENT_ID: &str = "tidemill-bench";
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Versions that Tidemill and Kafka 4 both have.
-const METADATA_VERSION: i16 = 9;
-const CREATE_TOPICS_VERSION: i16 = 5;
+/// A topic, ready for a run.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its id; zero if the broker has not told one.
+    pub id: TopicId,
+    /// The leader's address of each partition, the partition being the index.
+    pub leaders: Vec<SocketAddr>,
+    /// The first offset of each partition.
+    pub earliest: Vec<i64>,
+    /// The next offset of each partition.
+    pub latest: Vec<i64>,
+}
 
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// How a topic is made, if it is not there.
+#[derive(Clone, Debug, Default)]
+pub struct Making {
+    /// How many partitions.
+    pub partitions: u32,
+    /// How many replicas; none for the broker's default.
+    pub replicas: Option<i16>,
+    /// Its configs.
+    pub configs: Vec<(String, String)>,
+}
 
-/// The leader's address of each partition, the partition being the index.
-pub type Leaders = Vec<SocketAddr>;
-
-/// Makes the topic if it is not there, and waits until every partition has a leader.
-pub fn prepare(
-    bootstrap: &str,
-    topic: &str,
-    partitions: u32,
-    configs: &[(String, String)],
-) -> io::Result<Leaders> {
-    let mut broker = Broker::connect(bootstrap)?;
-    broker.create(topic, partitions, configs)?;
+/// Makes the topic if it is not there, waits until every partition has a leader that answers, and
+/// tells where each begins and ends.
+pub fn prepare(bootstrap: &str, name: &str, making: &Making) -> io::Result<Topic> {
+    let mut admin = Admin::open(bootstrap).map_err(io::Error::other)?;
+    create(&mut admin, name, making)?;
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(leaders) = broker.leaders(topic)? {
-            return Ok(leaders);
+        match look(&mut admin, name) {
+            Ok(topic) => return Ok(topic),
+            Err(error) if deadline < Instant::now() => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
         }
-        if deadline < Instant::now() {
-            return Err(io::Error::other(format!("topic {topic} has no leaders")));
+    }
+}
+
+fn create(admin: &mut Admin, name: &str, making: &Making) -> io::Result<()> {
+    let count = i32::try_from(making.partitions).map_err(io::Error::other)?;
+    let mut topic = NewTopic::new(name).partitions(count);
+    if let Some(replicas) = making.replicas {
+        topic = topic.replicas(replicas);
+    }
+    for (name, value) in &making.configs {
+        topic = topic.config(name, value);
+    }
+    match admin.create_topic(&topic) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+fn look(admin: &mut Admin, name: &str) -> io::Result<Topic> {
+    let view = admin.topic(name).map_err(io::Error::other)?;
+    let leaders = leaders(admin, name, &view)?;
+    let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
+    let mut at = |start| {
+        let found = admin.list_offsets(name, &partitions, start, Isolation::ReadUncommitted);
+        found.map(BTreeMap::into_values).map(Iterator::collect).map_err(io::Error::other)
+    };
+    let (earliest, latest) = (at(Start::Earliest)?, at(Start::Latest)?);
+    Ok(Topic { name: name.to_owned(), id: view.id, leaders, earliest, latest })
+}
+
+fn leaders(admin: &mut Admin, name: &str, view: &TopicView) -> io::Result<Vec<SocketAddr>> {
+    let cluster = admin.cluster().map_err(io::Error::other)?;
+    let mut known: BTreeMap<&Address, SocketAddr> = BTreeMap::new();
+    let mut leaders = Vec::with_capacity(view.partitions.len());
+    for (number, partition) in view.partitions.iter().enumerate() {
+        let node = partition.leader.and_then(|leader| cluster.nodes.get(&leader));
+        let node = node.ok_or_else(|| {
+            io::Error::other(format!("partition {number} of topic {name} has no leader"))
+        })?;
+        let address = match known.get(node) {
+            Some(address) => *address,
+            None => resolve(&format!("{}:{}", node.host, node.port))?,
+        };
+        known.insert(node, address);
+        leaders.push(address);
+    }
+    if leaders.is_empty() {
+        return Err(io::Error::other(format!("topic {name} has no partitions")));
+    }
+    Ok(leaders)
+}
+
+/// Deletes the topic; it is no error if there is none.
+pub fn delete(bootstrap: &str, name: &str) -> io::Result<()> {
+    let mut admin = Admin::open(bootstrap).map_err(io::Error::other)?;
+    match admin.delete_topic(name) {
+        Err(error) if error.kind() != ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition) => {
+            Err(io::Error::other(error))
         }
-        thread::sleep(Duration::from_millis(20));
+        _ => Ok(()),
     }
 }
 
@@ -53,92 +121,9 @@ pub fn resolve(name: &str) -> io::Result<SocketAddr> {
     addresses.next().ok_or_else(|| io::Error::other(format!("{name} has no address")))
 }
 
-/// Connects for the load: no delay, non-blocking.
+/// Connects for the load: no delay.
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-struct Broker {
-    stream: TcpStream,
-    correlation_id: i32,
-}
-
-impl Broker {
-    fn connect(bootstrap: &str) -> io::Result<Self> {
-        let stream = connect(resolve(bootstrap)?)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Self { stream, correlation_id: 0 })
-    }
-
-    fn create(
-        &mut self,
-        topic: &str,
-        partitions: u32,
-        configs: &[(String, String)],
-    ) -> io::Result<()> {
-        let config = |(name, value): &(String, String)| CreatableTopicConfig {
-            name: name.clone(),
-            value: Some(value.clone()),
-        };
-        let creatable = CreatableTopic {
-            name: topic.to_owned(),
-            num_partitions: i32::try_from(partitions).map_err(io::Error::other)?,
-            replication_factor: -1,
-            configs: configs.iter().map(config).collect(),
-            ..CreatableTopic::default()
-        };
-        let request =
-            CreateTopicsRequest { topics: vec![creatable], ..CreateTopicsRequest::default() };
-        let response = self.call(CREATE_TOPICS_VERSION, &request)?;
-        match response.topics.first().map(|result| result.error_code) {
-            Some(ErrorCode::None | ErrorCode::TopicAlreadyExists) => Ok(()),
-            other => Err(io::Error::other(format!("topic {topic} could not be made: {other:?}"))),
-        }
-    }
-
-    fn leaders(&mut self, topic: &str) -> io::Result<Option<Leaders>> {
-        let named = MetadataRequestTopic {
-            name: Some(topic.to_owned()),
-            ..MetadataRequestTopic::default()
-        };
-        let request = MetadataRequest {
-            topics: Some(vec![named]),
-            allow_auto_topic_creation: false,
-            ..MetadataRequest::default()
-        };
-        leaders_in(&self.call(METADATA_VERSION, &request)?)
-    }
-
-    fn call<R: Request>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
-        self.correlation_id += 1;
-        let mut out = BytesMut::new();
-        encode_request(&mut out, version, self.correlation_id, Some(CLIENT_ID), request);
-        self.stream.write_all(&out)?;
-        let mut prefix = [0; 4];
-        self.stream.read_exact(&mut prefix)?;
-        let size = frame_size(&prefix, ANSWER_BYTES_MAX).map_err(io::Error::other)?;
-        let size = size.expect("the whole prefix is here") - prefix.len();
-        let mut frame = vec![0; size];
-        self.stream.read_exact(&mut frame)?;
-        let (_, response) = decode_response(version, &frame).map_err(io::Error::other)?;
-        Ok(response)
-    }
-}
-
-fn leaders_in(response: &MetadataResponse) -> io::Result<Option<Leaders>> {
-    let Some(topic) = response.topics.first() else { return Ok(None) };
-    if !topic.error_code.is_none() || topic.partitions.is_empty() {
-        return Ok(None);
-    }
-    let mut leaders: Vec<Option<SocketAddr>> = vec![None; topic.partitions.len()];
-    for partition in &topic.partitions {
-        let broker = response.brokers.iter().find(|b| b.node_id == partition.leader_id);
-        let place = usize::try_from(partition.partition_index).ok();
-        let place = place.and_then(|place| leaders.get_mut(place));
-        let (Some(broker), Some(place)) = (broker, place) else { return Ok(None) };
-        *place = Some(resolve(&format!("{}:{}", broker.host, broker.port))?);
-    }
-    Ok(leaders.into_iter().collect())
 }

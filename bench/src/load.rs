@@ -1,166 +1,131 @@
-//! The client side of one shard: connections that produce and connections that follow.
+//! One shard of the load generator: its connections, driven on our own runtime.
 //!
-//! Each connection belongs to one partition and is connected to its leader. A producer keeps at
-//! most so many requests in flight; what is due beyond that waits, its latency running. A
-//! follower asks, verifies, and asks for what comes next.
+//! Each connection is a [`tidemill_client::Connection`], which speaks to any broker of Kafka's
+//! protocol, and one part in the load: it produces ([`crate::produce`]) or it follows
+//! ([`crate::follow`]). A connection is driven when something arrived for it or when its time has
+//! come; with thousands of them a turn costs what its events cost.
 //!
-//! After the end no more requests become due; what is in flight is awaited for a while, so that
-//! every acknowledged batch is known. Start reading at [`Load::turn`].
+//! After the end nothing more becomes due; what is in flight is awaited for a while, and readers
+//! read on until they have seen all of it. Start reading at [`Load::turn`].
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use hdrhistogram::Histogram;
-use tidemill_net::frame::frame_size;
-use tidemill_net::kafka::TopicRef;
-use tidemill_net::kafka::fetch::{FetchPartition, FetchResponse, OutgoingFetch};
-use tidemill_net::kafka::produce::{OutgoingProduce, OutgoingProducePartition, ProduceResponse};
-use tidemill_net::kafka::{ApiKey, parse_response_header};
-use tidemill_perf::histogram;
+use tidemill_client::kafka::{ApiKey, TopicRef};
+use tidemill_client::record::TopicId;
+use tidemill_client::{Connection, ConnectionConfig, Event};
 use tidemill_runtime::edge::{Completion, Done, Edge, Instant, Next, Op, Program, SocketId, Token};
 use tidemill_runtime::ring::RingEdge;
 
-use crate::arrival::Arrivals;
-use crate::control::CLIENT_ID;
-use crate::workload::{BatchTemplate, Verifier};
+use crate::follow::Following;
+use crate::produce::{Producing, Sent};
+use crate::tally::{Ends, News, Tally};
 
-/// Versions that Tidemill and Kafka 4 both have, the last that name topics by name.
-pub const PRODUCE_VERSION: i16 = 12;
-/// As [`PRODUCE_VERSION`].
-pub const FETCH_VERSION: i16 = 12;
+/// How the load generator calls itself.
+pub const CLIENT_ID: &str = "tidemill-bench";
 
-/// The largest answer accepted.
-const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// How often a shard tells what it measured.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much room a receive has at the least.
-const RECEIVE_ROOM: usize = 64 * 1024;
+/// How long after the last answer a record may become visible to readers, where an answer does not
+/// wait for that.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// How long answers are awaited after the end.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// The most mistakes that are told in words.
-const FAULTS_MAX: usize = 10;
-
-/// One connection's work.
-#[derive(Debug)]
-pub enum Role {
-    /// Produces these batches.
-    Produce {
-        /// The batches.
-        template: Box<BatchTemplate>,
-    },
-    /// Reads from the partition's beginning on.
-    Follow {
-        /// Whether records are checked, not only counted.
-        verify: bool,
-    },
+/// What one connection does.
+pub enum Part {
+    /// It produces.
+    Produce(Box<Producing>),
+    /// It reads.
+    Follow(Box<Following>),
 }
 
 /// One connection to be driven.
-#[derive(Debug)]
-pub struct Connection {
+pub struct Member {
     /// Connected to the leader.
     pub stream: TcpStream,
-    /// The partition.
-    pub partition: i32,
     /// What to do there.
-    pub role: Role,
+    pub part: Part,
 }
 
-/// What one shard is to do.
+/// What all shards are to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// The run's number, in every record.
+    pub run: u64,
     /// The topic.
     pub topic: String,
-    /// Kafka's acks: 1 or -1.
+    /// Its id, if the broker has told one.
+    pub topic_id: TopicId,
+    /// Kafka's acks: 0, 1 or -1.
     pub acks: i16,
     /// The most requests in flight on one connection.
     pub in_flight_max: usize,
-    /// Requests per second of this shard; none for a closed loop.
-    pub rate: Option<f64>,
-    /// The most bytes a fetch asks for.
-    pub fetch_bytes: i32,
+    /// A batch is full at this size.
+    pub batch_bytes: usize,
+    /// How long a batch that is not full waits for more.
+    pub linger: Duration,
     /// When the load begins.
     pub start: Instant,
+    /// The wall clock at the start, in milliseconds.
+    pub start_unix_ms: i64,
     /// From when on it counts.
     pub measure_from: Instant,
     /// When it ends.
     pub end: Instant,
-    /// Whether followers end when they have read all there is, instead.
+    /// How long answers are awaited after the end, and readers may take to catch up.
+    pub drain: Duration,
+    /// Whether what is read counts until all is read, not only until the end.
     pub until_caught_up: bool,
 }
 
-/// What one shard has measured.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Bytes of batches acknowledged in the window.
-    pub produced_bytes: u64,
-    /// Batches acknowledged in the window.
-    pub produced_batches: u64,
-    /// Records acknowledged at any time.
-    pub acknowledged_records: u64,
-    /// Bytes of batches read in the window.
-    pub fetched_bytes: u64,
-    /// Answers with records read in the window.
-    pub fetches: u64,
-    /// Records verified at any time.
-    pub verified_records: u64,
-    /// Nanoseconds from when a produce was due to its answer, for those due in the window.
-    pub latency: Histogram<u64>,
-    /// Requests that were due and never answered.
-    pub unanswered: u64,
-    /// How many answers were errors, or not what they should be.
-    pub faults: u64,
-    /// The first of them, in words.
-    pub fault_texts: Vec<String>,
-    /// When the last counted answer came.
-    pub last_answer: Instant,
-}
+impl Plan {
+    /// Whether what was due then counts.
+    #[must_use]
+    pub fn counts(&self, due: Instant) -> bool {
+        self.measure_from <= due && due < self.end
+    }
 
-impl Default for Outcome {
-    fn default() -> Self {
-        Self {
-            produced_bytes: 0,
-            produced_batches: 0,
-            acknowledged_records: 0,
-            fetched_bytes: 0,
-            fetches: 0,
-            verified_records: 0,
-            latency: histogram::empty(),
-            unanswered: 0,
-            faults: 0,
-            fault_texts: Vec::new(),
-            last_answer: Instant::default(),
+    /// Whether what is answered now counts.
+    #[must_use]
+    pub fn is_measuring(&self, now: Instant) -> bool {
+        self.measure_from <= now && (now < self.end || self.until_caught_up)
+    }
+
+    /// The topic as this broker wants it called.
+    #[must_use]
+    pub fn topic_for<A>(&self, connection: &Connection<A>, api: ApiKey) -> TopicRef<'_> {
+        if !self.topic_id.is_zero() && connection.takes_topic_ids(api) {
+            TopicRef::Id(self.topic_id)
+        } else {
+            TopicRef::Name(&self.topic)
         }
+    }
+
+    /// The time that records are stamped with.
+    #[must_use]
+    pub fn wall_clock_ms(&self, now: Instant) -> i64 {
+        self.start_unix_ms + now.since(self.start).as_millis() as i64
     }
 }
 
-impl Outcome {
-    /// Adds another shard's.
-    pub fn merge(&mut self, other: &Self) {
-        self.produced_bytes += other.produced_bytes;
-        self.produced_batches += other.produced_batches;
-        self.acknowledged_records += other.acknowledged_records;
-        self.fetched_bytes += other.fetched_bytes;
-        self.fetches += other.fetches;
-        self.verified_records += other.verified_records;
-        self.latency.add(&other.latency).expect("all have the same range");
-        self.unanswered += other.unanswered;
-        self.faults += other.faults;
-        self.fault_texts.extend(other.fault_texts.iter().cloned());
-        self.fault_texts.truncate(FAULTS_MAX);
-        self.last_answer = self.last_answer.max(other.last_answer);
-    }
+/// The client's time for the runtime's.
+#[must_use]
+pub fn client_time(now: Instant) -> tidemill_client::Instant {
+    tidemill_client::Instant::from_nanos(now.nanos)
+}
 
-    fn fault(&mut self, text: String) {
-        self.faults += 1;
-        if self.fault_texts.len() < FAULTS_MAX {
-            self.fault_texts.push(text);
-        }
-    }
+/// Which request a reply answers.
+#[derive(Debug)]
+pub enum Tag {
+    /// This batch.
+    Produced(Sent),
+    /// The fetch under way.
+    Asked,
 }
 
 /// The program of one shard of the load generator.
@@ -169,46 +134,32 @@ pub struct Load {
     /// Not yet part of the edge.
     streams: Vec<TcpStream>,
     links: Vec<Link>,
-    arrivals: Arrivals,
-    /// Whose turn it is to take the next request that is due.
-    next_link: usize,
-    producers: Vec<usize>,
-    outcome: Outcome,
-    report: Sender<Outcome>,
+    /// When which link wants to be driven, the earliest first.
+    wakes: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Links to be driven in this turn.
+    touched: Vec<usize>,
+    tally: Tally,
+    next_report: Instant,
+    ends: Ends,
+    /// How many producing connections of all shards are not yet settled.
+    producing: Arc<AtomicUsize>,
+    /// Since when none is.
+    settled_since: Option<Instant>,
+    news: Sender<News>,
+    begun: bool,
 }
 
 struct Link {
     socket: SocketId,
-    partition: i32,
-    work: Work,
-    input: BytesMut,
-    /// Frames not yet handed to the socket.
-    outgoing: BytesMut,
+    connection: Connection<Tag>,
+    part: Part,
     sending: bool,
-    correlation_id: i32,
     open: bool,
-}
-
-enum Work {
-    Produce {
-        template: Box<BatchTemplate>,
-        in_flight: VecDeque<Sent>,
-        /// Due, but no place in flight was free: when each was due.
-        waiting: VecDeque<Instant>,
-        last_offset: i64,
-    },
-    Follow {
-        verifier: Option<Verifier>,
-        next_offset: i64,
-        asked: bool,
-        caught_up: bool,
-    },
-}
-
-struct Sent {
-    due: Instant,
-    bytes: u64,
-    correlation_id: i32,
+    /// A producer that has told that it is settled.
+    told_settled: bool,
+    /// The earliest wake that is in the heap.
+    wake: Option<Instant>,
+    is_touched: bool,
 }
 
 const RECEIVED: u64 = 0;
@@ -219,132 +170,66 @@ fn token(link: usize, what: u64) -> Token {
 }
 
 impl Load {
-    /// A load that begins with the shard's first turn and reports when it ends.
+    /// A load that begins with the shard's first turn. `producing` counts the producing
+    /// connections of all shards.
     #[must_use]
-    pub fn new(plan: Plan, connections: Vec<Connection>, report: Sender<Outcome>) -> Self {
-        let arrivals = Arrivals::new(plan.start, plan.rate);
-        let mut load = Self {
+    pub fn new(
+        plan: Plan,
+        members: Vec<Member>,
+        producing: Arc<AtomicUsize>,
+        news: Sender<News>,
+    ) -> Self {
+        let config = ConnectionConfig {
+            client_id: Arc::from(CLIENT_ID),
+            in_flight_max: plan.in_flight_max.max(1),
+            unsent_bytes_max: (4 * plan.batch_bytes).max(1 << 20),
+            ..ConnectionConfig::default()
+        };
+        let (mut streams, mut links) = (Vec::new(), Vec::new());
+        for member in members {
+            streams.push(member.stream);
+            links.push(Link {
+                socket: SocketId(u32::MAX),
+                connection: Connection::new(config.clone()),
+                part: member.part,
+                sending: false,
+                open: true,
+                told_settled: false,
+                wake: None,
+                is_touched: false,
+            });
+        }
+        let next_report = plan.start.after(INTERVAL);
+        Self {
             plan,
-            streams: Vec::new(),
-            links: Vec::new(),
-            arrivals,
-            next_link: 0,
-            producers: Vec::new(),
-            outcome: Outcome::default(),
-            report,
-        };
-        for connection in connections {
-            load.add(connection);
-        }
-        load
-    }
-
-    fn add(&mut self, connection: Connection) {
-        let work = match connection.role {
-            Role::Produce { template } => {
-                self.producers.push(self.links.len());
-                let (in_flight, waiting) = (VecDeque::new(), VecDeque::new());
-                Work::Produce { template, in_flight, waiting, last_offset: -1 }
-            }
-            Role::Follow { verify } => Work::Follow {
-                verifier: verify.then(Verifier::default),
-                next_offset: 0,
-                asked: false,
-                caught_up: false,
-            },
-        };
-        self.streams.push(connection.stream);
-        self.links.push(Link {
-            socket: SocketId(u32::MAX),
-            partition: connection.partition,
-            work,
-            input: BytesMut::new(),
-            outgoing: BytesMut::new(),
-            sending: false,
-            correlation_id: 0,
-            open: true,
-        });
-    }
-
-    fn adopt(&mut self, edge: &mut RingEdge<()>) {
-        for (i, stream) in self.streams.drain(..).enumerate() {
-            self.links[i].socket = edge.adopt(stream);
-            self.links[i].receive(i, edge);
+            streams,
+            links,
+            wakes: BinaryHeap::new(),
+            touched: Vec::new(),
+            tally: Tally::default(),
+            next_report,
+            ends: Ends::default(),
+            producing,
+            settled_since: None,
+            news,
+            begun: false,
         }
     }
 
-    /// Requests that have become due go to the connections in turn.
-    fn take_due(&mut self, now: Instant) {
-        if self.producers.is_empty() || now < self.plan.start || self.plan.end <= now {
-            return;
-        }
-        while let Some(due) = self.arrivals.poll_due(now) {
-            let link = self.producers[self.next_link % self.producers.len()];
-            self.next_link += 1;
-            let Work::Produce { waiting, .. } = &mut self.links[link].work else {
-                unreachable!("only producers are listed")
-            };
-            waiting.push_back(due);
+    fn adopt(&mut self, now: Instant, edge: &mut RingEdge<()>) {
+        for (i, stream) in std::mem::take(&mut self.streams).into_iter().enumerate() {
+            let link = &mut self.links[i];
+            link.socket = edge.adopt(stream);
+            link.connection.handle_connected(client_time(now));
+            link.receive(i, edge);
+            self.touch(i);
         }
     }
 
-    fn drive(&mut self, i: usize, now: Instant, edge: &mut RingEdge<()>) {
-        let link = &mut self.links[i];
-        if !link.open || now < self.plan.start {
-            return;
+    fn touch(&mut self, i: usize) {
+        if !std::mem::replace(&mut self.links[i].is_touched, true) {
+            self.touched.push(i);
         }
-        let ended = self.plan.end <= now;
-        let closed_loop = !self.arrivals.is_open_loop() && !ended;
-        match &mut link.work {
-            Work::Produce { template, in_flight, waiting, .. } => {
-                while in_flight.len() < self.plan.in_flight_max {
-                    let due = match waiting.pop_front() {
-                        Some(due) => due,
-                        None if closed_loop => now,
-                        None => break,
-                    };
-                    let batch = template.next_batch();
-                    let bytes = batch.len() as u64;
-                    let correlation_id = link.correlation_id;
-                    link.correlation_id = correlation_id.wrapping_add(1);
-                    let request = OutgoingProduce {
-                        transactional_id: None,
-                        acks: self.plan.acks,
-                        timeout_ms: 30_000,
-                        partitions: &[OutgoingProducePartition {
-                            topic: TopicRef::Name(&self.plan.topic),
-                            partition: link.partition,
-                            records: Some(batch),
-                        }],
-                    };
-                    let out = &mut link.outgoing;
-                    request.encode(out, PRODUCE_VERSION, correlation_id, Some(CLIENT_ID));
-                    in_flight.push_back(Sent { due, bytes, correlation_id });
-                }
-            }
-            Work::Follow { next_offset, asked, caught_up, .. } => {
-                if !*asked && !*caught_up && (!ended || self.plan.until_caught_up) {
-                    let partition = FetchPartition::from_consumer(
-                        TopicRef::Name(&self.plan.topic),
-                        link.partition,
-                        *next_offset,
-                        self.plan.fetch_bytes,
-                    );
-                    let request = OutgoingFetch {
-                        max_wait_ms: 200,
-                        max_bytes: self.plan.fetch_bytes,
-                        partitions: &[partition],
-                        ..OutgoingFetch::default()
-                    };
-                    let correlation_id = link.correlation_id;
-                    link.correlation_id = correlation_id.wrapping_add(1);
-                    let out = &mut link.outgoing;
-                    request.encode(out, FETCH_VERSION, correlation_id, Some(CLIENT_ID));
-                    *asked = true;
-                }
-            }
-        }
-        link.flush(i, edge);
     }
 
     fn handle_completion(&mut self, completion: Completion, now: Instant, edge: &mut RingEdge<()>) {
@@ -352,159 +237,177 @@ impl Load {
         let link = &mut self.links[i];
         match completion.result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
-                link.input = bytes;
-                self.take_answers(i, now);
+                link.connection.handle_input(bytes, client_time(now));
+                self.hear(i, now);
                 self.links[i].receive(i, edge);
             }
-            Ok(Done::Received { .. }) => self.lost(i, "the broker closed the connection"),
+            Ok(Done::Received { .. }) => self.close(i, "the broker closed the connection", now),
             Ok(_) => link.sending = false,
-            Err(fault) => self.lost(i, &format!("the connection failed: {fault:?}")),
+            Err(fault) => self.close(i, &format!("the connection failed: {fault:?}"), now),
+        }
+        self.touch(i);
+    }
+
+    fn close(&mut self, i: usize, why: &str, now: Instant) {
+        if self.links[i].open {
+            self.links[i].connection.handle_closed(why);
+            self.hear(i, now);
         }
     }
 
-    fn lost(&mut self, i: usize, why: &str) {
-        let link = &mut self.links[i];
-        if link.open {
-            link.open = false;
-            self.outcome.fault(format!("partition {}: {why}", link.partition));
-        }
-    }
-
-    fn take_answers(&mut self, i: usize, now: Instant) {
-        loop {
-            let link = &mut self.links[i];
-            let frame = match link.take_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return,
-                Err(why) => return self.lost(i, &why),
-            };
-            let taken = match &link.work {
-                Work::Produce { .. } => self.take_produced(i, &frame, now),
-                Work::Follow { .. } => self.take_fetched(i, frame, now),
+    fn hear(&mut self, i: usize, now: Instant) {
+        let Self { plan, links, tally, ends, .. } = self;
+        let link = &mut links[i];
+        while let Some(event) = link.connection.poll_event() {
+            let taken = match (event, &mut link.part) {
+                (Event::Reply(Tag::Produced(sent), reply), Part::Produce(producing)) => {
+                    producing.take_answer(&sent, &reply, plan, tally, ends, now)
+                }
+                (Event::Reply(Tag::Asked, reply), Part::Follow(following)) => {
+                    following.take_answer(&reply, plan, tally, ends, now)
+                }
+                (Event::Lost(Tag::Produced(sent)), Part::Produce(producing)) => {
+                    producing.take_loss(&sent, ends);
+                    Ok(())
+                }
+                (Event::Closed(trouble), _) => {
+                    if std::mem::replace(&mut link.open, false) {
+                        ends.fault(trouble.to_string());
+                    }
+                    Ok(())
+                }
+                _ => Ok(()),
             };
             if let Err(why) = taken {
-                return self.lost(i, &why);
+                // Nothing that follows on this connection could be trusted.
+                ends.fault(why);
+                link.open = false;
+                link.connection.handle_closed("given up");
             }
         }
     }
 
-    fn counts(&self, now: Instant) -> bool {
-        self.plan.measure_from <= now && (now < self.plan.end || self.plan.until_caught_up)
-    }
-
-    fn take_produced(&mut self, i: usize, frame: &Bytes, now: Instant) -> Result<(), String> {
-        let counts = self.counts(now);
-        let Work::Produce { in_flight, last_offset, template, .. } = &mut self.links[i].work else {
-            unreachable!("the caller has looked")
-        };
-        let (id, start) = parse_response_header(ApiKey::Produce, PRODUCE_VERSION, frame)
-            .map_err(|error| error.to_string())?;
-        let sent = in_flight.pop_front().ok_or("an answer nobody asked for")?;
-        if id != sent.correlation_id {
-            return Err(format!("answer {id} instead of {}", sent.correlation_id));
+    fn drive(&mut self, i: usize, now: Instant, edge: &mut RingEdge<()>) {
+        let settled = self.is_settled(now);
+        let Self { plan, links, tally, ends, producing: all_producing, .. } = self;
+        let link = &mut links[i];
+        link.is_touched = false;
+        if link.open {
+            link.connection.tick(client_time(now));
         }
-        let response = ProduceResponse::parse(PRODUCE_VERSION, &frame[start..])
-            .map_err(|error| error.to_string())?;
-        let partition = response.partitions.first().ok_or("an answer for no partition")?;
-        if !partition.error_code.is_none() {
-            self.outcome.fault(format!("produce: {:?}", partition.error_code));
-            return Ok(());
-        }
-        if partition.base_offset <= *last_offset {
-            let found = partition.base_offset;
-            return Err(format!("offset {found} after {last_offset}"));
-        }
-        *last_offset = partition.base_offset;
-        self.outcome.acknowledged_records += template.records() as u64;
-        if counts {
-            self.outcome.produced_bytes += sent.bytes;
-            self.outcome.produced_batches += 1;
-            self.outcome.last_answer = now;
-        }
-        // Requests due in the window count whenever their answer comes: the slow ones, too.
-        if self.plan.measure_from <= sent.due && sent.due < self.plan.end {
-            let nanos = now.since(sent.due).as_nanos();
-            self.outcome.latency.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
-        }
-        Ok(())
-    }
-
-    fn take_fetched(&mut self, i: usize, frame: Bytes, now: Instant) -> Result<(), String> {
-        let counts = self.counts(now);
-        let until_caught_up = self.plan.until_caught_up;
-        let Work::Follow { verifier, next_offset, asked, caught_up } = &mut self.links[i].work
-        else {
-            unreachable!("the caller has looked")
-        };
-        let (_, start) = parse_response_header(ApiKey::Fetch, FETCH_VERSION, &frame)
-            .map_err(|error| error.to_string())?;
-        let body = frame.slice(start..);
-        let response =
-            FetchResponse::parse(FETCH_VERSION, &body).map_err(|error| error.to_string())?;
-        *asked = false;
-        if !response.error_code.is_none() {
-            return Err(format!("fetch: {:?}", response.error_code));
-        }
-        let mut bytes = 0;
-        for partition in response.partitions.iter() {
-            if !partition.error_code.is_none() {
-                return Err(format!("fetch: {:?}", partition.error_code));
-            }
-            for records in partition.records.iter() {
-                bytes += records.len() as u64;
-                if let Some(verifier) = verifier {
-                    let before = verifier.records();
-                    let taken = verifier.take(records);
-                    self.outcome.verified_records += verifier.records() - before;
-                    taken?;
-                    *next_offset = verifier.next_offset();
+        if link.open && plan.start <= now && link.connection.is_ready() {
+            match &mut link.part {
+                Part::Produce(producing) => {
+                    producing.drive(plan, &mut link.connection, tally, ends, now);
+                }
+                Part::Follow(following) => {
+                    following.drive(plan, &mut link.connection, ends, settled, now);
                 }
             }
-            *caught_up |= until_caught_up && partition.high_watermark <= *next_offset;
         }
-        if counts && 0 < bytes {
-            self.outcome.fetched_bytes += bytes;
-            self.outcome.fetches += 1;
-            self.outcome.last_answer = now;
+        link.flush(i, edge);
+        if let Part::Produce(producing) = &link.part
+            && !link.told_settled
+            && plan.end <= now
+            && (!link.open || producing.is_settled(plan) && link.is_sent())
+        {
+            link.told_settled = true;
+            all_producing.fetch_sub(1, Ordering::AcqRel);
         }
-        Ok(())
+        self.hear(i, now);
+        self.arrange_wake(i, now);
     }
 
+    /// Whether all producers have ended, and what they sent can be read.
+    fn is_settled(&mut self, now: Instant) -> bool {
+        if self.settled_since.is_none() && self.producing.load(Ordering::Acquire) == 0 {
+            self.settled_since = Some(now);
+        }
+        let grace = if self.plan.acks == -1 { Duration::ZERO } else { GRACE };
+        self.settled_since.is_some_and(|since| since.after(grace) <= now)
+            && (self.plan.end <= now || self.plan.until_caught_up)
+    }
+
+    fn arrange_wake(&mut self, i: usize, now: Instant) {
+        let link = &mut self.links[i];
+        if !link.open {
+            return;
+        }
+        let wake = match &link.part {
+            Part::Produce(producing) if now < self.plan.end => producing.next_wake(&self.plan),
+            Part::Produce(_) => None,
+            Part::Follow(following) => following.next_wake(&self.plan),
+        };
+        // What is due already waits for the connection; its answer will wake the link.
+        let Some(wake) = wake.filter(|wake| now < *wake) else { return };
+        if link.wake.is_none_or(|known| wake < known) {
+            link.wake = Some(wake);
+            self.wakes.push(Reverse((wake, i)));
+        }
+    }
+
+    fn take_wakes(&mut self, now: Instant) {
+        while let Some(Reverse((at, i))) = self.wakes.peek().copied()
+            && at <= now
+        {
+            self.wakes.pop();
+            if self.links[i].wake == Some(at) {
+                self.links[i].wake = None;
+            }
+            self.touch(i);
+        }
+    }
+
+    /// Whether everything that may still come has come.
     fn is_done(&self, now: Instant) -> bool {
-        let all_settled = self.links.iter().all(|link| {
-            !link.open
-                || match &link.work {
-                    Work::Produce { in_flight, waiting, .. } => {
-                        in_flight.is_empty() && waiting.is_empty()
+        if self.plan.end.after(self.plan.drain) <= now {
+            return true;
+        }
+        let ended = self.plan.end <= now || self.plan.until_caught_up;
+        ended
+            && self.links.iter().all(|link| {
+                !link.open
+                    || match &link.part {
+                        Part::Produce(_) => link.told_settled,
+                        Part::Follow(following) => following.is_done(),
                     }
-                    Work::Follow { caught_up, .. } => *caught_up || !self.plan.until_caught_up,
-                }
-        });
-        let reads_only = self.producers.is_empty() && self.plan.until_caught_up;
-        let ended = self.plan.end <= now || reads_only;
-        (ended && all_settled) || self.plan.end.after(DRAIN) <= now
+            })
     }
 
     fn finish(&mut self) -> Next {
-        for link in &self.links {
-            if let Work::Produce { in_flight, waiting, .. } = &link.work {
-                self.outcome.unanswered += (in_flight.len() + waiting.len()) as u64;
+        self.report();
+        let mut ends = std::mem::take(&mut self.ends);
+        for link in self.links.drain(..) {
+            match link.part {
+                Part::Produce(producing) => producing.finish(&self.plan, &mut ends),
+                Part::Follow(following) => following.finish(&mut ends),
             }
         }
         // Fails only if nobody wants to know any more.
-        drop(self.report.send(self.outcome.clone()));
+        drop(self.news.send(News::End(Box::new(ends))));
         Next::Stop
     }
 
+    fn report(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        drop(self.news.send(News::Interval(Box::new(tally))));
+    }
+
     fn next_turn(&self, now: Instant) -> Next {
-        if now < self.plan.start {
-            return Next::At(self.plan.start);
+        let mut next = self.next_report;
+        for at in [self.plan.start, self.plan.end, self.plan.end.after(self.plan.drain)] {
+            if now < at {
+                next = next.min(at);
+            }
         }
-        let end = if now < self.plan.end { self.plan.end } else { self.plan.end.after(DRAIN) };
-        match self.arrivals.next_due().filter(|_| !self.producers.is_empty()) {
-            Some(due) if now < self.plan.end => Next::At(due.min(end)),
-            _ => Next::At(end),
+        if self.plan.end <= now {
+            // Others tell by a shared count that they are settled; that wakes nobody.
+            next = next.min(now.after(Duration::from_millis(20)));
         }
+        if let Some(Reverse((at, _))) = self.wakes.peek() {
+            next = next.min(*at);
+        }
+        Next::At(next)
     }
 }
 
@@ -512,13 +415,24 @@ impl Program<RingEdge<()>> for Load {
     fn turn(&mut self, edge: &mut RingEdge<()>) -> Next {
         let now = edge.now();
         if !self.streams.is_empty() {
-            self.adopt(edge);
+            self.adopt(now, edge);
         }
         while let Some(completion) = edge.poll_completion() {
             self.handle_completion(completion, now, edge);
         }
-        self.take_due(now);
-        for i in 0..self.links.len() {
+        self.take_wakes(now);
+        let reports = self.next_report <= now;
+        if reports {
+            self.next_report = now.after(INTERVAL);
+            self.report();
+        }
+        // Rarely: whatever waits for the start, the end, or an answer that is overdue.
+        let begins = !self.begun && self.plan.start <= now;
+        self.begun |= begins;
+        if reports || begins || self.plan.end <= now {
+            (0..self.links.len()).for_each(|i| self.touch(i));
+        }
+        for i in std::mem::take(&mut self.touched) {
             self.drive(i, now, edge);
         }
         if self.is_done(now) { self.finish() } else { self.next_turn(now) }
@@ -527,29 +441,23 @@ impl Program<RingEdge<()>> for Load {
 
 impl Link {
     fn receive(&mut self, i: usize, edge: &mut RingEdge<()>) {
-        if !self.open {
-            return;
+        if self.open {
+            let into = self.connection.take_input();
+            edge.submit(token(i, RECEIVED), Op::Receive { socket: self.socket, into });
         }
-        let mut into = std::mem::take(&mut self.input);
-        // Room for the rest of a frame whose size is known, at least for a usual receive.
-        let frame = frame_size(&into, ANSWER_BYTES_MAX).ok().flatten().unwrap_or(0);
-        into.reserve(frame.saturating_sub(into.len()).max(RECEIVE_ROOM));
-        edge.submit(token(i, RECEIVED), Op::Receive { socket: self.socket, into });
+    }
+
+    fn is_sent(&self) -> bool {
+        !self.sending && self.connection.unsent_bytes() == 0
     }
 
     fn flush(&mut self, i: usize, edge: &mut RingEdge<()>) {
-        if self.sending || self.outgoing.is_empty() || !self.open {
+        if self.sending || !self.open || self.connection.unsent_bytes() == 0 {
             return;
         }
+        let mut parts = Vec::new();
+        self.connection.take_output(&mut parts);
         self.sending = true;
-        let parts = vec![self.outgoing.split().freeze()];
         edge.submit(token(i, SENT), Op::Send { socket: self.socket, parts });
-    }
-
-    fn take_frame(&mut self) -> Result<Option<Bytes>, String> {
-        let size = frame_size(&self.input, ANSWER_BYTES_MAX).map_err(|error| error.to_string())?;
-        let Some(size) = size.filter(|size| *size <= self.input.len()) else { return Ok(None) };
-        let frame = self.input.split_to(size).freeze();
-        Ok(Some(frame.slice(4..)))
     }
 }

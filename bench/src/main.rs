@@ -1,4 +1,4 @@
-//! `tidemill-bench`: puts load on a broker, or on the floor, and prints what came of it.
+//! `tidemill-bench`: puts load on a broker, or on the sink, and prints what came of it.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
@@ -6,50 +6,92 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use tidemill_bench::run::{Settings, run};
-use tidemill_bench::{control, disk, floor, report};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidemill_bench::control::Topic;
+use tidemill_bench::follow::Reading;
+use tidemill_bench::options::{BrokerOptions, LoadOptions, ReadOptions, positive, rate};
+use tidemill_bench::run::{Readers, Settings, run};
+use tidemill_bench::search::{Objective, Search, sweep};
+use tidemill_bench::sink::{self, Manners, Misdeed};
+use tidemill_bench::watch::Watch;
+use tidemill_bench::{disk, report};
 
 #[derive(Parser)]
 #[command(name = "tidemill-bench", version, about = "Open-loop, verified load for Kafka brokers")]
 struct Arguments {
     #[command(subcommand)]
     command: What,
-    /// Print one line of JSON instead of text.
+    /// Print one line of JSON for each run instead of text.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum What {
-    /// Produce to a topic, with followers reading along if asked for.
-    Produce {
-        #[command(flatten)]
-        broker: BrokerArguments,
-        #[command(flatten)]
-        load: LoadArguments,
-    },
+    /// Produce to a topic; everything is read back and verified afterwards.
+    Produce(RunArguments),
     /// Read a topic from its beginning to its end, verifying every record.
-    Fetch {
-        #[command(flatten)]
-        broker: BrokerArguments,
-        #[command(flatten)]
-        load: LoadArguments,
-    },
+    #[command(alias = "fetch")]
+    Consume(RunArguments),
+    /// Produce and read along: latency from when a record was due to when it was read.
+    E2e(RunArguments),
+    /// Produce to a topic while others read it from its beginning.
+    Mixed(RunArguments),
     /// The same load on a server that does nothing but answer.
     Floor {
         /// What to measure.
         #[command(subcommand)]
         floor: Floor,
     },
-    /// The server of the floor; prints `ready` and its address.
-    #[command(hide = true)]
-    FloorServer {
-        #[arg(long, default_value = "127.0.0.1:0")]
-        listen: SocketAddr,
-        #[arg(long, default_value_t = 1 << 20)]
-        fetch_bytes: usize,
-    },
+    /// A server that acknowledges at once, to measure the load generator; prints `ready` and its
+    /// address.
+    Sink(SinkArguments),
+}
+
+#[derive(Args)]
+struct RunArguments {
+    #[command(flatten)]
+    broker: BrokerOptions,
+    #[command(flatten)]
+    load: LoadOptions,
+    #[command(flatten)]
+    read: ReadOptions,
+    /// What has to be met, such as 'p99<5ms,errors=0'; if it is not, the exit code is 11.
+    #[arg(long)]
+    slo: Option<Objective>,
+    /// Find the highest rate that meets --slo, beginning at --rate.
+    #[arg(long, requires = "slo", conflicts_with = "sweep")]
+    find_max: bool,
+    /// Run at these rates, one after the other: R,R,... or FROM..TO, doubling.
+    #[arg(long)]
+    sweep: Option<String>,
+}
+
+#[derive(Args)]
+struct SinkArguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// How many bytes a fetch is answered with.
+    #[arg(long, default_value_t = 1 << 20)]
+    fetch_bytes: usize,
+    /// Keep what is produced, at most so many bytes of each partition, and give it to readers.
+    #[arg(long)]
+    keep: Option<usize>,
+    /// Do to every so many-th batch what no broker may, for the verification to notice.
+    #[arg(long, requires = "keep")]
+    misdeed: Option<Wrong>,
+    /// How many batches it leaves alone between.
+    #[arg(long, default_value_t = 100)]
+    every: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Wrong {
+    Lose,
+    Repeat,
+    Damage,
+    Swap,
 }
 
 #[derive(Subcommand)]
@@ -57,12 +99,12 @@ enum Floor {
     /// Produce requests received and answered; small batches make it the echo's floor.
     Receive {
         #[command(flatten)]
-        load: LoadArguments,
+        load: LoadOptions,
     },
     /// Fetch requests answered from memory.
     Send {
         #[command(flatten)]
-        load: LoadArguments,
+        load: LoadOptions,
     },
     /// Durable direct writes.
     Write {
@@ -81,73 +123,22 @@ enum Floor {
     },
 }
 
-#[derive(Args)]
-struct BrokerArguments {
-    /// The broker.
-    #[arg(long, default_value = "127.0.0.1:9092")]
-    broker: String,
-    /// The topic; made if it is not there.
-    #[arg(long, default_value = "bench")]
-    topic: String,
-    /// How many partitions, if it is made.
-    #[arg(long, default_value_t = 1)]
-    partitions: u32,
-    /// Configs of the topic, if it is made.
-    #[arg(long = "config", value_name = "NAME=VALUE")]
-    configs: Vec<String>,
-    /// Connect to the broker named only, not to the leaders it tells of.
-    #[arg(long)]
-    ignore_leaders: bool,
-    /// The broker's process, to measure what it uses.
-    #[arg(long)]
-    pid: Option<u32>,
+/// Everything as it should be; something lost, damaged or failed; an objective missed.
+enum Ending {
+    Clean,
+    Faulty,
+    Missed,
 }
 
-#[derive(Args)]
-struct LoadArguments {
-    /// Connections, spread over the partitions.
-    #[arg(long, default_value_t = 1)]
-    connections: usize,
-    /// Connections that read along.
-    #[arg(long, default_value_t = 0)]
-    followers: usize,
-    /// Shards of the load generator.
-    #[arg(long, default_value_t = 1)]
-    shards: usize,
-    /// Batches per second in all; without it, as many as are answered.
-    #[arg(long)]
-    rate: Option<f64>,
-    /// Bytes per batch, about.
-    #[arg(long, default_value_t = 64 * 1024)]
-    batch_bytes: usize,
-    /// Bytes per record's value.
-    #[arg(long, default_value_t = 1024)]
-    value_bytes: usize,
-    /// The most requests in flight on one connection.
-    #[arg(long, default_value_t = 5)]
-    in_flight: usize,
-    /// Kafka's acks: 1 or -1.
-    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
-    acks: i16,
-    /// The most bytes a fetch asks for.
-    #[arg(long, default_value_t = 1 << 20)]
-    fetch_bytes: i32,
-    /// Seconds before the window.
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Seconds of the window; for fetch, at most.
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
-    /// Shown with the figures.
-    #[arg(long)]
-    name: Option<String>,
-}
+/// The exit code of a missed objective.
+const MISSED: u8 = 11;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match act(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ending::Clean) => ExitCode::SUCCESS,
+        Ok(Ending::Faulty) => ExitCode::FAILURE,
+        Ok(Ending::Missed) => ExitCode::from(MISSED),
         Err(error) => {
             eprintln!("tidemill-bench: {error}");
             ExitCode::FAILURE
@@ -155,36 +146,183 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does it; whether everything was as it should be.
-fn act(arguments: &Arguments) -> io::Result<bool> {
+fn act(arguments: &Arguments) -> io::Result<Ending> {
     let json = arguments.json;
     match &arguments.command {
-        What::Produce { broker, load } => {
-            let mut settings = settings("produce", load)?;
-            at_broker(&mut settings, broker)?;
-            show(&settings, json)
+        What::Produce(run) => produce("produce", run, 0, json),
+        What::E2e(run) => produce("e2e", run, 1, json),
+        What::Mixed(run) => produce("mixed", run, 1, json),
+        What::Consume(run) => consume(run, json),
+        What::Floor { floor } => on_floor(floor, json),
+        What::Sink(sink) => {
+            let misdeed = sink.misdeed.map(|wrong| match wrong {
+                Wrong::Lose => Misdeed::Lose,
+                Wrong::Repeat => Misdeed::Repeat,
+                Wrong::Damage => Misdeed::Damage,
+                Wrong::Swap => Misdeed::Swap,
+            });
+            let manners = Manners {
+                fetch_bytes: sink.fetch_bytes,
+                keep_bytes: sink.keep,
+                misdeed: misdeed.map(|misdeed| (misdeed, sink.every.max(1))),
+            };
+            sink::serve(sink.listen, manners, |address| println!("ready {address}"))?;
+            Ok(Ending::Clean)
         }
-        What::Fetch { broker, load } => {
-            let mut settings = settings("fetch", load)?;
-            at_broker(&mut settings, broker)?;
-            settings.followers = settings.leaders.len().max(load.connections);
+    }
+}
+
+fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> io::Result<Ending> {
+    let mut settings = run.load.settings(name, run.broker.prepare()?)?;
+    settings.broker_pid = run.broker.pid;
+    settings.readers = run.read.readers(fan_out, run.load.connections)?;
+    if name == "mixed"
+        && let Some(readers) = &mut settings.readers
+    {
+        readers.from_start = true;
+    }
+    let mut watch = Watch::new(run.load.result.as_deref(), &settings.name)?;
+    let ending = if let Some(rates) = &run.sweep {
+        let rates = sweep(rates, |text| rate(text, &settings.shape))?;
+        at_rates(run, &settings, &rates, &mut watch, json)?
+    } else if run.find_max {
+        find_max(run, &settings, &mut watch, json)?
+    } else {
+        one(&settings, run.slo.as_ref(), &mut watch, json)?
+    };
+    tell_where(watch, json)?;
+    Ok(ending)
+}
+
+fn tell_where(watch: Watch, json: bool) -> io::Result<()> {
+    if let Some(path) = watch.finish()?
+        && !json
+    {
+        println!("  report: {}", path.join("report.html").display());
+    }
+    Ok(())
+}
+
+/// One run; prints its figures and what it missed.
+fn one(
+    settings: &Settings,
+    objective: Option<&Objective>,
+    watch: &mut Watch,
+    json: bool,
+) -> io::Result<Ending> {
+    let report = run(settings, watch)?;
+    watch.take_report(&report);
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_text());
+    }
+    if !report.is_clean() {
+        return Ok(Ending::Faulty);
+    }
+    let missed = objective.map(|objective| objective.missed(&report)).unwrap_or_default();
+    if missed.is_empty() {
+        return Ok(Ending::Clean);
+    }
+    eprintln!("  objective missed: {}", missed.join("; "));
+    Ok(Ending::Missed)
+}
+
+/// The same run at another rate, on a topic whose ends are where they are by now.
+fn one_at(
+    run: &RunArguments,
+    settings: &Settings,
+    rate: f64,
+    watch: &mut Watch,
+    json: bool,
+) -> io::Result<Ending> {
+    let again = Settings {
+        name: format!("{} at {rate:.0} records/s", settings.name),
+        topic: run.broker.prepare()?,
+        arrival: settings.arrival.at_rate(rate),
+        ..settings.clone()
+    };
+    watch.begin_phase(&format!("{rate:.0}"));
+    one(&again, run.slo.as_ref(), watch, json)
+}
+
+fn at_rates(
+    run: &RunArguments,
+    settings: &Settings,
+    rates: &[f64],
+    watch: &mut Watch,
+    json: bool,
+) -> io::Result<Ending> {
+    let mut worst = Ending::Clean;
+    for &rate in rates {
+        match one_at(run, settings, rate, watch, json)? {
+            Ending::Clean => {}
+            Ending::Missed if matches!(worst, Ending::Faulty) => {}
+            ending => worst = ending,
+        }
+    }
+    Ok(worst)
+}
+
+fn find_max(
+    run: &RunArguments,
+    settings: &Settings,
+    watch: &mut Watch,
+    json: bool,
+) -> io::Result<Ending> {
+    let first = settings.arrival.rate().unwrap_or(10_000.0);
+    let mut search = Search::from(first);
+    while let Some(rate) = search.next() {
+        let ending = one_at(run, settings, rate, watch, json)?;
+        if matches!(ending, Ending::Faulty) {
+            eprintln!("  objective missed: the run was not clean");
+        }
+        search.tell(matches!(ending, Ending::Clean));
+    }
+    if json {
+        let met = search.met.map_or("null".to_owned(), |met| format!("{met:.0}"));
+        println!("{{\"find_max_records_per_second\":{met}}}");
+    } else {
+        println!("{search}");
+    }
+    Ok(if search.met.is_some() { Ending::Clean } else { Ending::Missed })
+}
+
+fn consume(run: &RunArguments, json: bool) -> io::Result<Ending> {
+    let mut settings = run.load.settings("consume", run.broker.prepare()?)?;
+    settings.broker_pid = run.broker.pid;
+    let connections = run.load.connections.max(settings.topic.leaders.len().min(16));
+    settings.readers = run.read.readers(1, connections)?;
+    if let Some(readers) = &mut settings.readers {
+        readers.from_start = true;
+    }
+    settings.producers = 0;
+    settings.until_caught_up = true;
+    settings.warm_up = Duration::ZERO;
+    settings.drain = Duration::ZERO;
+    let mut watch = Watch::new(run.load.result.as_deref(), &settings.name)?;
+    let ending = one(&settings, None, &mut watch, json)?;
+    tell_where(watch, json)?;
+    Ok(ending)
+}
+
+fn on_floor(floor: &Floor, json: bool) -> io::Result<Ending> {
+    match floor {
+        Floor::Receive { load } => at_sink(json, |address| {
+            let mut settings = load.settings("floor receive", sink_topic(address))?;
+            settings.read_back = false;
+            Ok(settings)
+        }),
+        Floor::Send { load } => at_sink(json, |address| {
+            let mut settings = load.settings("floor send", sink_topic(address))?;
+            let reading = Reading { verify: false, ..Reading::default() };
+            let (sets, connections) = (settings.producers, 1);
+            settings.readers = Some(Readers { sets, connections, from_start: true, reading });
             settings.producers = 0;
-            settings.until_caught_up = true;
-            settings.warm_up = Duration::ZERO;
-            show(&settings, json)
-        }
-        What::Floor { floor: Floor::Receive { load } } => {
-            let settings = settings("floor receive", load)?;
-            on_floor(settings, json)
-        }
-        What::Floor { floor: Floor::Send { load } } => {
-            let mut settings = settings("floor send", load)?;
-            settings.followers = settings.producers;
-            settings.producers = 0;
-            settings.verify = false;
-            on_floor(settings, json)
-        }
-        What::Floor { floor: Floor::Write { dir, write_bytes, depth, seconds } } => {
+            settings.drain = Duration::ZERO;
+            Ok(settings)
+        }),
+        Floor::Write { dir, write_bytes, depth, seconds } => {
             let duration = positive(*seconds)?;
             let plan = disk::Plan { write_bytes: *write_bytes, depth: *depth, duration };
             let outcome = disk::measure(dir, plan)?;
@@ -193,89 +331,32 @@ fn act(arguments: &Arguments) -> io::Result<bool> {
             } else {
                 print!("{}", report::disk_text(plan, &outcome));
             }
-            Ok(true)
-        }
-        What::FloorServer { listen, fetch_bytes } => {
-            floor::serve(*listen, *fetch_bytes, |address| println!("ready {address}"))?;
-            Ok(true)
+            Ok(Ending::Clean)
         }
     }
 }
 
-fn show(settings: &Settings, json: bool) -> io::Result<bool> {
-    let report = run(settings)?;
-    if json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_text());
+fn sink_topic(address: SocketAddr) -> Topic {
+    Topic {
+        name: "sink".to_owned(),
+        id: tidemill_record::TopicId::ZERO,
+        leaders: vec![address],
+        earliest: vec![0],
+        latest: vec![0],
     }
-    Ok(report.is_clean())
 }
 
-fn settings(name: &str, load: &LoadArguments) -> io::Result<Settings> {
-    if load.connections == 0 || load.shards == 0 || load.in_flight == 0 {
-        return Err(io::Error::other("at least one connection, shard and request in flight"));
-    }
-    if load.rate.is_some_and(|rate| !(0.0 < rate && rate.is_finite())) {
-        return Err(io::Error::other("a rate is above zero"));
-    }
-    if load.acks == 0 {
-        return Err(io::Error::other("without acks there is nothing to measure"));
-    }
-    Ok(Settings {
-        name: load.name.clone().unwrap_or_else(|| name.to_owned()),
-        topic: "bench".to_owned(),
-        leaders: Vec::new(),
-        broker_pid: None,
-        producers: load.connections,
-        followers: load.followers,
-        shards: load.shards,
-        rate: load.rate,
-        batch_bytes: load.batch_bytes,
-        value_bytes: load.value_bytes,
-        in_flight_max: load.in_flight,
-        acks: load.acks,
-        fetch_bytes: load.fetch_bytes,
-        verify: true,
-        warm_up: Duration::try_from_secs_f64(load.warm_up).map_err(io::Error::other)?,
-        duration: positive(load.seconds)?,
-        until_caught_up: false,
-    })
-}
-
-fn positive(seconds: f64) -> io::Result<Duration> {
-    let duration = Duration::try_from_secs_f64(seconds).map_err(io::Error::other)?;
-    if duration.is_zero() { Err(io::Error::other("no time at all")) } else { Ok(duration) }
-}
-
-fn at_broker(settings: &mut Settings, broker: &BrokerArguments) -> io::Result<()> {
-    let split = |config: &String| {
-        let (name, value) = config.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    };
-    let configs: Option<Vec<_>> = broker.configs.iter().map(split).collect();
-    let configs = configs.ok_or_else(|| io::Error::other("a config is NAME=VALUE"))?;
-    settings.topic.clone_from(&broker.topic);
-    settings.broker_pid = broker.pid;
-    settings.leaders =
-        control::prepare(&broker.broker, &broker.topic, broker.partitions, &configs)?;
-    if broker.ignore_leaders {
-        settings.leaders.fill(control::resolve(&broker.broker)?);
-    }
-    Ok(())
-}
-
-/// Runs the load on the floor's server, in a process of its own, so that what each uses is known.
-fn on_floor(mut settings: Settings, json: bool) -> io::Result<bool> {
-    let mut server = Command::new(std::env::current_exe()?)
-        .arg("floor-server")
-        .args(["--fetch-bytes", &settings.fetch_bytes.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let outcome = address_of(&mut server).and_then(|address| {
-        settings.leaders = vec![address];
+/// Runs the load on the sink, in a process of its own, so that what each uses is known.
+fn at_sink(
+    json: bool,
+    settings: impl FnOnce(SocketAddr) -> io::Result<Settings>,
+) -> io::Result<Ending> {
+    let mut server =
+        Command::new(std::env::current_exe()?).arg("sink").stdout(Stdio::piped()).spawn()?;
+    let outcome = address_of(&mut server).and_then(settings).and_then(|mut settings| {
         settings.broker_pid = Some(server.id());
-        show(&settings, json)
+        let mut watch = Watch::new(None, &settings.name)?;
+        one(&settings, None, &mut watch, json)
     });
     server.kill()?;
     server.wait()?;
