@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tidemill_bench::control::Topic;
+use tidemill_bench::control::{self, Topic};
 use tidemill_bench::follow::Reading;
 use tidemill_bench::options::{BrokerOptions, LoadOptions, ReadOptions, positive, rate};
 use tidemill_bench::run::{Readers, Settings, run};
@@ -191,6 +191,9 @@ fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> io::Re
         one(&settings, run.slo.as_ref(), &mut watch, json)?
     };
     tell_where(watch, json)?;
+    if run.broker.delete_topic {
+        control::delete(&run.broker.broker, &run.broker.topic)?;
+    }
     Ok(ending)
 }
 

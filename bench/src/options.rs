@@ -31,6 +31,9 @@ pub struct BrokerOptions {
     /// Configs of the topic, if it is made.
     #[arg(long = "config", value_name = "NAME=VALUE")]
     pub configs: Vec<String>,
+    /// Delete the topic when the run has ended and is verified.
+    #[arg(long)]
+    pub delete_topic: bool,
     /// Connect to the broker named only, not to the leaders it tells of.
     #[arg(long)]
     pub ignore_leaders: bool,
