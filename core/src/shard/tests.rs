@@ -84,6 +84,11 @@ struct Scene {
 impl Scene {
     /// Shard 1 of two, with one client; the only topic lives on shard 0.
     fn new(network_bytes: u64) -> Self {
+        Self::with_stamp(network_bytes, clock::stamp)
+    }
+
+    /// The same, whose stages and turns are timed by `stamp`.
+    fn with_stamp(network_bytes: u64, stamp: fn() -> u64) -> Self {
         let mut config = Config::of_defaults();
         config.budgets.network_bytes = network_bytes;
         let endpoints = Endpoints {
@@ -93,7 +98,8 @@ impl Scene {
             shard_ports: Vec::new(),
             rack: None,
         };
-        let settings = Arc::new(Settings::new(config, 2, endpoints, 7));
+        let settings = Settings { stamp, ..Settings::new(config, 2, endpoints, 7) };
+        let settings = Arc::new(settings);
         let mut shard = Shard::new(settings, ShardId(1), Vec::new(), Box::new(|_| {}));
         let created = Record::TopicCreated {
             id: TOPIC_ID,
@@ -338,4 +344,48 @@ fn a_connection_whose_request_never_ends_is_closed() {
     assert_eq!(scene.world.closed, 0);
     scene.pass(Duration::from_secs(2));
     assert_eq!(scene.world.closed, 1);
+}
+
+/// Whoever asks from outside gets copies, and is told of a turn above the limit with what ran in
+/// it; asking changes nothing.
+#[test]
+fn a_question_is_answered_with_what_was_measured() {
+    use crate::measure::{Open, Question, What};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc::sync_channel;
+
+    /// Each look at this clock takes half a second or so.
+    fn slow() -> u64 {
+        static TICKS: AtomicU64 = AtomicU64::new(0);
+        TICKS.fetch_add(1 << 30, Ordering::Relaxed)
+    }
+
+    let mut scene = Scene::with_stamp(64 << 20, slow);
+    scene.send(&fetches(3, 1000, 0));
+    let open = Arc::default();
+    let mut ask = |scene: &mut Scene| {
+        let (answer, answers) = sync_channel(1);
+        let what = What { reading: true, slowest: true, partitions_after: Some(0) };
+        let open = Open::begin(&open, 1).expect("the one before was answered");
+        let question = Message::Ask(Question { what, answer, open });
+        scene.world.inbox.push_back((tidemill_runtime::OUTSIDE, question));
+        scene.settle();
+        answers.recv().unwrap()
+    };
+    let told = ask(&mut scene);
+    assert_eq!((told.state.shard, told.state.requests_open), (1, 3));
+    assert_eq!(told.state.requests, [("Fetch", 3)]);
+    let reading = told.reading.unwrap();
+    assert_eq!(reading.traffic.connections, 1);
+    assert!(0 < reading.turns.stalls && reading.turns.stalls <= reading.turns.turns);
+    let document = tidemill_perf::document::SlowestDocument::new(
+        tidemill_perf::document::NodeLabel::default(),
+        &[told.slowest.unwrap()],
+    );
+    let parts = document.stalls.iter().flat_map(|stall| &stall.parts);
+    let requests: u32 = parts.filter(|part| part.name == "requests").map(|part| part.items).sum();
+    assert_eq!(requests, 3, "in the turn that took them");
+    let again = ask(&mut scene);
+    assert_eq!(again.state.requests, [("Fetch", 3)]);
+    assert_eq!(again.reading.unwrap().traffic, reading.traffic);
 }
