@@ -363,7 +363,7 @@ fn a_question_is_answered_with_what_was_measured() {
     let mut scene = Scene::with_stamp(64 << 20, slow);
     scene.send(&fetches(3, 1000, 0));
     let open = Arc::default();
-    let mut ask = |scene: &mut Scene| {
+    let ask = |scene: &mut Scene| {
         let (answer, answers) = sync_channel(1);
         let what = What { reading: true, slowest: true, partitions_after: Some(0) };
         let open = Open::begin(&open, 1).expect("the one before was answered");
