@@ -425,6 +425,14 @@ impl Config {
         self.layers.iter()
     }
 
+    /// The file that was read, if it said anything.
+    pub fn file(&self) -> Option<&Path> {
+        self.described().find_map(|(_, _, origin)| match origin {
+            Origin::File { path, .. } => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
     /// The value of one setting of the table, as text; empty if unset.
     ///
     /// # Panics

@@ -120,6 +120,7 @@ pub fn run(config: Config, lock: Arc<File>, ready: impl FnOnce(&Ready)) -> Resul
     let own = shard_listeners(&config, address, shards);
     let endpoints = endpoints(&config, address, &own);
     let routing = endpoints.routing();
+    warn_of_unreachable(&config, address);
     let admin = admin_listener(&config);
     let seed = random_seed().map_err(NodeError::Random)?;
     let settings = Arc::new(Settings::new(config, shards, endpoints, seed));
@@ -130,9 +131,10 @@ pub fn run(config: Config, lock: Arc<File>, ready: impl FnOnce(&Ready)) -> Resul
     let life = LifeCell::default();
     let admin = admin.and_then(|listener| serve_admin(listener, &settings, &handle, &life));
     let outcome = match first(&notified) {
-        Notice::Serving => {
+        Notice::Serving { cluster } => {
             life.set(Life::Serving);
             let admin = admin.as_ref().map(Admin::address);
+            tell_serving(&settings, &cluster, address, admin);
             ready(&Ready { address, shards, routing, admin });
             stop::wait();
             life.set(Life::Stopping);
@@ -182,8 +184,17 @@ fn start(
 /// A port that is taken is no reason not to start: clients then go by the node's address, and
 /// requests for other shards' partitions cross the mesh.
 fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Listener> {
+    if config.routing == Routing::Owner && is_mapped(config, address) {
+        tracing::info!(
+            "advertised.listeners names another port than listeners: routing by node. For routing \
+             by owner, map the shards' ports too, one to one, and set tidemill.shard.port"
+        );
+    }
     let Some(ports) = shard_ports(config, address, shards) else {
-        tracing::warn!(shards, "there are not enough ports for the shards: routing by node");
+        tracing::warn!(
+            shards,
+            "the shards' ports would lie beyond 65535: routing by node; see tidemill.shard.port"
+        );
         return Vec::new();
     };
     let mut listeners = Vec::new();
@@ -204,11 +215,18 @@ fn shard_listeners(config: &Config, address: SocketAddr, shards: u16) -> Vec<Lis
 /// A single shard has one as well, though it is told to nobody: a client that knows this node by
 /// the endpoint of its first shard, from a start with more of them, must still find it there.
 fn shard_ports(config: &Config, address: SocketAddr, shards: u16) -> Option<Vec<u16>> {
-    if config.routing == Routing::Node {
+    if config.routing == Routing::Node || is_mapped(config, address) {
         return Some(Vec::new());
     }
     let base = config.shard_port.or_else(|| address.port().checked_add(SHARD_PORT_DISTANCE))?;
     (0..shards).map(|shard| base.checked_add(shard)).collect()
+}
+
+/// Whether clients come by another port than the one listened on, and nobody has said by which ones
+/// they come to the shards.
+fn is_mapped(config: &Config, address: SocketAddr) -> bool {
+    let advertised = config.advertised.as_ref();
+    config.shard_port.is_none() && advertised.is_some_and(|told| told.port != address.port())
 }
 
 fn endpoints(config: &Config, address: SocketAddr, own: &[Listener]) -> Endpoints {
@@ -234,6 +252,49 @@ fn reachable(ip: IpAddr) -> IpAddr {
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     }
+}
+
+/// Whoever listens everywhere wants clients from elsewhere, and those cannot use what they are told.
+fn warn_of_unreachable(config: &Config, address: SocketAddr) {
+    if config.advertised.is_none() && address.ip().is_unspecified() {
+        let told = SocketAddr::new(reachable(address.ip()), address.port());
+        tracing::warn!(
+            "clients are told to connect to {told}, which those on other machines cannot reach: \
+             set advertised.listeners=HOST:PORT"
+        );
+    }
+}
+
+/// One line with all that somebody who reads an old log wants to know of the start.
+fn tell_serving(
+    settings: &Settings,
+    cluster: &str,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+) {
+    let config = &settings.config;
+    let data_dir =
+        std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let advertised = format!("{}:{}", settings.endpoints.host, settings.endpoints.port);
+    let file = config.file().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+    let ports = &settings.endpoints.shard_ports;
+    let shard_ports = match (ports.first(), ports.last()) {
+        (Some(first), Some(last)) => format!("{first}-{last}"),
+        _ => "none".to_owned(),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node_id,
+        cluster,
+        data_dir = %data_dir.display(),
+        listening = %address,
+        advertised,
+        shards = settings.shards,
+        shard_ports,
+        admin = %admin.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+        config = file,
+        "serving"
+    );
 }
 
 fn first(notified: &Receiver<Notice>) -> Notice {
@@ -288,6 +349,7 @@ fn random_seed() -> io::Result<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Endpoint;
     use std::sync::mpsc;
 
     /// The bug: after a start with one shard instead of two, a client that knew the node by the
@@ -317,6 +379,21 @@ mod tests {
         assert_eq!(of(&config, 65_000), Some(vec![7000, 7001]));
         config.routing = Routing::Node;
         assert_eq!(of(&config, 9092), Some(Vec::new()));
+    }
+
+    /// The bug: with another port advertised than listened on, as behind NAT, clients were sent to
+    /// ports of shards that nobody had mapped.
+    #[test]
+    fn behind_a_mapped_port_clients_go_by_the_node() {
+        let mut config = Config::of_defaults();
+        let of = |config: &Config| shard_ports(config, config.listen, 2);
+        let advertise = |port| Some(Endpoint { host: "broker-1".to_owned(), port });
+        config.advertised = advertise(9092);
+        assert_eq!(of(&config), Some(vec![10_092, 10_093]), "the port is the same");
+        config.advertised = advertise(39_092);
+        assert_eq!(of(&config), Some(Vec::new()));
+        config.shard_port = Some(40_000);
+        assert_eq!(of(&config), Some(vec![40_000, 40_001]), "somebody has said which are mapped");
     }
 
     /// The bug: a broker started right after another was killed found its ports taken, and did not

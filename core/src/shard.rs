@@ -98,7 +98,10 @@ impl Settings {
 #[derive(Debug)]
 pub enum Notice {
     /// Clients are served from now on.
-    Serving,
+    Serving {
+        /// The cluster's id.
+        cluster: String,
+    },
     /// The node cannot start; nothing was changed.
     Failed(StartError),
     /// Everything is durable and checkpointed; the node has ended.
@@ -832,7 +835,8 @@ impl Shard {
                 for shard in 0..self.settings.shards {
                     self.tell(ShardId(shard), Message::Serve);
                 }
-                self.notify(Notice::Serving);
+                let cluster = self.image.cluster().to_string();
+                self.notify(Notice::Serving { cluster });
             }
             Some(Err(error)) => {
                 self.notify(Notice::Failed(error));
@@ -933,7 +937,7 @@ impl Shard {
         }
         if !told {
             let stages = self.measures.meter.recorder.snapshot().to_text();
-            tracing::info!(shard = self.id.0, "where the time of requests went\n{stages}");
+            tracing::debug!(shard = self.id.0, "where the time of requests went\n{stages}");
         }
         if self.id == ShardId(0) {
             self.stage = Stage::Stopped;

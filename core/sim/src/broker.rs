@@ -45,7 +45,7 @@ impl Broker {
     fn hear(&mut self) {
         for notice in self.notices.iter().flat_map(Receiver::try_iter) {
             match notice {
-                Notice::Serving => self.serving = true,
+                Notice::Serving { .. } => self.serving = true,
                 Notice::Failed(error) => self.failure = Some(error.to_string()),
                 Notice::Stopped => self.serving = false,
             }
@@ -115,6 +115,7 @@ fn draw_sizes(random: &mut Random) -> StorageConfig {
         journal_file_bytes: file as u64,
         // Of all shards together: reached before a ring of files is full, and after one file is.
         replay_bytes_max: 4 * file as u64,
+        replay_pending_bytes_max: *random.pick(&[16 << 10, 256 << 10, 64 << 20]),
         flush_bytes: *random.pick(&[4 << 10, 16 << 10, 64 << 10]),
         flush_in_flight_bytes_max: *random.pick(&[64 << 10, 1 << 20]),
         read_bytes_max: *random.pick(&[8 << 10, 64 << 10, 1 << 20]),

@@ -148,7 +148,9 @@ pub static SETTINGS: &[Setting] = &[
         "advertised.listeners",
         Kind::Endpoint,
         "",
-        "The host and port clients are told to use; unset: the address listened on.",
+        "The host and port clients are told to use. Unset: the address listened on, and for 0.0.0.0 \
+             this machine's loopback, which clients elsewhere cannot reach. With another port than \
+             the one listened on, clients go by the node unless tidemill.shard.port is set.",
     ),
     setting("broker.rack", Kind::Text, "", "The rack of this node, as told to clients."),
     setting(
