@@ -32,6 +32,8 @@ pub struct Config {
     /// The index of an active segment is written whenever the segment has grown by so much, with
     /// the next checkpoint: a read after a crash goes over no more than that to find its place.
     pub index_step_bytes: u64,
+    /// Replay writes what it has found to the segments once so many bytes wait for it.
+    pub replay_pending_bytes_max: u64,
     /// Batches of one log that wait for their segment are written once they are so many bytes.
     pub flush_bytes: usize,
     /// Bytes on their way into segments at most.
@@ -65,6 +67,7 @@ impl Default for Config {
             journal_file_bytes: 16 * MIB as u64,
             journal_bytes_max: 512 * MIB as u64,
             replay_bytes_max: 128 * MIB as u64,
+            replay_pending_bytes_max: 64 * MIB as u64,
             index_step_bytes: 64 * MIB as u64,
             flush_bytes: 256 * KIB,
             flush_in_flight_bytes_max: 8 * MIB,

@@ -278,6 +278,25 @@ impl Producers {
         before - self.by_id.len()
     }
 
+    /// Forgets those that were silent for longest, if there are more than `most`, until
+    /// [`PRODUCERS_MAX`] are left.
+    ///
+    /// A replay needs it: what had expired before a crash comes back with its batches. Those who
+    /// stay are all that were known then, and perhaps some that were not any more.
+    pub(crate) fn forget_excess(&mut self, most: usize) {
+        if self.by_id.len() <= most {
+            return;
+        }
+        let mut by_age: Vec<(i64, ProducerId)> =
+            self.by_id.iter().map(|(&id, producer)| (producer.active_ms, id)).collect();
+        by_age.sort_unstable();
+        let excess = self.by_id.len() - PRODUCERS_MAX;
+        for (_, id) in &by_age[..excess] {
+            self.by_id.remove(id);
+        }
+        self.oldest_active_ms = by_age[excess].0;
+    }
+
     /// Forgets batches at and above `to`: the log was cut there.
     ///
     /// Returns the producers of whom nothing is left, though batches of theirs below `to` may
@@ -321,6 +340,7 @@ impl Producers {
 
     /// Writes a snapshot: a version, a count, then each producer; all integers big-endian.
     pub fn encode(&self, out: &mut impl BufMut) {
+        assert!(self.by_id.len() <= PRODUCERS_MAX, "more than a decoder takes");
         out.put_u8(SNAPSHOT_VERSION);
         out.put_u32(self.by_id.len() as u32);
         for (id, producer) in &self.by_id {
@@ -668,5 +688,30 @@ mod tests {
         assert_eq!(with(23, 0), Err(ProducersError::WrongBatchCount { producer_id, found: 0 }));
         assert_eq!(with(23, 6), Err(ProducersError::WrongBatchCount { producer_id, found: 6 }));
         assert_eq!(with(12, 2), Err(ProducersError::OutOfOrder { producer_id: ProducerId(2) }));
+    }
+
+    /// The bug: producers that had expired came back with a replay, so many that the state written
+    /// after it could not be read again: the second start failed, and all after it.
+    #[test]
+    fn what_a_replay_brings_back_can_be_read_again() {
+        let mut producers = Producers::default();
+        let count = 2 * PRODUCERS_MAX as i64 + 10;
+        for id in 0..count {
+            let batch = NumberedBatch {
+                producer_id: ProducerId(id),
+                producer_epoch: ProducerEpoch(0),
+                base_sequence: Sequence::ZERO,
+                records_count: 1,
+            };
+            producers.note(&batch, Offset(id), Timestamp::NONE, id);
+            producers.forget_excess(2 * PRODUCERS_MAX);
+        }
+        producers.forget_excess(PRODUCERS_MAX);
+        assert_eq!(producers.len(), PRODUCERS_MAX);
+        let oldest = producers.iter().map(|(id, ..)| id.0).min();
+        assert_eq!(oldest, Some(count - PRODUCERS_MAX as i64), "those silent for longest are gone");
+        let mut bytes = Vec::new();
+        producers.encode(&mut bytes);
+        assert_eq!(Producers::decode(&mut &bytes[..]).map(|again| again.len()), Ok(PRODUCERS_MAX));
     }
 }

@@ -44,9 +44,6 @@ use scan::{Item, Scan};
 /// So many requests are handed out at once at most.
 const REQUESTS_MAX: usize = 64;
 
-/// Once so many bytes wait to be written to segments, they are.
-const PENDING_BYTES_MAX: u64 = 64 << 20;
-
 /// Files are read in pieces of so many bytes.
 const READ_BYTES: u64 = 1 << 20;
 
@@ -577,7 +574,7 @@ impl Recovery {
 
     fn must_drain(&self) -> bool {
         let pending: u64 = self.logs.values().map(Replayed::pending_bytes).sum();
-        PENDING_BYTES_MAX < pending
+        self.config.replay_pending_bytes_max < pending
     }
 }
 

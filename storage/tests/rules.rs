@@ -8,7 +8,7 @@ mod disk;
 mod world;
 
 use disk::Survival;
-use tidemill_record::Offset;
+use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp, TopicPartition};
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, DirName, Fault, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
@@ -653,4 +653,143 @@ fn a_start_that_drains_many_partitions_syncs_them_all_at_once() {
     world.start(1);
     world.disk.heal();
     world.check_after_start();
+}
+
+/// The bug: a checkpoint spoke of a log as synced up to a place in a segment that was trimmed away
+/// since. Its replay dropped that segment's bytes in between, then did not know the beginning of
+/// the block in which the next append went on, and gave up the whole log.
+#[test]
+fn a_long_replay_through_a_trimmed_segment_loses_nothing() {
+    let mut world = World::new(11, 2);
+    world.config.replay_bytes_max = 1 << 30;
+    world.config.index_step_bytes = 1 << 30;
+    world.config.journal_bytes_max = 1 << 20;
+    // Longer than a file of the journal.
+    world.log_config.segment_bytes = 128 << 10;
+    world.start(1);
+    let (trimmed, forces) = (partition(0), partition(1));
+    let mut last = world.append_new(trimmed, 1, 3_001);
+    while last.base_offset < Offset(44) {
+        // One by one: together they would be a large run.
+        (0..4).for_each(|_| world.turn(4));
+        last = world.append_new(trimmed, 1, 3_001);
+    }
+    for _ in 0..12 {
+        world.append_new(forces, 1, 14_001);
+    }
+    world.settle();
+    assert!(world.trim(trimmed, Offset(44)));
+    world.settle();
+    // A segment with large runs goes only after a checkpoint without them.
+    assert!(world.trim(forces, Offset(11)));
+    world.settle();
+    world.append_new(trimmed, 1, 3_001);
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.start(1);
+    world.check_after_start();
+    assert!(world.report.damaged.is_empty());
+}
+
+/// A log of one segment with these timestamps, in batches of ten that make many spans; durable,
+/// and all of it out of memory.
+fn with_timestamps(timestamps: &[i64]) -> (World, TopicPartition) {
+    let mut world = World::new(31, 1);
+    world.log_config.segment_bytes = 4 << 20;
+    world.start(1);
+    let tp = partition(0);
+    append_timestamps(&mut world, tp, timestamps);
+    restart(&mut world);
+    (world, tp)
+}
+
+fn append_timestamps(world: &mut World, tp: TopicPartition, timestamps: &[i64]) {
+    for batch in timestamps.chunks(10) {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for &ms in batch {
+            builder.append(Timestamp(ms), None, Some(&[b'v'; 1_500]));
+        }
+        world.append_patiently(tp, builder.build());
+    }
+    world.settle();
+}
+
+fn trim_and_settle(world: &mut World, tp: TopicPartition, before: Offset) {
+    assert!(world.trim(tp, before));
+    world.settle();
+    assert_eq!(world.log(tp).start(), before);
+}
+
+fn restart(world: &mut World) {
+    world.crash(Survival::Nothing);
+    world.start(1);
+}
+
+/// The bug: after records were deleted in the middle of a segment, a search for a time before them
+/// found a deleted one and then looked into the newest records only: it answered "none", or an
+/// offset far behind the first that was left.
+#[test]
+fn a_search_by_time_finds_the_first_record_left_after_a_trim() {
+    for start in [200, 205] {
+        let (mut world, tp) = with_timestamps(&(1000..1300).collect::<Vec<_>>());
+        trim_and_settle(&mut world, tp, Offset(start));
+        restart(&mut world);
+        for newest in [299, 304] {
+            for ms in [0, 1000, 1001, 1100, 1199, 1200, 1205, 1206, 1212, 1250, 1299, 1304, 1400] {
+                let wanted = Some(Offset((ms - 1000).max(start))).filter(|it| it.0 <= newest);
+                assert_eq!(world.first_at(tp, ms), wanted, "since {ms} of {start}..={newest}");
+            }
+            assert_eq!(world.newest_anywhere(tp), Some(Offset(newest)));
+            // The second time there is something in memory behind what is on disk.
+            append_timestamps(&mut world, tp, &(1300..1305).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// A deleted record that was newer than all others says nothing of those behind it.
+#[test]
+fn a_deleted_record_does_not_count_as_the_newest() {
+    let mut timestamps: Vec<i64> = (1000..1300).collect();
+    timestamps[50] = 9000;
+    timestamps[203] = 8000;
+    timestamps[220] = 3000;
+    timestamps[260] = 3000;
+    let (mut world, tp) = with_timestamps(&timestamps);
+    assert_eq!(world.newest_anywhere(tp), Some(Offset(50)));
+    // Each takes the newest away, the second in the middle of its batch.
+    for (start, newest) in [(200, 203), (205, 220), (221, 260), (261, 299), (300, -1)] {
+        trim_and_settle(&mut world, tp, Offset(start));
+        let newest = Some(Offset(newest)).filter(|it| Offset(0) <= *it);
+        assert_eq!(world.newest_anywhere(tp), newest, "from {start}");
+        assert_eq!(world.first_at(tp, 8500), None);
+        let wanted = Some(Offset(start.max(290))).filter(|_| start < 300);
+        let newer = (start <= 260).then_some(newest).flatten();
+        assert_eq!(world.first_at(tp, 1290), newer.or(wanted), "from {start}");
+        if start == 205 {
+            restart(&mut world);
+            assert_eq!(world.newest_anywhere(tp), newest, "also after a restart");
+        }
+    }
+    append_timestamps(&mut world, tp, &[7, 9, 8]);
+    assert_eq!(world.newest_anywhere(tp), Some(Offset(301)));
+    trim_and_settle(&mut world, tp, Offset(302));
+    assert_eq!(world.newest_anywhere(tp), Some(Offset(302)), "also in memory");
+    assert_eq!(world.first_at(tp, 9), None);
+}
+
+/// Newer records behind the trimmed segment are found, on disk and in memory.
+#[test]
+fn the_newest_record_is_found_behind_a_trimmed_segment() {
+    let mut timestamps: Vec<i64> = (1000..1300).collect();
+    timestamps[5] = 9000;
+    let mut world = World::started(32, 1, 1);
+    let tp = partition(0);
+    append_timestamps(&mut world, tp, &timestamps);
+    assert!(3 < world.log(tp).segments_count());
+    trim_and_settle(&mut world, tp, Offset(7));
+    assert_eq!(world.newest_anywhere(tp), Some(Offset(299)));
+    restart(&mut world);
+    assert_eq!(world.newest_anywhere(tp), Some(Offset(299)));
+    assert_eq!(world.first_at(tp, 1150), Some(Offset(150)));
+    assert_eq!(world.first_at(tp, 2000), None);
 }

@@ -17,6 +17,7 @@ use crate::block::{AlignedBytes, BLOCK_BYTES, round_down, round_up};
 use crate::checkpoint::{LogState, Place, SegmentState};
 use crate::layout::{Entry, EntryKind};
 use crate::mistake::{self, Mistake};
+use crate::producers::PRODUCERS_MAX;
 use crate::retention::SEGMENT_BYTES_MAX;
 use crate::segment::PIECE_BYTES_MAX;
 use crate::shard::numbered;
@@ -223,6 +224,7 @@ impl Replayed {
                 TimestampType::CreateTime => Timestamp::NONE,
             };
             state.producers.note(&numbered, entry.base_offset, timestamp, entry.wall_ms);
+            state.producers.forget_excess(2 * PRODUCERS_MAX);
         }
     }
 
@@ -341,11 +343,14 @@ impl Replayed {
     pub(super) fn take_writes(&mut self) -> Vec<(Offset, u64, Bytes)> {
         let mut writes = Vec::new();
         for run in std::mem::take(&mut self.runs) {
-            if !self.state.segments.iter().any(|segment| segment.base_offset == run.segment) {
-                continue;
-            }
-            self.written.insert(run.segment);
+            let known = self.state.segments.iter().any(|known| known.base_offset == run.segment);
+            let before = writes.len();
+            // What follows may go on in this block, also if nothing of it is needed.
             self.front = Some((run.segment, run.end, run.write(&mut writes)));
+            match known {
+                true => drop(self.written.insert(run.segment)),
+                false => writes.truncate(before),
+            }
         }
         writes
     }
@@ -354,6 +359,7 @@ impl Replayed {
     pub(super) fn finish(&mut self) {
         let cursor = self.cursor;
         let state = &mut self.state;
+        state.producers.forget_excess(PRODUCERS_MAX);
         if state.end != cursor.offset && !state.dropped && state.broken_at.is_none() {
             // The state speaks of records that no entry brought back.
             state.broken_at = Some(cursor.offset);

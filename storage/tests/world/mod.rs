@@ -24,8 +24,8 @@ use tidemill_record::{
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::recovery::{Known, Recovered, Report};
 use tidemill_storage::{
-    AppendKind, Appended, Config, Event, LogConfig, LogId, Lookup, Read, ReadId, RecoverError,
-    Recovery, ShardStorage,
+    AppendKind, Appended, Config, Event, Found, LogConfig, LogId, Lookup, Read, ReadId,
+    RecoverError, Recovery, ShardStorage,
 };
 
 use tidemill_storage::io::{Action, Completion, FileName};
@@ -44,6 +44,7 @@ pub fn small_config() -> Config {
         journal_file_bytes: 64 * KIB as u64,
         journal_bytes_max: 256 * KIB as u64,
         replay_bytes_max: 96 * KIB as u64,
+        replay_pending_bytes_max: 24 * KIB as u64,
         index_step_bytes: 16 * KIB as u64,
         flush_bytes: 8 * KIB,
         large_run_bytes: 12 * KIB,
@@ -78,6 +79,7 @@ pub struct World {
     pub report: Report,
     logs: BTreeMap<TopicPartition, (usize, LogId)>,
     reads: HashMap<(usize, ReadId), Result<Vec<Bytes>, ReadError>>,
+    lookups: HashMap<(usize, ReadId), Result<Option<Found>, ReadError>>,
     incarnation: u64,
     /// Serial number of the next value, so that no two batches are equal.
     next_value: u64,
@@ -105,6 +107,7 @@ impl World {
             report: Report::default(),
             logs: BTreeMap::new(),
             reads: HashMap::new(),
+            lookups: HashMap::new(),
             incarnation: 0,
             next_value: 0,
             now: 0,
@@ -129,6 +132,7 @@ impl World {
             report: Report::default(),
             logs: BTreeMap::new(),
             reads: HashMap::new(),
+            lookups: HashMap::new(),
             dropped: Vec::new(),
             ..*self
         }
@@ -226,6 +230,7 @@ impl World {
         self.shards.clear();
         self.logs.clear();
         self.reads.clear();
+        self.lookups.clear();
         self.disk.crash(survival);
     }
 
@@ -239,6 +244,7 @@ impl World {
         self.shards.clear();
         self.logs.clear();
         self.reads.clear();
+        self.lookups.clear();
     }
 
     // --- time and the disk ---
@@ -345,7 +351,10 @@ impl World {
             Event::Dropped { partition } => self.dropped.push(partition),
             Event::NoSpace { .. } => self.no_space_told = true,
             Event::Fenced => self.shards.iter_mut().for_each(ShardStorage::fence),
-            Event::Admitted { .. } | Event::LookupDone { .. } | Event::Damaged { .. } => {}
+            Event::LookupDone { read, result } => {
+                self.lookups.insert((shard, read), result);
+            }
+            Event::Admitted { .. } | Event::Damaged { .. } => {}
         }
     }
 
@@ -435,6 +444,37 @@ impl World {
             Ok(Lookup::Ready(found)) => found.map(|found| found.offset),
             other => panic!("it is in memory: {other:?}"),
         }
+    }
+
+    /// The first durable record that is not older than `ms`, from wherever it is.
+    pub fn first_at(&mut self, tp: TopicPartition, ms: i64) -> Option<Offset> {
+        let (shard, log) = self.logs[&tp];
+        let durable_end = self.log(tp).durable_end();
+        let asked = self.shards[shard].offset_for_timestamp(log, Timestamp(ms), durable_end);
+        self.answer_to(shard, asked)
+    }
+
+    /// The durable record with the newest timestamp, from wherever it is.
+    pub fn newest_anywhere(&mut self, tp: TopicPartition) -> Option<Offset> {
+        let (shard, log) = self.logs[&tp];
+        let durable_end = self.log(tp).durable_end();
+        let asked = self.shards[shard].max_timestamp(log, durable_end);
+        self.answer_to(shard, asked)
+    }
+
+    fn answer_to(&mut self, shard: usize, asked: Result<Lookup, ReadError>) -> Option<Offset> {
+        let read = match asked.expect("it may be asked") {
+            Lookup::Ready(found) => return found.map(|found| found.offset),
+            Lookup::Disk(read) => read,
+        };
+        for _ in 0..STEPS_MAX {
+            if let Some(result) = self.lookups.remove(&(shard, read)) {
+                return result.expect("nothing is damaged").map(|found| found.offset);
+            }
+            self.end_turn();
+            self.complete_one();
+        }
+        panic!("a lookup never ends");
     }
 
     /// Asks that everything below `before` be deleted. Whether it was taken.
