@@ -5,7 +5,7 @@ acknowledges from memory and leaves the disk to the kernel; and Kafka with
 log.flush.interval.messages=1, which syncs before it acknowledges.
 
 All three are started once. The two that are not being measured are frozen (SIGSTOP), so that they
-use no processor and lose no warmth; before each run everything that is dirty in memory is written
+use no processor and lose no warmth (each was warmed up by a load that is not measured); before each run everything that is dirty in memory is written
 out, so that nobody pays for another's writes. For each workload the systems take turns: A B C, and
 again. Each run has a topic of its own, which is verified to the last record and then deleted. A
 run that lost, duplicated or damaged a record counts as failed, whatever its speed.
@@ -129,6 +129,12 @@ class Broker:
                 self.stop()
                 sys.exit(f"{self.kind} does not serve: {ended.stderr}; see {self.directory}/log.txt")
 
+    def warm_up(self, seconds):
+        """A load that is not measured, until a just-in-time compiler has seen what matters."""
+        subprocess.run([os.environ["BENCH_BIN"], *LARGE, "--partitions", "4", "--connections", "4", "--fan-out", "1",
+                        "--broker", f"127.0.0.1:{self.port}", "--topic", "warm-up", "--seconds", str(seconds),
+                        "--delete-topic"], capture_output=True)
+
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
 
@@ -192,6 +198,7 @@ class Comparison:
         if kind not in self.brokers:
             port = self.options.port + 10 * len(self.brokers)
             self.brokers[kind] = Broker(kind, port, self.dir / kind)
+            self.brokers[kind].warm_up(5 if self.options.quick else 20)
             self.brokers[kind].freeze()
         return self.brokers[kind]
 
@@ -334,7 +341,7 @@ def markdown(comparison):
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--back:#fff;--soft:#667;--line:#dde;--a:#0a7d6c;--b:#b4632a;--c:#7a5cc0}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--back:#15181c;--soft:#99a;--line:#333a42;--a:#3cc4ae;--b:#e2975c;--c:#ae95ee}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:70rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:80rem;margin:2rem auto;padding:0 1rem}
 h2{margin-top:2.2rem;font-size:1.1rem}.soft{color:var(--soft)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
