@@ -165,6 +165,7 @@ const _: () = {
     // What a setting or a client may ask for, the metadata can hold.
     assert!(PARTITIONS_PER_TOPIC_MAX as usize <= metadata::PARTITIONS_PER_TOPIC_MAX);
     assert!(REPLICAS_MAX as usize <= metadata::REPLICAS_MAX);
+    assert!(BATCH_BYTES_MAX == metadata::MESSAGE_BYTES_MAX);
     assert!(REQUEST_WAIT_MS_DEFAULT as u64 <= REQUEST_WAIT_MS_MAX);
     assert!(MESH_MESSAGES_MAX.is_power_of_two());
     // Questions from outside leave room for the request to stop.

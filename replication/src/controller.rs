@@ -15,7 +15,7 @@ use tidemill_record::{NodeId, ProducerId, TopicId};
 use crate::config::{self, Kind, Layers, TopicConfig, topic_config};
 use crate::identity::{self, DirectoryId, NodeEpoch};
 use crate::limits::{
-    CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, PARTITIONS_PER_TOPIC_MAX,
+    CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX,
     PRODUCER_IDS_PER_GRANT, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
 };
 use crate::metadata::{Configs, Image, Record, Resource, Topic};
@@ -229,7 +229,7 @@ pub fn decide_create_partitions(
     let count = usize::try_from(new_count).unwrap_or(0);
     if count <= current || PARTITIONS_PER_TOPIC_MAX < count {
         let why = format!(
-            "the topic has {current} partitions; the new number is above that and at most \
+            "the topic has {current} partitions; the new number must be above that and at most \
              {PARTITIONS_PER_TOPIC_MAX}"
         );
         return Err(Error::InvalidPartitions(why));
@@ -383,7 +383,25 @@ fn check_value(resource: Resource, name: &str, value: &str) -> Result<(), Error>
     };
     checked
         .expect("the name was looked up before")
-        .map_err(|error| Error::InvalidConfig(format!("{name}: {error}")))
+        .map_err(|error| Error::InvalidConfig(format!("{name}: {error}")))?;
+    check_carried_out(name, value)
+}
+
+/// Refuses what is a good value and would not be carried out, where silence would cost somebody
+/// their disk or their records. What is in the metadata already stays in force.
+fn check_carried_out(name: &str, value: &str) -> Result<(), Error> {
+    let refused = match name {
+        "cleanup.policy" | "log.cleanup.policy" => config::list(value)
+            .any(|item| item == "compact")
+            .then(|| "compact is not carried out yet; delete is".to_owned()),
+        "max.message.bytes" | "message.max.bytes" => {
+            value.trim().parse().is_ok_and(|bytes: u64| u64::from(MESSAGE_BYTES_MAX) < bytes).then(
+                || format!("{value} is above {MESSAGE_BYTES_MAX}, the largest batch there is"),
+            )
+        }
+        _ => None,
+    };
+    refused.map_or(Ok(()), |why| Err(Error::InvalidConfig(format!("{name}: {why}"))))
 }
 
 /// The value in force of a config of `resource`, under the name it has there.

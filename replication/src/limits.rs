@@ -21,6 +21,9 @@ pub const CONFIG_NAME_BYTES_MAX: usize = 256;
 /// The longest value of a config.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// The largest record batch that a topic may be set to accept.
+pub const MESSAGE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
 /// How many producer ids are granted at once.
 pub const PRODUCER_IDS_PER_GRANT: i64 = 1000;
 

@@ -148,6 +148,9 @@ fn configs_of_a_new_topic_are_checked() {
         ("tidemill.durability", Some("maybe")),
         ("min.cleanable.dirty.ratio", Some("NaN")),
         ("segment.bytes", Some("100")),
+        // These would be accepted and not carried out.
+        ("cleanup.policy", Some("delete, compact")),
+        ("max.message.bytes", Some("67108865")),
     ] {
         let refused = create(&mut image, with(name, value));
         assert!(matches!(refused, Err(Error::InvalidConfig(_))), "{name}={value:?}");
@@ -252,13 +255,15 @@ fn configs_change_step_by_step() {
     let resource = Resource::Topic(id);
     let policy = |image: &Image| image.topic(id).unwrap().configs.get("cleanup.policy").cloned();
 
-    let append = [change("cleanup.policy", Append, Some("compact"))];
-    assert_eq!(alter(&mut image, resource, &append), Ok(1));
-    assert_eq!(policy(&image).as_deref(), Some("delete,compact"), "added to the default");
+    // Compaction was accepted once, and what is in the metadata must be changed back to be rid of.
+    let (name, value) = ("cleanup.policy".to_owned(), Some("compact".to_owned()));
+    image.replay(&Record::ConfigChanged { resource, name, value }).unwrap();
+    let append = [change("cleanup.policy", Append, Some("delete"))];
+    assert!(matches!(alter(&mut image, resource, &append), Err(Error::InvalidConfig(_))));
+    alter(&mut image, resource, &[change("cleanup.policy", Set, Some("delete"))]).unwrap();
     assert_eq!(alter(&mut image, resource, &append), Ok(0), "it is there already");
-    alter(&mut image, resource, &[change("cleanup.policy", Subtract, Some("delete"))]).unwrap();
-    assert_eq!(policy(&image).as_deref(), Some("compact"));
-    let all = change("cleanup.policy", Subtract, Some("compact"));
+    assert_eq!(policy(&image).as_deref(), Some("delete"));
+    let all = change("cleanup.policy", Subtract, Some("delete"));
     assert!(matches!(alter(&mut image, resource, &[all]), Err(Error::InvalidConfig(_))));
     alter(&mut image, resource, &[change("cleanup.policy", Delete, None)]).unwrap();
     assert_eq!(policy(&image), None);
