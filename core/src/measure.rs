@@ -126,7 +126,7 @@ impl Measures {
         }
         self.stall_told = times.now.nanos.max(1);
         let untold = std::mem::take(&mut self.stalls_untold);
-        let parts = Work::ALL.iter().zip(stall.parts).filter(|(_, (ns, _))| 0 < *ns);
+        let parts = Work::ALL.iter().zip(stall.parts).filter(|(_, (ns, _))| 1000 <= *ns);
         let parts: Vec<String> = parts
             .map(|(work, (ns, items))| format!("{} {} us ({items})", work.name(), ns / 1000))
             .collect();

@@ -278,6 +278,11 @@ impl Home {
         })
     }
 
+    /// Which partition's log this is.
+    pub fn partition_of(&self, log: LogId) -> Option<TopicPartition> {
+        self.by_log.get(&log).copied()
+    }
+
     /// Whether the data directory has failed.
     pub fn is_fenced(&self) -> bool {
         self.fenced
@@ -294,10 +299,8 @@ impl Home {
             Event::Trimmed { log, start } => self.trimmed(log, start),
             Event::Truncated { log, .. } => self.admitted(log, times),
             Event::Dropped { partition } => return Some(partition),
-            Event::Damaged { log, offsets } => {
-                let partition = self.by_log.get(&log);
-                tracing::error!(?partition, ?offsets, "records are damaged and will not be served");
-            }
+            // Its topic's name is known to the shard, which tells.
+            Event::Damaged { .. } => {}
             Event::Fenced => self.fence(),
         }
         None

@@ -26,6 +26,7 @@ use tidemill_runtime::clock;
 use tidemill_runtime::edge::{
     Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId,
 };
+use tidemill_storage::Event;
 
 use crate::api::Job;
 use crate::api::fetch::WaitingFetches;
@@ -597,6 +598,11 @@ impl Shard {
         let mut dropped = Vec::new();
         while let Some(event) = home.storage.poll_event() {
             moved = true;
+            if let Event::Damaged { log, offsets } = &event
+                && let Some(id) = home.partition_of(*log)
+            {
+                topic_rules::tell_damage(&self.image, &self.settings, id, offsets);
+            }
             dropped.extend(home.handle_event(event, times));
         }
         let fenced_now = !was_fenced && home.is_fenced();

@@ -16,6 +16,7 @@ use tidemill_replication::identity::NodeEpoch;
 use tidemill_replication::metadata::{Image, Record};
 use tidemill_replication::quorum;
 use tidemill_runtime::edge::{Edge, ShardId};
+use tidemill_storage::error::Damage;
 use tidemill_storage::recovery::{Known, Recovered, Recovery};
 
 use crate::controller::Controller;
@@ -40,6 +41,12 @@ pub enum StartError {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Metadata(quorum::RecoverError::OtherNode { configured, found }) => write!(
+                f,
+                "the data directory belongs to node {0}, and node.id is {1}: start with \
+                 node.id={0}, or name another directory with --data-dir",
+                found.0, configured.0
+            ),
             Self::Metadata(error) => write!(f, "the metadata cannot be recovered: {error}"),
             Self::Announce(error) => write!(f, "this start could not be recorded: {error}"),
             Self::Storage(error) => write!(f, "the logs cannot be recovered: {error}"),
@@ -236,7 +243,8 @@ impl Startup {
             "storage recovered"
         );
         for damage in &report.damaged {
-            tracing::error!(?damage, "records are damaged and will not be served");
+            let Damage { partition, offsets } = damage;
+            topic_rules::tell_damage(&image, &self.settings, *partition, offsets);
         }
         for path in &report.quarantined {
             tracing::warn!(path, "nobody knows this directory: moved below quarantine/");

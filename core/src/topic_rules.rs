@@ -2,7 +2,9 @@
 //!
 //! Configs are resolved here, once for each change, so that the hot path only reads numbers.
 
-use tidemill_record::{PartitionId, TopicPartition};
+use std::ops::Range;
+
+use tidemill_record::{Offset, PartitionId, TopicPartition};
 use tidemill_replication::config::{
     Durability as TopicDurability, Layers, TimestampType, TopicConfig,
 };
@@ -36,6 +38,34 @@ pub fn layers<'a>(settings: &'a Settings, image: &'a Image, topic: &'a Configs) 
         cluster: image.cluster_configs(),
         file: &settings.file_configs,
     }
+}
+
+/// Says which records are damaged, in the words that an operator's commands take.
+pub fn tell_damage(
+    image: &Image,
+    settings: &Settings,
+    id: TopicPartition,
+    offsets: &Range<Offset>,
+) {
+    let topic = image.topic(id.topic).map_or("(deleted)", |topic| &*topic.name);
+    let partition = id.partition.0;
+    let partitions = settings.config.data_dir.join("partitions");
+    let directory = partitions.join(format!("{}/{partition}", id.topic));
+    // Behind a damaged end nothing is known: there is no last offset to name.
+    let to = match offsets.end.0 {
+        i64::MAX => "the end".to_owned(),
+        end => (end - 1).max(offsets.start.0).to_string(),
+    };
+    tracing::error!(
+        topic,
+        partition,
+        from = offsets.start.0,
+        to,
+        directory = %directory.display(),
+        fix = "tidemill inspect segment FILE, of the files *.log there the last whose name is not \
+               above `from`; then see \"When the disk fails\" in docs/operating/running.md",
+        "records are damaged and will not be served"
+    );
 }
 
 /// Takes in every partition whose home this shard is.

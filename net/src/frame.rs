@@ -35,13 +35,31 @@ impl std::fmt::Display for FrameError {
         match self {
             FrameError::NegativeLength { found } => write!(f, "a frame of {found} bytes"),
             FrameError::TooLarge { size_bytes, limit_bytes } => {
-                write!(f, "a frame of {size_bytes} bytes, where {limit_bytes} are allowed")
+                write!(f, "a frame of {size_bytes} bytes, where {limit_bytes} are allowed")?;
+                match other_protocol(*size_bytes) {
+                    Some(other) => write!(f, ": this looks like {other}"),
+                    None => Ok(()),
+                }
             }
         }
     }
 }
 
 impl std::error::Error for FrameError {}
+
+/// Whose first bytes make such a length.
+fn other_protocol(length: usize) -> Option<&'static str> {
+    let first = u32::try_from(length).ok()?.to_be_bytes();
+    match &first {
+        // A handshake record, of version 3.0 to 3.4.
+        [0x16, 3, 0..=4, _] => Some("TLS"),
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"OPTI" | b"DELE" | b"PRI " | b"CONN" => {
+            Some("HTTP")
+        }
+        b"SSH-" => Some("SSH"),
+        _ => None,
+    }
+}
 
 /// The size of the frame that `received` begins with, its own length prefix included; `None`
 /// while not even the prefix has arrived.
@@ -110,6 +128,15 @@ mod tests {
         );
         assert_eq!(frame_size(&100i32.to_be_bytes(), 100), Ok(Some(104)), "the limit is inclusive");
         assert!(frame_size(&101i32.to_be_bytes(), 100).is_err());
+    }
+
+    /// A client that expects TLS, or a browser, meets only a closed connection: the log says why.
+    #[test]
+    fn the_first_bytes_of_other_protocols_are_recognised() {
+        let told = |bytes: &[u8]| frame_size(bytes, 100 << 20).unwrap_err().to_string();
+        assert!(told(&[0x16, 3, 1, 2]).ends_with("this looks like TLS"));
+        assert!(told(b"GET / HTTP/1.1").ends_with("this looks like HTTP"));
+        assert!(told(&[0x7f, 0, 0, 0]).ends_with("are allowed"));
     }
 
     /// What is written comes out again, also behind other frames and with bytes sent apart.
