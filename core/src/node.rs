@@ -90,14 +90,20 @@ pub struct Ready {
 /// be refused, or would be led by node for as long as it runs. A port that stays taken is somebody
 /// else's, and is told as such by those who bind it.
 pub fn wait_for_ports(config: &Config) {
-    let shards = shards_count(config, topology::cores().len());
-    let ports = shard_ports(config, config.listen, shards).unwrap_or_default();
-    let own = ports.into_iter().map(|port| SocketAddr::new(config.listen.ip(), port));
+    let own = shard_addresses(config);
     let addresses: Vec<SocketAddr> = std::iter::once(config.listen).chain(own).collect();
     let deadline = Instant::now() + PORTS_WITHIN;
     while addresses.iter().any(|&address| is_taken(address)) && Instant::now() < deadline {
         std::thread::sleep(PORTS_EVERY);
     }
+}
+
+/// Where the shards' own endpoints would be, with this configuration on this machine.
+#[must_use]
+pub fn shard_addresses(config: &Config) -> Vec<SocketAddr> {
+    let shards = shards_count(config, topology::cores().len());
+    let ports = shard_ports(config, config.listen, shards).unwrap_or_default();
+    ports.into_iter().map(|port| SocketAddr::new(config.listen.ip(), port)).collect()
 }
 
 fn is_taken(address: SocketAddr) -> bool {

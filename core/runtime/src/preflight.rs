@@ -11,6 +11,8 @@
 mod disk;
 mod ring;
 
+pub use disk::writable_fix;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -211,7 +213,10 @@ fn open_files(limit: io::Result<u64>) -> Probe {
         }
         Ok(files) if files < OPEN_FILES_WANTED => Probe::slower(
             NAME,
-            format!("{files} are allowed: enough for so many partitions in use and connections"),
+            format!(
+                "{files} are allowed, {OPEN_FILES_WANTED} are wanted: each partition in use and \
+                 each connection takes one"
+            ),
             FIX,
         ),
         Ok(files) => Probe::ok(NAME, format!("{files} are allowed")),

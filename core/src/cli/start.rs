@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tidemill_runtime::preflight;
 
 use super::failure::Failure;
 use super::{check, print_line};
@@ -18,7 +19,7 @@ use crate::node::{self, Ready};
 use crate::{logging, stop};
 
 /// The name of the file in the data directory that a running broker holds a lock on.
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// How long to wait for a lock whose holder is gone.
 const LOCK_WITHIN: Duration = Duration::from_secs(10);
@@ -114,8 +115,11 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
     let shown = data_dir.display();
     std::fs::create_dir_all(data_dir).map_err(|e| {
         Failure::new(format!("cannot make the data directory {shown}"))
+            .fix(match data_dir.exists() {
+                true => "it is no directory: name one with --data-dir DIR".to_owned(),
+                false => preflight::writable_fix(data_dir, &e),
+            })
             .because(e)
-            .fix("name another with --data-dir DIR, or make it and give it to this user")
     })?;
     let unlockable = |e: std::io::Error| {
         Failure::new(format!("cannot lock the data directory {shown}"))
@@ -155,7 +159,7 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
 }
 
 /// The process that wrote its id into the lock file last.
-fn holder(path: &Path) -> Option<u32> {
+pub(super) fn holder(path: &Path) -> Option<u32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 

@@ -37,26 +37,35 @@ pub(super) fn probes(data_dir: &Path) -> Vec<Probe> {
         true => Path::new("."),
         false => dir,
     });
+    if data_dir.exists() && !data_dir.is_dir() {
+        let cause = format!("{} is no directory", data_dir.display());
+        return vec![Probe::cannot(NAME, cause, "name a directory with --data-dir")];
+    }
     let Some(dir) = above.into_iter().find(|dir| dir.is_dir()) else {
         let cause = format!("neither {} nor any directory above it exists", data_dir.display());
         return vec![Probe::cannot(NAME, cause, "give an absolute path with --data-dir")];
     };
-    let mut probes = vec![place(dir)];
+    let mut probes = Vec::new();
     match unnamed_file(dir, libc::O_DIRECT) {
         Ok(file) => {
+            probes.push(place(dir));
             probes.push(direct(&file, dir));
             probes.push(space(&file, dir));
         }
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => probes.push(Probe::slower(
-            DIRECT,
-            format!(
-                "the file system of {} has none: every byte is copied once more",
-                dir.display()
-            ),
-            "keep the data on ext4 or XFS (--data-dir)",
-        )),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            probes.push(place(dir));
+            probes.push(Probe::slower(
+                DIRECT,
+                format!(
+                    "the file system of {} has none: every byte is copied once more",
+                    dir.display()
+                ),
+                "keep the data on ext4 or XFS (--data-dir)",
+            ));
+        }
         Err(error) => {
-            probes.push(Probe::cannot(NAME, not_writable(dir, &error), writable_fix(dir)))
+            let fix = writable_fix(data_dir, &error);
+            probes.push(Probe::cannot(NAME, not_writable(dir, &error), fix));
         }
     }
     probes
@@ -66,8 +75,17 @@ fn not_writable(dir: &Path, error: &io::Error) -> String {
     format!("no file can be made in {}: {error}", dir.display())
 }
 
-fn writable_fix(dir: &Path) -> String {
-    format!("chown \"$USER\" {}        (as root; or choose another with --data-dir)", dir.display())
+/// What gives this process the data directory in which it could make nothing.
+#[must_use]
+pub fn writable_fix(data_dir: &Path, error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return "choose another with --data-dir".to_owned();
+    }
+    let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    // SAFETY: a system call without arguments that always succeeds.
+    let user = unsafe { libc::geteuid() };
+    let dir = dir.display();
+    format!("install -d -o {user} {dir}        (as root; or choose another with --data-dir)")
 }
 
 /// A file without a name: it is gone when it is closed.
@@ -235,6 +253,27 @@ mod tests {
     fn a_directory_where_no_file_can_be_made_is_refused() {
         let probes = probes(Path::new("/proc/tidemill"));
         assert!(probes.iter().any(|probe| probe.verdict == Verdict::Cannot), "{probes:?}");
+    }
+
+    /// The bug: the command to copy gave away the directory above.
+    #[test]
+    fn the_cure_for_a_missing_permission_names_the_directory_asked_for() {
+        let denied = io::ErrorKind::PermissionDenied.into();
+        let fix = writable_fix(Path::new("/srv/broker/data"), &denied);
+        assert!(fix.starts_with("install -d -o "), "{fix}");
+        assert!(fix.contains(" /srv/broker/data "), "{fix}");
+        let full = io::ErrorKind::ReadOnlyFilesystem.into();
+        assert!(!writable_fix(Path::new("/srv"), &full).contains("install"));
+    }
+
+    #[test]
+    fn a_data_directory_that_is_a_file_is_refused_in_one_row() {
+        let dir = TestDir::new("file");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let probes = probes(&file);
+        assert_eq!(probes.len(), 1);
+        assert_eq!(probes[0].verdict, Verdict::Cannot);
     }
 
     #[test]
