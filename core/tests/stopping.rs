@@ -72,7 +72,10 @@ fn a_second_signal_ends_a_stop_that_waits() {
 /// A stop while topics are being made and deleted ends cleanly; what was answered has happened.
 #[test]
 fn a_stop_under_changes_ends_and_keeps_what_was_answered() {
-    let mut broker = Broker::start("stopping-changes", &["--shards", "2"]);
+    let mut broker = Broker::start(
+        "stopping-changes",
+        &["--shards", "2", "--set", "tidemill.log=info,broker::shard=debug"],
+    );
     let over = AtomicBool::new(false);
     let made: Vec<String> = std::thread::scope(|scope| {
         let client = |number: usize| {
