@@ -397,6 +397,8 @@ def main():
     options = parser.parse_args()
     if options.quick and not options.budget:
         options.budget = 440
+    # Whoever ends this must not leave frozen brokers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     comparison = Comparison(options)
     comparison.measure()
     for name, text in [("report.md", markdown(comparison)), ("report.html", page(comparison))]:
