@@ -108,20 +108,26 @@ impl ReadPlan {
         Some(Self { partition: index.partition(), spans, written, wanted })
     }
 
-    /// Plans to read span number `at` of the index, as far as it is on disk.
+    /// Plans to read where the first record from `from` on may be that is not older than `at`: at
+    /// least one span, beyond that at most `read_bytes_max`. `None` if nothing of it is on disk,
+    /// up to `written`.
     #[must_use]
-    pub fn of_span(index: &Index, at: usize, written: Boundary) -> Option<Self> {
-        let span = index.span(at);
+    pub fn for_time(
+        index: &Index,
+        at: Timestamp,
+        from: Offset,
+        written: Boundary,
+        read_bytes_max: u32,
+    ) -> Option<Self> {
+        // What a span knows counts the records before `from` too.
+        let first = index.span_at_time(at)?.max(index.span_holding(from)?);
         let wanted = Wanted {
-            from: span.base_offset,
-            visible_end: span.next_offset,
-            limit_bytes: span.size_bytes,
+            from: from.max(index.span(first).base_offset),
+            visible_end: written.offset,
+            limit_bytes: u32::MAX,
             min_one: true,
         };
-        if written.offset <= span.base_offset {
-            return None;
-        }
-        Some(Self { partition: index.partition(), spans: vec![span], written, wanted })
+        Self::new(index, written, wanted, read_bytes_max)
     }
 
     /// Where to read: aligned.
@@ -256,12 +262,15 @@ pub fn first_since(
 ) -> Option<(Timestamp, Offset)> {
     batches_in(proved, &offsets).filter(|batch| timestamp <= batch.max_timestamp()).find_map(
         |batch| {
-            let matches =
-                |record: &(Timestamp, Offset)| timestamp <= record.0 && offsets.contains(&record.1);
-            match records_of(&batch, limit_bytes) {
-                Some(records) => records.into_iter().find(matches),
-                None => Some((batch.max_timestamp(), batch.base_offset().max(offsets.start))),
+            let whole = (batch.max_timestamp(), batch.base_offset().max(offsets.start));
+            let Ok(contents) = Contents::open(&batch, limit_bytes) else { return Some(whole) };
+            for record in contents.records() {
+                let Ok(record) = record else { return Some(whole) };
+                if timestamp <= record.timestamp && offsets.contains(&record.offset) {
+                    return Some((record.timestamp, record.offset));
+                }
             }
+            None
         },
     )
 }
@@ -279,13 +288,27 @@ pub fn newest(
         if newest.is_some_and(|(timestamp, _)| batch.max_timestamp() <= timestamp) {
             continue;
         }
-        let records = records_of(&batch, limit_bytes)
-            .unwrap_or_else(|| vec![(batch.max_timestamp(), batch.base_offset())]);
-        for record in records {
-            let newer = newest.is_none_or(|(timestamp, _)| timestamp < record.0);
-            if newer && offsets.contains(&record.1) {
-                newest = Some(record);
-            }
+        let in_batch = newest_in(&batch, &offsets, limit_bytes);
+        if in_batch.is_some_and(|found| newest.is_none_or(|newest| newest.0 < found.0)) {
+            newest = in_batch;
+        }
+    }
+    newest
+}
+
+fn newest_in(
+    batch: &Batch<'_>,
+    offsets: &Range<Offset>,
+    limit_bytes: usize,
+) -> Option<(Timestamp, Offset)> {
+    let whole = (batch.max_timestamp(), batch.base_offset().max(offsets.start));
+    let Ok(contents) = Contents::open(batch, limit_bytes) else { return Some(whole) };
+    let mut newest: Option<(Timestamp, Offset)> = None;
+    for record in contents.records() {
+        let Ok(record) = record else { return Some(whole) };
+        let is_newer = newest.is_none_or(|(timestamp, _)| timestamp < record.timestamp);
+        if is_newer && offsets.contains(&record.offset) {
+            newest = Some((record.timestamp, record.offset));
         }
     }
     newest
@@ -304,13 +327,6 @@ fn batches_in<'a>(
     })
     .skip_while(move |batch| batch.next_offset() <= start)
     .take_while(move |batch| batch.base_offset() < end)
-}
-
-/// Timestamp and offset of each record of a batch, unless one of them cannot be read.
-fn records_of(batch: &Batch<'_>, limit_bytes: usize) -> Option<Vec<(Timestamp, Offset)>> {
-    let contents = Contents::open(batch, limit_bytes).ok()?;
-    let records = contents.records().map(|record| record.map(|it| (it.timestamp, it.offset)));
-    records.collect::<Result<Vec<_>, _>>().ok()
 }
 
 /// How far batches that follow one another from `start` are sound, each by its own checksum.

@@ -124,12 +124,6 @@ impl Tail {
         self.batches.pop_front()
     }
 
-    /// The newest timestamp of the batches from `start` to `end`.
-    pub(crate) fn max_timestamp(&self, start: Offset, end: Offset) -> Timestamp {
-        let visible = self.iter_from(start).take_while(|batch| batch.next_offset <= end);
-        visible.map(|batch| batch.max_timestamp).max().unwrap_or(Timestamp::NONE)
-    }
-
     /// Drops the batches of segments before `first`.
     pub(crate) fn trim(&mut self, first: Offset) -> Freed {
         let gone = self.batches.partition_point(|batch| batch.segment < first);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use tidemill_record::{Offset, Timestamp};
 
-use super::{Event, Purpose, Read, ReadId, ShardStorage};
+use super::{Event, Found, Purpose, Read, ReadId, ShardStorage};
 use crate::error::ReadError;
 use crate::index::{Index, IndexedBatch};
 use crate::io::{Action, Fault, Outcome};
@@ -27,6 +27,13 @@ pub(super) enum Goal {
     Batches,
     /// The first record with this timestamp or a newer one.
     FirstAt(Timestamp),
+    /// The record with the newest timestamp.
+    Newest {
+        /// None is newer than this.
+        at: Timestamp,
+        /// The newest before the part that is being read.
+        best: Option<Found>,
+    },
 }
 
 /// One read under way.
@@ -148,16 +155,21 @@ impl ShardStorage {
             return self.want_index(log_id, base_offset, Some(id));
         };
         let on_disk = log.on_disk(segment);
+        let read_bytes_max = self.config.read_bytes_max as u32;
         let plan = match goal {
-            Goal::Batches => {
-                ReadPlan::new(index, on_disk, wanted, self.config.read_bytes_max as u32)
-            }
-            Goal::FirstAt(at) => {
-                index.span_at_time(at).and_then(|span| ReadPlan::of_span(index, span, on_disk))
+            Goal::Batches => ReadPlan::new(index, on_disk, wanted, read_bytes_max),
+            Goal::FirstAt(at) | Goal::Newest { at, .. } => {
+                let at_most = wanted.limit_bytes.min(read_bytes_max);
+                ReadPlan::for_time(index, at, wanted.from, on_disk, at_most)
             }
         };
         let Some(plan) = plan else {
-            return self.finish_without_disk(id);
+            // The index says that nothing of it is on disk: it is in the tail, or further on.
+            let behind = on_disk.offset;
+            return match goal {
+                Goal::Batches => self.finish_without_disk(id),
+                Goal::FirstAt(_) | Goal::Newest { .. } => self.look_on(id, goal, behind),
+            };
         };
         let file = segment.file(log.partition);
         let action = Action::Read { file, position: plan.position(), size: plan.size_bytes() };
@@ -179,7 +191,7 @@ impl ShardStorage {
                 }
                 match goal {
                     Goal::Batches => self.finish_batches(id, cut),
-                    Goal::FirstAt(at) => self.finish_lookup(id, &cut, at),
+                    Goal::FirstAt(_) | Goal::Newest { .. } => self.finish_lookup(id, &cut),
                 }
             }
             Ok(_) => panic!("a read ends with bytes"),
@@ -200,17 +212,20 @@ impl ShardStorage {
         self.finish_read(id, result);
     }
 
-    /// The index says that nothing of it is on disk: it is in the tail, or nowhere.
+    /// What is wanted is in the tail, or nowhere.
     fn finish_without_disk(&mut self, id: ReadId) {
         let job = &self.reads.jobs[&id];
-        let (log, wanted, goal) = (job.log, job.wanted, job.goal);
-        match goal {
-            Goal::Batches => {
-                let batches = self.log(log).tail.read(&wanted).map_or(Vec::new(), |read| read.0);
-                self.finish_read(id, Ok(batches));
-            }
-            Goal::FirstAt(at) => self.finish_in_tail(id, at),
-        }
+        let batches = self.log(job.log).tail.read(&job.wanted).map_or(Vec::new(), |read| read.0);
+        self.finish_read(id, Ok(batches));
+    }
+
+    /// A lookup goes on at `from`, in larger pieces than its first. It waits for its turn again.
+    pub(super) fn read_on(&mut self, id: ReadId, segment: Offset, goal: Goal, from: Offset) {
+        let job = self.reads.jobs.get_mut(&id).expect("it goes on");
+        job.segment = segment;
+        job.goal = goal;
+        job.wanted = Wanted { from, limit_bytes: u32::MAX, ..job.wanted };
+        self.reads.waiting.push_back(id);
     }
 
     /// The log and goal of a read, which is over.
