@@ -131,6 +131,46 @@ fn records_go_in_come_out_and_are_seen_on_disk() {
     assert!(told, "a journal file has windows");
 }
 
+/// A file of another kind, a place where nothing is, an address that is none: each is told as what
+/// it is, with what would help.
+#[test]
+fn what_cannot_be_looked_into_is_told_with_its_cause() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let text = dir.join("commands-no-journal.journal");
+    std::fs::write(&text, "root:x:0:0\n").unwrap();
+    let refused = tidemill(&["inspect", "journal", text.to_str().unwrap()], "");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is no journal"));
+    let told = complaint(&["inspect", "segment", dir.join("commands-nothing").to_str().unwrap()]);
+    assert!(told.contains("No such file"), "{told}");
+    let told = complaint(&["topic", "list", "-b", "one:1,two:2"]);
+    assert!(told.contains("one broker as HOST or HOST:PORT"), "{told}");
+}
+
+/// Reading from where nothing will be for long, and sending to a topic nobody makes, end soon and
+/// say what there is.
+#[test]
+fn what_is_not_there_is_told_at_once() {
+    let broker = Broker::start(
+        "commands-missing",
+        &["--shards", "1", "--set", "auto.create.topics.enable=false"],
+    );
+    let address = broker.address();
+    let at = ["--bootstrap", address.as_str()];
+    output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
+    output(&[&["produce", "-t", "words"][..], &at[..]].concat(), "one\ntwo\n");
+    let beyond = complaint(&[&["consume", "-t", "words", "-o", "7", "-e"][..], &at[..]].concat());
+    assert!(beyond.contains("has no offset 7") && beyond.contains("0 to 1"), "{beyond}");
+
+    let missing = complaint(&[&["produce", "-t", "other"][..], &at[..]].concat());
+    assert!(missing.contains(&format!("tidemill topic create other -b {address}")), "{missing}");
+
+    let described =
+        json(&[&["topic", "describe", "words", "--output", "json"][..], &at[..]].concat());
+    let directory = described["directory"].as_str().unwrap();
+    assert!(broker.data_dir().join("partitions").join(directory).is_dir(), "{directory}");
+}
+
 /// A misspelled name is an error that tells the right one; nothing starts with half a config.
 #[test]
 fn a_misspelled_setting_is_told_with_the_one_that_was_meant() {

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Ipv6Addr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -22,10 +22,17 @@ use tidemill_net::kafka::{
 };
 
 use super::failure::Failure;
+use crate::config::settings::split_endpoint;
 use crate::limits;
 
 /// How we call ourselves.
 const CLIENT_ID: &str = "tidemill-cli";
+
+/// The broker that is meant if none is named.
+pub(super) const USUAL_BROKER: &str = "127.0.0.1:9092";
+
+/// The port that is meant if none is named.
+const PORT: u16 = 9092;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,8 +45,22 @@ pub(super) const RETRY_FOR: Duration = Duration::from_secs(30);
 /// How long to leave a broker alone between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a topic that was asked to be made may be unknown: a broker that makes topics at all
+/// has begun by then.
+const UNKNOWN_FOR: Duration = Duration::from_secs(2);
+
+/// How long a person waits without being told what for.
+const SILENT_FOR: Duration = Duration::from_secs(1);
+
+/// How often a person who waits is told what for.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 /// The largest answer accepted.
 const ANSWER_BYTES_MAX: usize = limits::FETCH_BYTES_MAX as usize + 1024 * 1024;
+
+/// What helps if a broker that was named on the command line cannot be reached.
+const UNREACHABLE_FIX: &str =
+    "start one with `tidemill start`, or name another with --bootstrap HOST:PORT";
 
 /// One connection to one broker, which has told us its versions.
 pub(super) struct Connection {
@@ -50,12 +71,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and asks for the versions.
-    pub(super) fn open(address: &str) -> Result<Self, Failure> {
+    /// Connects and asks for the versions; `fix` is what helps if nobody is there.
+    fn open(address: &str, fix: &str) -> Result<Self, Failure> {
         let unreachable = |error: &dyn std::fmt::Display| {
-            Failure::new(format!("cannot reach a broker at {address}"))
-                .because(error)
-                .fix("start one with `tidemill start`, or name another with --bootstrap HOST:PORT")
+            Failure::new(format!("cannot reach a broker at {address}")).because(error).fix(fix)
         };
         let resolved = address.to_socket_addrs().map_err(|e| unreachable(&e))?;
         let mut last = None;
@@ -221,14 +240,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client that will first ask `bootstrap`; nothing is sent yet.
+    /// A client that will first ask `bootstrap`, which [`parse_bootstrap`] gave; nothing is sent
+    /// yet.
     pub(super) fn new(bootstrap: &str) -> Self {
-        let bootstrap = match bootstrap.rsplit_once(':') {
-            Some((_, port)) if port.parse::<u16>().is_ok() => bootstrap.to_owned(),
-            _ => format!("{bootstrap}:9092"),
-        };
         Self {
-            bootstrap,
+            bootstrap: bootstrap.to_owned(),
             connections: HashMap::new(),
             nodes: HashMap::new(),
             leaders: HashMap::new(),
@@ -238,14 +254,14 @@ impl Client {
     /// The connection to the node first asked; opened if need be.
     pub(super) fn any(&mut self) -> Result<&mut Connection, Failure> {
         let address = self.bootstrap.clone();
-        self.at(address)
+        self.at(address, UNREACHABLE_FIX)
     }
 
-    fn at(&mut self, address: String) -> Result<&mut Connection, Failure> {
+    fn at(&mut self, address: String, fix: &str) -> Result<&mut Connection, Failure> {
         match self.connections.entry(address) {
             std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let connection = Connection::open(entry.key())?;
+                let connection = Connection::open(entry.key(), fix)?;
                 Ok(entry.insert(connection))
             }
         }
@@ -287,7 +303,7 @@ impl Client {
         name: &str,
         create: bool,
     ) -> Result<MetadataResponseTopic, Failure> {
-        let start = Instant::now();
+        let mut patience = Patience::default();
         loop {
             let answer = self.metadata(Some(&[name]), create)?;
             let Some(mut topic) = answer.topics.into_iter().next() else {
@@ -298,13 +314,23 @@ impl Client {
                 topic.partitions.sort_by_key(|partition| partition.partition_index);
                 return Ok(topic);
             }
-            let being_made = topic.error_code == ErrorCode::LeaderNotAvailable
-                || topic.error_code == ErrorCode::None
-                || (create && topic.error_code == ErrorCode::UnknownTopicOrPartition);
-            if !being_made || RETRY_FOR <= start.elapsed() {
-                return Err(no_such_topic(name, topic.error_code));
+            let error = match topic.error_code {
+                ErrorCode::None => topic
+                    .partitions
+                    .iter()
+                    .map(|p| p.error_code)
+                    .find(|error| *error != ErrorCode::None)
+                    .unwrap_or(ErrorCode::LeaderNotAvailable),
+                error => error,
+            };
+            let being_made = match topic.error_code {
+                ErrorCode::None | ErrorCode::LeaderNotAvailable => true,
+                ErrorCode::UnknownTopicOrPartition => create && patience.spent() < UNKNOWN_FOR,
+                _ => false,
+            };
+            if !being_made || !patience.wait(&format!("topic {name}: {}", error.name())) {
+                return Err(self.no_such_topic(name, error));
             }
-            pause();
         }
     }
 
@@ -318,7 +344,29 @@ impl Client {
         let address = self.nodes.get(&node).cloned().ok_or_else(|| {
             Failure::new(format!("node {node} is not among those the cluster names"))
         })?;
-        self.at(address)
+        if address == self.bootstrap {
+            return self.any();
+        }
+        let fix = format!(
+            "{} names this address for node {node}: see advertised.listeners and tidemill.routing \
+             on that broker",
+            self.bootstrap
+        );
+        self.at(address, &fix)
+    }
+
+    fn no_such_topic(&self, name: &str, error: ErrorCode) -> Failure {
+        let failure = Failure::new(format!("no topic {name}")).because(error.name());
+        match error {
+            ErrorCode::UnknownTopicOrPartition => {
+                let flag = bootstrap_flag(&self.bootstrap);
+                failure.fix(format!("make it with `tidemill topic create {name}{flag}`"))
+            }
+            ErrorCode::InvalidTopicException => {
+                failure.fix("names are made of letters, digits, dots, underscores and dashes")
+            }
+            error => failure.advised(error),
+        }
     }
 
     /// Drops the connection to a node: it is broken, or it answered out of turn.
@@ -329,24 +377,87 @@ impl Client {
     }
 }
 
-/// Waits before the next try.
-pub(super) fn pause() {
-    std::thread::sleep(RETRY_PAUSE);
+/// How long something has been tried again in vain, and what a person was told of it.
+#[derive(Debug)]
+pub(super) struct Patience {
+    start: Instant,
+    told: Option<Instant>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { start: Instant::now(), told: None }
+    }
+}
+
+impl Patience {
+    /// Waits before the next try, and says why once that takes long; false if there is to be none.
+    pub(super) fn wait(&mut self, why: &str) -> bool {
+        if RETRY_FOR <= self.spent() {
+            return false;
+        }
+        if SILENT_FOR <= self.spent() && self.told.is_none_or(|told| TOLD_EVERY <= told.elapsed()) {
+            self.told = Some(Instant::now());
+            eprintln!("tidemill: waiting: {why}");
+        }
+        std::thread::sleep(RETRY_PAUSE);
+        true
+    }
+
+    fn spent(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// Reads the address of a broker as people write it: the port may be left out.
+pub(super) fn parse_bootstrap(text: &str) -> Result<String, String> {
+    let expected = || "one broker as HOST or HOST:PORT, such as 127.0.0.1:9092".to_owned();
+    let plain = text.strip_prefix("PLAINTEXT://").unwrap_or(text);
+    let address = match plain.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{PORT}"),
+        Err(_) if !plain.contains(':') || plain.ends_with(']') => format!("{plain}:{PORT}"),
+        Err(_) => plain.to_owned(),
+    };
+    let (host, _) = split_endpoint(&address).ok_or_else(expected)?;
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().map(drop).map_err(|_| expected())?,
+        None if host.contains([':', '[', ']']) => return Err(expected()),
+        None => {}
+    }
+    Ok(address)
+}
+
+/// How a command for the same broker is told which it is; nothing if it is the usual one.
+pub(super) fn bootstrap_flag(address: &str) -> String {
+    if address == USUAL_BROKER { String::new() } else { format!(" -b {address}") }
 }
 
 fn named(name: &str) -> MetadataRequestTopic {
     MetadataRequestTopic { name: Some(name.to_owned()), ..MetadataRequestTopic::default() }
 }
 
-fn no_such_topic(name: &str, error: ErrorCode) -> Failure {
-    let failure = Failure::new(format!("no topic {name}")).because(error.name());
-    match error {
-        ErrorCode::UnknownTopicOrPartition => {
-            failure.fix(format!("make it with `tidemill topic create {name}`"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What cannot be an address is told at once, not looked up as a name.
+    #[test]
+    fn a_broker_is_named_with_or_without_its_port() {
+        let read = |text: &str| parse_bootstrap(text).ok();
+        for (text, address) in [
+            ("localhost", "localhost:9092"),
+            ("10.0.0.1:19092", "10.0.0.1:19092"),
+            ("PLAINTEXT://b-1.example.org:9092", "b-1.example.org:9092"),
+            ("::1", "[::1]:9092"),
+            ("[::1]", "[::1]:9092"),
+            ("[::1]:19092", "[::1]:19092"),
+        ] {
+            assert_eq!(read(text).as_deref(), Some(address), "{text}");
         }
-        ErrorCode::InvalidTopicException => {
-            failure.fix("names are made of letters, digits, dots, underscores and dashes")
+        for text in
+            ["", "a:1,b:2", "host:", "host:0", "host:99999", "host:kafka", "http://host:1", "a:1:2"]
+        {
+            assert_eq!(read(text), None, "{text}");
         }
-        _ => failure,
     }
 }

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
@@ -18,7 +17,7 @@ use tidemill_net::kafka::fetch::{FetchPartition, FetchResponse, OutgoingFetch};
 use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef};
 use tidemill_record::{Batch, Contents, Record};
 
-use super::client::{Client, RETRY_FOR, pause};
+use super::client::{Client, Patience};
 use super::failure::Failure;
 use super::offsets::{self, EARLIEST, LATEST};
 use super::template::{self, Printed, Template};
@@ -133,7 +132,7 @@ impl Consume {
                 client: Client::new(&self.bootstrap.address),
                 topic: self.topic.clone(),
                 positions,
-                trouble: None,
+                patience: None,
             };
             std::thread::spawn(move || fetcher.run(&sender));
         }
@@ -185,7 +184,16 @@ impl Consume {
         match self.offset {
             Start::Beginning => at(EARLIEST),
             Start::End => at(LATEST),
-            Start::At(offset) => Ok(partitions.iter().map(|p| (*p, offset)).collect()),
+            Start::At(offset) => {
+                let (firsts, ends) = (at(EARLIEST)?, at(LATEST)?);
+                for partition in partitions {
+                    let (first, end) = (firsts[partition], ends[partition]);
+                    if !(first..=end).contains(&offset) {
+                        return Err(self.no_such_offset(*partition, offset, first, end));
+                    }
+                }
+                Ok(partitions.iter().map(|p| (*p, offset)).collect())
+            }
             Start::Last(count) => {
                 let firsts = at(EARLIEST)?;
                 let ends = at(LATEST)?;
@@ -204,6 +212,18 @@ impl Consume {
                 Ok(found.into_iter().map(place).collect())
             }
         }
+    }
+
+    fn no_such_offset(&self, partition: i32, asked: i64, first: i64, end: i64) -> Failure {
+        let topic = &self.topic;
+        let there = if first == end {
+            format!("it is empty; the next record will be {end}")
+        } else {
+            format!("its records are {first} to {}", end - 1)
+        };
+        Failure::new(format!("partition {partition} of {topic} has no offset {asked}"))
+            .because(there)
+            .fix("begin elsewhere with -o beginning, end or -N, or choose a partition with -p")
     }
 
     fn print_all(
@@ -261,8 +281,8 @@ struct Fetcher {
     client: Client,
     topic: String,
     positions: Positions,
-    /// Since when nothing has worked.
-    trouble: Option<Instant>,
+    /// How long nothing has worked.
+    patience: Option<Patience>,
 }
 
 impl Fetcher {
@@ -274,24 +294,24 @@ impl Fetcher {
         }
         while !self.positions.is_empty() {
             match self.fetch_all(sender) {
-                Ok(true) => self.trouble = None,
+                Ok(true) => self.patience = None,
                 // The receiver is gone: enough was printed.
                 Ok(false) => return,
-                Err(Trouble::Passing(_)) if self.has_patience() => {
-                    pause();
+                Err(Trouble::Passing(failure)) => {
+                    let patience = self.patience.get_or_insert_default();
+                    if !patience.wait(&failure.in_one_line()) {
+                        let _ = sender.send(Err(failure));
+                        return;
+                    }
                     // If the cluster is away, the next fetch will say so.
                     let _ = self.client.metadata(Some(&[&self.topic]), false);
                 }
-                Err(Trouble::Passing(failure) | Trouble::Lasting(failure)) => {
+                Err(Trouble::Lasting(failure)) => {
                     let _ = sender.send(Err(failure));
                     return;
                 }
             }
         }
-    }
-
-    fn has_patience(&mut self) -> bool {
-        self.trouble.get_or_insert_with(Instant::now).elapsed() < RETRY_FOR
     }
 
     /// One fetch from each leader; false if nobody listens any more.
@@ -364,16 +384,17 @@ impl Fetcher {
             ErrorCode::None => Ok(()),
             ErrorCode::OffsetOutOfRange => {
                 let asked = self.positions.get(&partition).map_or(-1, |(from, _)| *from);
-                Err(Trouble::Lasting(
-                    Failure::new(what)
-                        .because(format!("no offset {asked}; records begin at {log_start}"))
-                        .fix("read from the beginning with -o beginning"),
-                ))
+                let mut cause = format!("it has no offset {asked}");
+                if 0 <= log_start {
+                    cause.push_str(&format!("; its records begin at {log_start}"));
+                }
+                let fix = "read from the beginning with -o beginning";
+                Err(Trouble::Lasting(Failure::new(what).because(cause).fix(fix)))
             }
             error if error.is_retriable() => {
-                Err(Trouble::Passing(Failure::new(what).because(error.name())))
+                Err(Trouble::Passing(Failure::new(what).because(error.name()).advised(error)))
             }
-            error => Err(Trouble::Lasting(Failure::new(what).because(error.name()))),
+            error => Err(Trouble::Lasting(Failure::new(what).because(error.name()).advised(error))),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tidemill_net::kafka::ErrorCode;
+
 /// Why a command ends without having done its work.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
@@ -52,6 +54,14 @@ impl Failure {
         self
     }
 
+    /// What and why, for whoever waits for it to pass.
+    pub(super) fn in_one_line(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     /// Whether nothing is wrong but that nobody reads our output any more.
     #[must_use]
     pub fn is_closed_output(&self) -> bool {
@@ -72,12 +82,38 @@ impl Failure {
         self
     }
 
+    /// Adds the way out that an error of a broker has, if it has one.
+    #[must_use]
+    pub(super) fn advised(self, error: ErrorCode) -> Self {
+        match advice(error) {
+            Some(fix) => self.fix(fix),
+            None => self,
+        }
+    }
+
     /// Adds a way out.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
+}
+
+/// What a person can do about an error that a broker answers with.
+fn advice(error: ErrorCode) -> Option<&'static str> {
+    Some(match error {
+        ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
+            "start the replicas that are away, or lower the topic's min.insync.replicas"
+        }
+        ErrorCode::KafkaStorageError => {
+            "the broker's log says which file and why; `tidemill check` there tests its disk"
+        }
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => {
+            "send smaller records, or raise the topic's max.message.bytes"
+        }
+        ErrorCode::LeaderNotAvailable => "see whether all brokers of the cluster run",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Failure {

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidemill_record::{Batch, Contents, Offset};
 use tidemill_replication::quorum::layout::{
-    LogHeader, NodeFile, WRITE_HEADER_BYTES, WriteHeader, decode_entries,
+    BlockError, LogHeader, NodeFile, WRITE_HEADER_BYTES, WriteHeader, decode_entries,
 };
 use tidemill_replication::{DirectoryId, Record as MetadataRecord, Resource};
 use tidemill_storage::block::BLOCK_BYTES;
@@ -22,7 +22,7 @@ use tidemill_storage::inspect::{
 };
 
 use super::failure::Failure;
-use super::{Output, print_line};
+use super::{Output, counted, print_line};
 use crate::limits;
 
 /// The longest metadata write that is read as a whole; a length above it is taken for damage.
@@ -105,36 +105,39 @@ impl Findings {
         self.failure = printed.err();
     }
 
-    fn end(self, what: &str, file: &Path) -> Result<(), Failure> {
+    fn end(self, one: &str, many: &str, file: &Path) -> Result<(), Failure> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
         if !self.json {
-            print_line(&format!("{} {what}, {} damaged", self.sound, self.damaged))?;
+            let (sound, damaged) = (counted(self.sound, one, many), self.damaged);
+            print_line(&format!("{sound} as written, {damaged} damaged"))?;
         }
         if self.damaged == 0 {
             return Ok(());
         }
-        let (damaged, all) = (self.damaged, self.sound + self.damaged);
+        let (damaged, all) = (self.damaged, counted(self.sound + self.damaged, one, many));
         Err(Failure::new(format!("{} is damaged", file.display()))
-            .because(format!("of {all} {what}, {damaged} not as written")))
+            .because(format!("{damaged} of {all} not as written"))
+            .fix("this only shows it: the lines above name the places"))
     }
 }
 
 impl Segment {
     fn run(self) -> Result<(), Failure> {
+        let (file, size) = open(&self.file)?;
         let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let base = stem.and_then(|stem| stem.parse().ok()).ok_or_else(|| {
             Failure::usage(format!("{} is not named after an offset", self.file.display()))
+                .fix("a copy keeps the name: <offset of the first record>.log")
         })?;
-        let (file, size) = open(&self.file)?;
         let mut findings = Findings::new(&self.output);
         let mut inspection = SegmentInspection::new(Offset(base), size);
         while let Some((position, size)) = inspection.next_read() {
             let bytes = read(&self.file, &file, position, size as usize)?;
             inspection.take(&bytes, |thing| self.tell(&thing, &mut findings));
         }
-        findings.end("batches", &self.file)
+        findings.end("batch", "batches", &self.file)
     }
 
     fn tell(&self, thing: &SegmentThing<'_>, findings: &mut Findings) {
@@ -155,8 +158,8 @@ impl Segment {
             SegmentThing::Unreadable { position, size_bytes, reason } => {
                 findings.damaged += 1;
                 findings.tell(
-                    &format!("{position:>12}  {size_bytes} unreadable bytes: {reason:?}"),
-                    &json!({"position": position, "unreadable": size_bytes, "reason": format!("{reason:?}")}),
+                    &format!("{position:>12}  {size_bytes} unreadable bytes: {reason}"),
+                    &json!({"position": position, "unreadable": size_bytes, "reason": reason.to_string()}),
                 );
             }
         }
@@ -173,9 +176,9 @@ fn tell_batch(
     let (first, last) = (batch.base_offset().0, batch.last_offset().0);
     let producer = batch.producer().map(|producer| producer.id.0);
     let mut words = format!(
-        "{position:>12}  offsets {first}..{last}  epoch {}  {} records  {} bytes  {}",
+        "{position:>12}  offsets {first}..{last}  epoch {}  {}  {} bytes  {}",
         batch.leader_epoch().0,
-        batch.records_count(),
+        counted(batch.records_count() as u64, "record", "records"),
         batch.size_bytes(),
         batch.compression().name(),
     );
@@ -235,10 +238,10 @@ fn tell_records(batch: &Batch<'_>, findings: &mut Findings) {
     }
 }
 
-fn unreadable_records(reason: &dyn std::fmt::Debug, findings: &mut Findings) {
+fn unreadable_records(reason: &dyn std::fmt::Display, findings: &mut Findings) {
     findings.damaged += 1;
-    let words = format!("              unreadable records: {reason:?}");
-    findings.tell(&words, &json!({"unreadable_records": format!("{reason:?}")}));
+    let words = format!("              unreadable records: {reason}");
+    findings.tell(&words, &json!({"unreadable_records": reason.to_string()}));
 }
 
 impl Journal {
@@ -246,8 +249,10 @@ impl Journal {
         let (file, size) = open(&self.file)?;
         let mut findings = Findings::new(&self.output);
         let mut inspection = JournalInspection::new(size);
+        let mut has_bytes = false;
         while let Some((position, size)) = inspection.next_read() {
             let bytes = read(&self.file, &file, position, size as usize)?;
+            has_bytes |= bytes.iter().any(|byte| *byte != 0);
             inspection.take(&bytes, |thing| match thing {
                 JournalThing::Window(window) => self.tell_window(&window, &mut findings),
                 JournalThing::NoWindow { position, size_bytes } => findings.tell(
@@ -263,7 +268,12 @@ impl Journal {
                 }
             });
         }
-        findings.end("windows", &self.file)
+        if has_bytes && findings.sound + findings.damaged == 0 && findings.failure.is_none() {
+            return Err(Failure::new(format!("{} is no journal", self.file.display()))
+                .because("there are bytes in it, but no commit window")
+                .fix("journals are <data directory>/journal/shard-<n>/<number>.journal"));
+        }
+        findings.end("window", "windows", &self.file)
     }
 
     fn tell_window(&self, window: &InspectedWindow<'_>, findings: &mut Findings) {
@@ -273,12 +283,12 @@ impl Journal {
         findings.sound += u64::from(sound);
         findings.damaged += u64::from(!sound);
         let words = format!(
-            "{:>12}  window {}  incarnation {}  reported durable {}  {} entries  {} bytes{}",
+            "{:>12}  window {}  incarnation {}  reported durable {}  {}  {} bytes{}",
             window.position,
             header.sequence,
             header.incarnation,
             header.mark,
-            header.entries_count,
+            counted(u64::from(header.entries_count), "entry", "entries"),
             header.payload_bytes,
             if sound { "" } else { "  TORN OR DAMAGED" },
         );
@@ -332,7 +342,8 @@ impl Metadata {
         let first = read(&self.file, &file, 0, BLOCK_BYTES)?;
         let header = LogHeader::decode(&first, directory).map_err(|reason| {
             Failure::new(format!("{} is no metadata log", self.file.display()))
-                .because(format!("{reason:?}"))
+                .because(in_words(reason))
+                .fix("metadata logs are <data directory>/metadata/<number>.log")
         })?;
         let mut findings = Findings::new(&self.output);
         findings.tell(
@@ -357,18 +368,21 @@ impl Metadata {
             tell_write(position, &header, &body, directory, &mut findings);
             position += header.size_bytes() as u64;
         }
-        findings.end("writes", &self.file)
+        findings.end("write", "writes", &self.file)
     }
 
     /// The id of the data directory, with which all checksums begin.
     fn directory(&self) -> Result<DirectoryId, Failure> {
         let data_dir = self.file.parent().and_then(Path::parent).unwrap_or(Path::new(".."));
         let path = data_dir.join("node");
-        let (file, _) = open(&path)?;
+        let (file, _) = open(&path).map_err(|failure| {
+            failure.fix("the checksums need it: name the log where it lies, in its data directory")
+        })?;
         let block = read(&path, &file, 0, BLOCK_BYTES)?;
         let node = NodeFile::decode(&block).map_err(|reason| {
             Failure::new(format!("{} does not say whose directory this is", path.display()))
-                .because(format!("{reason:?}"))
+                .because(in_words(reason))
+                .fix("the checksums need it: name the log where it lies, in its data directory")
         })?;
         Ok(node.directory)
     }
@@ -437,6 +451,16 @@ fn told(record: &MetadataRecord) -> String {
         }
         MetadataRecord::ProducerIdsGranted { first, count } => {
             format!("producer ids {first} to {} granted", first + count - 1)
+        }
+    }
+}
+
+fn in_words(error: BlockError) -> String {
+    match error {
+        BlockError::Empty => "its first block is empty".to_owned(),
+        BlockError::NewerFormat { found } => format!("a newer version wrote it (format {found})"),
+        BlockError::Damaged => {
+            "its first block is damaged, or belongs to another file or directory".to_owned()
         }
     }
 }

@@ -96,7 +96,8 @@ struct Bootstrap {
         short = 'b',
         long = "bootstrap",
         value_name = "HOST:PORT",
-        default_value = "127.0.0.1:9092"
+        default_value = client::USUAL_BROKER,
+        value_parser = client::parse_bootstrap
     )]
     address: String,
 }
@@ -119,6 +120,11 @@ impl Output {
     fn is_json(&self) -> bool {
         self.output == OutputKind::Json
     }
+}
+
+/// A number of things, with the right word for them.
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Prints a line on standard output.

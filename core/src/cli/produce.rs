@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
@@ -20,7 +20,7 @@ use tidemill_record::{
     BatchBuilder, Codec, Header, Producer, ProducerEpoch, ProducerId, Sequence, Timestamp,
 };
 
-use super::client::{Client, RETRY_FOR, pause};
+use super::client::{Client, Patience, RETRY_FOR};
 use super::failure::Failure;
 use super::{Bootstrap, Progress, template};
 
@@ -315,14 +315,13 @@ impl Sender {
         self.open_bytes = 0;
         self.next_in_turn += 1;
 
-        let start = Instant::now();
+        let mut patience = Patience::default();
         loop {
             let failure = self.send_once(&mut waiting)?;
             let Some(failure) = failure else { return Ok(()) };
-            if RETRY_FOR <= start.elapsed() {
+            if !patience.wait(&failure.in_one_line()) {
                 return Err(failure);
             }
-            pause();
             // Ignored on purpose: if the broker is away, the next try will say so.
             let _ = self.client.metadata(Some(&[&self.topic]), false);
         }
@@ -358,11 +357,16 @@ impl Sender {
                         waiting.remove(&partition);
                     }
                     error if error.is_retriable() => {
-                        failure = Some(self.failed(partition, error.name()));
+                        failure = Some(self.failed(partition, error.name()).advised(error));
                     }
                     error => {
-                        let why = message.unwrap_or_default();
-                        return Err(self.failed(partition, &format!("{} {why}", error.name())));
+                        let why = match message {
+                            Some(message) if !message.is_empty() => {
+                                format!("{}: {message}", error.name())
+                            }
+                            _ => error.name().to_owned(),
+                        };
+                        return Err(self.failed(partition, &why).advised(error));
                     }
                 }
             }
@@ -418,7 +422,7 @@ impl Sender {
 
 fn producer_id(client: &mut Client) -> Result<Producer, Failure> {
     let request = InitProducerIdRequest { transaction_timeout_ms: 60_000, ..Default::default() };
-    let start = Instant::now();
+    let mut patience = Patience::default();
     loop {
         let answer = client.any()?.call(&request)?;
         if answer.error_code == ErrorCode::None {
@@ -427,12 +431,12 @@ fn producer_id(client: &mut Client) -> Result<Producer, Failure> {
                 epoch: ProducerEpoch(answer.producer_epoch),
             });
         }
-        if !answer.error_code.is_retriable() || RETRY_FOR <= start.elapsed() {
-            return Err(
-                Failure::new("the broker gave no producer id").because(answer.error_code.name())
-            );
+        let error = answer.error_code;
+        let failure =
+            Failure::new("the broker gave no producer id").because(error.name()).advised(error);
+        if !error.is_retriable() || !patience.wait(&failure.in_one_line()) {
+            return Err(failure);
         }
-        pause();
     }
 }
 

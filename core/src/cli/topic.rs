@@ -16,7 +16,8 @@ use tidemill_net::kafka::{ApiKey, ErrorCode};
 use super::client::Client;
 use super::failure::Failure;
 use super::offsets::{self, EARLIEST, LATEST};
-use super::{Bootstrap, Output, print_line, print_table};
+use super::{Bootstrap, Output, counted, print_line, print_table};
+use crate::limits::SHARD_ID_STRIDE;
 
 /// How long a broker may take to make or delete a topic.
 const TIMEOUT_MS: i32 = 30_000;
@@ -161,6 +162,7 @@ impl List {
                     json!({
                         "name": topic.name,
                         "id": topic.topic_id.to_base64(),
+                        "directory": topic.topic_id.to_string(),
                         "partitions": topic.partitions.len(),
                         "replicas": replicas_of(topic),
                         "internal": topic.is_internal,
@@ -212,12 +214,14 @@ impl Named {
             let whole = json!({
                 "name": self.name,
                 "id": topic.topic_id.to_base64(),
+                "directory": topic.topic_id.to_string(),
                 "partitions": partitions,
                 "configs": configs,
             });
             return print_line(&whole.to_string());
         }
-        print_line(&format!("{}  id {}", self.name, topic.topic_id.to_base64()))?;
+        let id = topic.topic_id;
+        print_line(&format!("{}  id {}  directory {id}", self.name, id.to_base64()))?;
         for (name, value) in &configs {
             print_line(&format!("  {name} = {value}"))?;
         }
@@ -238,7 +242,19 @@ impl Named {
         print_table(
             &["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"],
             rows.collect(),
-        )
+        )?;
+        let leaders = topic.partitions.iter().map(|partition| partition.leader_id);
+        let example = leaders.filter(|leader| SHARD_ID_STRIDE <= *leader).min();
+        match example {
+            Some(leader) => {
+                let (node, shard) = (leader % SHARD_ID_STRIDE, leader / SHARD_ID_STRIDE);
+                print_line(&format!(
+                    "\nOf a tidemill, {leader} is shard {shard} of node {node}: each shard is told \
+                     to clients as a broker."
+                ))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -279,7 +295,8 @@ impl Grow {
         for result in answer.results {
             outcome("grow", &self.name, result.error_code, result.error_message)?;
         }
-        print_line(&format!("{} has {} partitions", self.name, self.partitions))
+        let partitions = counted(self.partitions as u64, "partition", "partitions");
+        print_line(&format!("{} has {partitions}", self.name))
     }
 }
 
@@ -336,6 +353,6 @@ fn outcome(
             "a name has 1 to 249 letters, digits, dots, underscores or dashes, and differs from \
              other names in more than dots and underscores",
         ),
-        _ => failure,
+        error => failure.advised(error),
     })
 }
