@@ -224,7 +224,7 @@ impl Layers {
         let table = DeTable::parse(text).map_err(|e| ConfigError::BadToml {
             path: path.to_owned(),
             line: line_of(text, e.span().map_or(0, |span| span.start)),
-            reason: e.message().to_owned(),
+            reason: format!("{} (text stands in quotes: name = \"text\")", e.message()),
         })?;
         self.lay_table("", table.get_ref(), text, path)
     }
@@ -249,7 +249,14 @@ impl Layers {
                 DeValue::String(text) => self.set(&name, text, origin)?,
                 DeValue::Integer(number) => self.set(&name, number.as_str(), origin)?,
                 DeValue::Boolean(flag) => self.set(&name, &flag.to_string(), origin)?,
-                other => self.set(&name, other.type_str(), origin)?,
+                DeValue::Float(number) => self.set(&name, number.as_str(), origin)?,
+                other => {
+                    return Err(ConfigError::BadToml {
+                        path: path.to_owned(),
+                        line,
+                        reason: format!("{name} takes one value, no {}", other.type_str()),
+                    });
+                }
             }
         }
         Ok(())
@@ -578,9 +585,15 @@ mod tests {
         let error = Layers::default().assign("num.partitions=many").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "--set: num.partitions cannot be \"many\": expected number, 1 to 100000"
+            "--set: num.partitions cannot be \"many\": expected a number from 1 to 100000"
         );
-        assert!(laid("num.partitions = [1]").is_err());
+        let error = laid("num.partitions = [1]").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tidemill.toml line 1: num.partitions takes one value, no array"
+        );
+        let error = laid("log.dir = /data").unwrap_err();
+        assert!(error.to_string().contains("text stands in quotes"), "{error}");
         assert!(laid("num.partitions = ").is_err());
         assert!(Layers::default().assign("num.partitions").is_err());
     }

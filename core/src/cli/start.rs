@@ -44,7 +44,7 @@ pub(super) struct Given {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// The address to serve clients on [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
     /// How many shards to run [default: one per core]
     #[arg(long, value_name = "N")]

@@ -62,9 +62,9 @@ pub enum Unit {
     Bytes,
     /// Milliseconds; suffixes `ms`, `s`, `m`, `h`, `d`.
     Millis,
-    /// Minutes.
+    /// Minutes; suffixes `m`, `h`, `d`.
     Minutes,
-    /// Hours.
+    /// Hours; suffixes `h`, `d`.
     Hours,
 }
 
@@ -434,26 +434,26 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Self::Integer { unit, min, max } => {
-                let unit = match unit {
-                    Unit::Count => "number",
-                    Unit::Bytes => "bytes",
-                    Unit::Millis => "ms",
-                    Unit::Minutes => "minutes",
-                    Unit::Hours => "hours",
+                let (what, suffixes) = match unit {
+                    Unit::Count => ("a number", ""),
+                    Unit::Bytes => ("a number of bytes", "; KiB, MiB, GiB or TiB may follow"),
+                    Unit::Millis => ("a number of milliseconds", "; ms, s, m, h or d may follow"),
+                    Unit::Minutes => ("a number of minutes", "; m, h or d may follow"),
+                    Unit::Hours => ("a number of hours", "; h or d may follow"),
                 };
                 if max == i64::MAX {
-                    format!("{unit}, from {min}")
+                    format!("{what}, {min} or more{suffixes}")
                 } else {
-                    format!("{unit}, {min} to {max}")
+                    format!("{what} from {min} to {max}{suffixes}")
                 }
             }
             Self::Boolean => "true or false".to_owned(),
             Self::Choice(words) => words.join(" or "),
             Self::Text => "text".to_owned(),
-            Self::Path => "path".to_owned(),
-            Self::Address => "address:port".to_owned(),
-            Self::AddressOrNone => "address:port or none".to_owned(),
-            Self::Endpoint => "host:port".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Address => "an IP address and a port".to_owned(),
+            Self::AddressOrNone => "an IP address and a port, or none".to_owned(),
+            Self::Endpoint => "a host and a port".to_owned(),
         }
     }
 }
@@ -465,7 +465,9 @@ fn parse_integer(text: &str, unit: Unit, min: i64, max: i64) -> Result<Value, St
         Unit::Millis => {
             &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
         }
-        Unit::Count | Unit::Minutes | Unit::Hours => &[],
+        Unit::Minutes => &[("m", 1), ("h", 60), ("d", 24 * 60)],
+        Unit::Hours => &[("h", 1), ("d", 24)],
+        Unit::Count => &[],
     };
     let (digits, factor) = suffixes
         .iter()
@@ -561,6 +563,9 @@ mod tests {
         assert_eq!(millis.parse("250ms"), Ok(Value::Integer(250)));
         assert_eq!(millis.parse("-1"), Ok(Value::Integer(-1)));
         assert!(millis.parse("9223372036854775807d").is_err(), "overflow is refused");
+        let hours = find("log.retention.hours").unwrap().kind;
+        assert_eq!(hours.parse("72h"), Ok(Value::Integer(72)));
+        assert_eq!(hours.parse("3d"), Ok(Value::Integer(72)));
         assert!(bytes.parse("64 parsecs").is_err());
     }
 
