@@ -224,7 +224,10 @@ impl Comparison {
 
 fn change(before: f64, after: f64) -> String {
     if before == 0.0 {
-        return if after == 0.0 { "±0 %".to_owned() } else { "new".to_owned() };
+        return if after == 0.0 { "–".to_owned() } else { "new".to_owned() };
+    }
+    if before == after {
+        return "–".to_owned();
     }
     format!("{:+.1} %", (after / before - 1.0) * 100.0)
 }

@@ -1,7 +1,7 @@
 //! `tidemill perf`: where the time goes. A live view and recordings of a broker's admin port,
 //! reports and comparisons of what was recorded, here or by the load generator.
 
-use std::io::BufWriter;
+use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,6 +108,10 @@ impl Top {
         if self.once {
             let screen = top::once(&admin, every).map_err(|error| unanswered(&error))?;
             return print_line(screen.trim_end());
+        }
+        if !std::io::stdout().is_terminal() {
+            return Err(Failure::usage("the live view needs a terminal")
+                .fix("print it once with --once, or record with `tidemill perf record DIR`"));
         }
         top::run(&admin, every).map_err(|error| unanswered(&error))
     }

@@ -16,7 +16,8 @@ use tidemill_runtime::buffer::AlignedBuffer;
 use tidemill_runtime::chores::BackgroundThread;
 use tidemill_runtime::clock;
 use tidemill_runtime::edge::{
-    Chore, Completion, Done, Edge, FileId, Instant, Next, Op, OpenHow, Program, ShardId, Token,
+    Chore, Completion, Done, Edge, Fault, FileId, Instant, Next, Op, OpenHow, Program, ShardId,
+    Token,
 };
 use tidemill_runtime::ring::{RingConfig, RingEdge};
 use tidemill_runtime::shard::{ShardPlan, run_shards};
@@ -179,6 +180,17 @@ struct Prober {
     report: Sender<Result<Measured, String>>,
 }
 
+fn in_words(fault: Fault) -> String {
+    match fault {
+        Fault::NoSpace => "no space is left".to_owned(),
+        Fault::Device => "the device failed".to_owned(),
+        Fault::NotFound => "there is no such file or directory".to_owned(),
+        Fault::TooManyOpen => "this process may open no more files".to_owned(),
+        Fault::Disconnected => "it was closed".to_owned(),
+        Fault::Other(errno) => io::Error::from_raw_os_error(errno).to_string(),
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Stage {
     Begin,
@@ -226,7 +238,7 @@ impl Prober {
             Err(fault) => {
                 self.step = Stage::Failed;
                 // Fails only if nobody wants to know any more.
-                drop(self.report.send(Err(format!("the disk refused: {fault:?}"))));
+                drop(self.report.send(Err(format!("the disk refused: {}", in_words(fault)))));
                 return;
             }
         };

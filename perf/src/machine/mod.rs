@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::report::is_told;
 use crate::units;
 
 /// What came of one case.
@@ -67,7 +68,11 @@ impl Measured {
         parts.push(format!("{:>9}", units::figure(self.per_second(), "/s")));
         match &self.latency {
             Some(latency) => {
-                let at = |quantile| units::nanos(latency.value_at_quantile(quantile) as f64);
+                // Of too few samples a high quantile would be chance.
+                let at = |quantile| match is_told(latency, quantile) {
+                    true => units::nanos(latency.value_at_quantile(quantile) as f64),
+                    false => "–".to_owned(),
+                };
                 let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
                 parts.push(format!("p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}"));
             }

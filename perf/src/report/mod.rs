@@ -117,13 +117,17 @@ impl Report {
     #[must_use]
     pub fn to_text(&self) -> String {
         use std::fmt::Write as _;
-        let mut out = format!("{:<24} {:>12} {:>10}", "", "count", "mean");
+        if self.tags.is_empty() {
+            return self.figures_as_text();
+        }
+        let widest = self.tags.iter().map(|(tag, ..)| tag.chars().count()).max().unwrap_or(0);
+        let mut out = format!("{:<widest$} {:>12} {:>10}", "", "count", "mean");
         for (name, _) in QUANTILES {
             let _ = write!(out, " {name:>10}");
         }
         for (tag, whole, _) in &self.tags {
             let mean = crate::units::nanos(whole.mean());
-            let _ = write!(out, "\n{tag:<24} {:>12} {mean:>10}", whole.len());
+            let _ = write!(out, "\n{tag:<widest$} {:>12} {mean:>10}", whole.len());
             for (_, quantile) in QUANTILES {
                 let text = if is_told(whole, quantile) {
                     crate::units::nanos(whole.value_at_quantile(quantile) as f64)
@@ -135,6 +139,20 @@ impl Report {
         }
         out.push('\n');
         out
+    }
+
+    /// What there is to tell of a run without latencies.
+    fn figures_as_text(&self) -> String {
+        let figures = self.outcome.as_ref().map_or(&[][..], |outcome| &outcome.figures);
+        if figures.is_empty() {
+            return "nothing was recorded\n".to_owned();
+        }
+        let widest = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+        let lines = figures.iter().map(|figure| {
+            let value = crate::units::figure(figure.value, &figure.unit);
+            format!("{:<widest$} {value:>16}\n", figure.name)
+        });
+        lines.collect()
     }
 
     /// Writes the HTML file, and beside it `summary.json`, one `.hgrm` for each tag and one `.svg`

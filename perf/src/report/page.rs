@@ -108,7 +108,11 @@ fn tiles(out: &mut String, outcome: &Outcome) {
 
 fn summary(out: &mut String, report: &Report) {
     if report.tags.is_empty() {
-        out.push_str("<p>Nothing was recorded.</p>\n");
+        let has_figures = report.outcome.as_ref().is_some_and(|o| !o.figures.is_empty());
+        out.push_str(match has_figures {
+            true => "<p>Single latencies were not recorded.</p>\n",
+            false => "<p>Nothing was recorded.</p>\n",
+        });
         return;
     }
     out.push_str(
