@@ -793,3 +793,37 @@ fn the_newest_record_is_found_behind_a_trimmed_segment() {
     assert_eq!(world.first_at(tp, 1150), Some(Offset(150)));
     assert_eq!(world.first_at(tp, 2000), None);
 }
+
+/// The bug: a segment that got the name of one that was cut off lost its index to the cache, and
+/// what was in memory only was taken for damage.
+#[test]
+fn a_new_segment_keeps_its_index_when_that_of_its_namesake_is_forgotten() {
+    let mut world = World::new(35, 2);
+    world.config.index_bytes_max = 1;
+    world.start(1);
+    let (cut, other) = (partition(0), partition(1));
+    for _ in 0..30 {
+        world.append_new(cut, 1, 4_000);
+        world.append_new(other, 1, 4_000);
+    }
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.log_config.segment_bytes = 4 << 20;
+    world.start_unchecked(1);
+    // Only the index that was loaded last stays.
+    world.begin_read(cut, Offset(12));
+    world.settle();
+    assert!(world.truncate(cut, Offset(12)));
+    world.settle();
+    assert_eq!(world.log(cut).end(), Offset(12), "a segment begins there");
+    for _ in 0..40 {
+        world.append_new(cut, 1, 4_000);
+    }
+    world.settle();
+    world.append_new(cut, 1, 100);
+    world.settle();
+    world.begin_read(other, Offset(0));
+    world.settle();
+    world.check();
+    assert_eq!(world.log(cut).damaged(), []);
+}

@@ -15,7 +15,7 @@ use crate::index::{Index, IndexedBatch};
 use crate::io::{Action, Fault, Outcome};
 use crate::log::{Log, LogId};
 use crate::read::{Boundary, Cut, Damage, ReadPlan, SegmentWalk, Wanted};
-use crate::segment::{IndexSlot, Segment};
+use crate::segment::{IndexSlot, Seal, Segment};
 
 /// Reads that wait for a place in the disk's queue at most.
 const READS_WAITING_MAX: usize = 4096;
@@ -402,7 +402,8 @@ impl ShardStorage {
     pub(super) fn note_index(&mut self, id: LogId, base_offset: Offset) {
         let Some(segment) = self.log(id).segment(base_offset) else { return };
         let IndexSlot::Ready(index) = &segment.index else { return };
-        if segment.seal == crate::segment::Seal::Active {
+        // One that is being sealed is noted when it is.
+        if segment.seal != Seal::Sealed {
             return;
         }
         let bytes = index.memory_bytes();
@@ -413,7 +414,9 @@ impl ShardStorage {
                 self.reads.cached.pop_front().expect("there is more than one");
             self.reads.cached_bytes -= bytes;
             let Some(log) = self.find_log_mut(id) else { continue };
-            if let Some(segment) = log.segment_mut(base_offset) {
+            // Its name may have gone to a new segment, whose newest bytes are in the tail only.
+            let segment = log.segment_mut(base_offset).filter(|it| it.seal == Seal::Sealed);
+            if let Some(segment) = segment {
                 segment.forget_index();
             }
         }
