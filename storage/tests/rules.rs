@@ -794,6 +794,50 @@ fn the_newest_record_is_found_behind_a_trimmed_segment() {
     assert_eq!(world.first_at(tp, 2000), None);
 }
 
+/// A log whose next append waits for space, which a full disk is about to refuse.
+fn refused_soon(appended: usize) -> (World, TopicPartition) {
+    let mut world = World::started(33, 1, 1);
+    let tp = partition(0);
+    for _ in 0..appended {
+        world.append_new(tp, 1, 1_000);
+    }
+    world.settle();
+    world.disk.free_bytes = Some(0);
+    let is_allocation = |action: &Action| matches!(action, Action::Allocate { .. });
+    for _ in 0..1000 {
+        if world.disk.pending().iter().any(|request| is_allocation(&request.action)) {
+            return (world, tp);
+        }
+        let batch = world.new_batch(1, 1_000);
+        let _ = world.append(tp, batch);
+        world.turn_with(20, not_allocating);
+    }
+    panic!("it never needs space");
+}
+
+fn not_allocating(action: &Action) -> bool {
+    !matches!(action, Action::Allocate { .. })
+}
+
+/// The bug: a log that was dropped or cut while space for it was being reserved waited for ever
+/// when the disk was full.
+#[test]
+fn a_full_disk_does_not_keep_a_log_from_going() {
+    let (mut world, tp) = refused_soon(0);
+    world.drop_log(tp);
+    (0..100).for_each(|_| world.turn_with(20, not_allocating));
+    assert!(world.dropped.is_empty(), "a request is under way");
+    world.settle();
+    assert_eq!(world.dropped, [tp]);
+
+    let (mut world, tp) = refused_soon(3);
+    assert!(world.truncate(tp, Offset(1)));
+    (0..200).for_each(|_| world.turn_with(20, not_allocating));
+    world.settle();
+    assert_eq!(world.log(tp).end(), Offset(1));
+    assert_eq!(world.models[&tp].truncating, None);
+}
+
 /// The bug: a segment that got the name of one that was cut off lost its index to the cache, and
 /// what was in memory only was taken for damage.
 #[test]

@@ -293,7 +293,11 @@ impl ShardStorage {
                 Err(Fault::NoSpace),
             ) => {
                 log.waited_for = false;
+                let is_waited_for = log.closing.is_some();
                 self.events.push_back(Event::NoSpace { log: id });
+                if is_waited_for {
+                    self.after_last_request(id);
+                }
                 return;
             }
             (_, Err(_)) => return self.fence(),
