@@ -8,7 +8,7 @@ mod disk;
 mod world;
 
 use disk::Survival;
-use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp, TopicPartition};
+use tidemill_record::{BatchBuilder, Codec, Offset, PartitionId, Timestamp, TopicPartition};
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, DirName, Fault, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
@@ -836,6 +836,40 @@ fn a_full_disk_does_not_keep_a_log_from_going() {
     world.settle();
     assert_eq!(world.log(tp).end(), Offset(1));
     assert_eq!(world.models[&tp].truncating, None);
+}
+
+/// The bug: the drop of another partition took the topic's directory, still empty, and the log
+/// that was about to make its own in it fenced the node.
+#[test]
+fn a_first_append_makes_again_the_directory_that_a_drop_has_removed() {
+    for drops_both in [false, true] {
+        let mut world = World::started(34, 2, 2);
+        let (dropped, kept) = (partition(0), partition(1));
+        let batch = world.new_batch(1, 100);
+        assert_eq!(world.append(kept, batch), Err(AppendError::SpaceNotReserved));
+        let is_quick = |action: &Action| match action {
+            Action::MakeDir { dir: DirName::Partition { partition, .. } } => {
+                *partition != PartitionId(1)
+            }
+            _ => true,
+        };
+        (0..10).for_each(|_| world.turn_with(10, is_quick));
+        world.drop_log(dropped);
+        if drops_both {
+            world.drop_log(kept);
+        }
+        (0..50).for_each(|_| world.turn_with(10, is_quick));
+        assert_eq!(world.dropped, [dropped]);
+        world.settle();
+        assert!(world.shards.iter().all(|shard| !shard.is_fenced()));
+        if drops_both {
+            assert_eq!(world.dropped, [dropped, kept]);
+        } else {
+            world.append_new(kept, 1, 100);
+            world.settle();
+            restart(&mut world);
+        }
+    }
 }
 
 /// The bug: a segment that got the name of one that was cut off lost its index to the cache, and

@@ -300,10 +300,18 @@ impl ShardStorage {
                 }
                 return;
             }
+            (Preparing::PartitionDir, Err(Fault::NotFound)) => {
+                // Another partition of the topic was dropped, and took the empty directory along.
+                // The next preparation begins with that.
+                return self.go_on_preparing(id);
+            }
             (_, Err(_)) => return self.fence(),
             (Preparing::TopicDir, Ok(_)) => {
                 self.sync_later(DirName::Partitions);
                 let log = self.log_mut(id);
+                if log.closing.is_some() {
+                    return self.after_last_request(id);
+                }
                 log.preparing = Some(Preparing::PartitionDir);
                 let action = Action::MakeDir { dir: log.dir() };
                 self.requests.ask(Purpose::Prepare(id), action);
