@@ -86,7 +86,15 @@ impl Settings {
             .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
             .collect();
         let storage = tidemill_storage::Config::default();
-        Self { config, shards, endpoints, seed, storage, stamp: clock::stamp, file_configs }
+        Self {
+            config,
+            shards,
+            endpoints,
+            seed,
+            storage,
+            stamp: clock::cheapest_stamp(),
+            file_configs,
+        }
     }
 
     /// One shard's share of the memory for requests and replies.
@@ -183,15 +191,14 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
             self.handle_message(from, message, times, edge);
         }
         self.ran(Work::Messages, messages);
-        self.pass_time(times, edge);
-        self.ran(Work::Time, 0);
+        let passed = self.pass_time(times, edge);
+        self.ran(Work::Time, passed);
         let requests = self.take_requests(times);
         self.ran(Work::Requests, requests);
-        let before = self.disk.submitted();
-        self.step_storage(times, edge);
-        self.ran(Work::Storage, (self.disk.submitted() - before) as usize);
-        self.send_messages(edge);
-        self.ran(Work::Send, 0);
+        let steps = self.step_storage(times, edge);
+        self.ran(Work::Storage, steps);
+        let sent = self.send_messages(edge);
+        self.ran(Work::Send, sent);
         let connections = self.touched.len();
         self.serve_connections(times.now, edge);
         self.ran(Work::Replies, connections);
@@ -248,9 +255,13 @@ impl Shard {
         }
     }
 
-    /// A part of the turn has ended.
+    /// A part of the turn has ended. What did nothing took no time worth a look at the clock: it
+    /// counts with the next part.
+    #[inline]
     fn ran(&mut self, work: Work, items: usize) {
-        self.measures.meter.turn.ran(work, items, (self.settings.stamp)());
+        if 0 < items {
+            self.measures.meter.turn.ran(work, items, (self.settings.stamp)());
+        }
     }
 
     /// How many connections are open.
@@ -470,22 +481,28 @@ impl Shard {
 
     // Time.
 
-    fn pass_time<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+    /// Does what is due by now, and tells how much that was.
+    fn pass_time<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) -> usize {
+        let mut passed = 0;
         while let Some(job) = self.jobs.pop_expired(times.now) {
+            passed += 1;
             self.job_expired(job, times);
         }
         if let Some(home) = &mut self.home {
             home.storage.tick(times.now.nanos);
             if self.retention_at <= times.now {
+                passed += 1;
                 self.retention_at = times.now.after(self.settings.config.retention_check);
                 home.storage.retention(times.wall_ms, times.now.nanos);
             }
         }
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
+            passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
             self.close_idle(times, edge);
             self.close_overdue(times.now, edge);
         }
+        passed
     }
 
     fn close_idle<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
@@ -532,9 +549,10 @@ impl Shard {
 
     // Storage.
 
-    /// Hands requests to the disk and completions back until nothing more follows.
-    fn step_storage<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
-        loop {
+    /// Hands requests to the disk and completions back until nothing more follows; tells how many
+    /// rounds that took.
+    fn step_storage<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) -> usize {
+        for rounds in 0.. {
             let mut moved = false;
             if let Some(home) = &mut self.home {
                 home.storage.end_turn(times.now.nanos);
@@ -564,9 +582,10 @@ impl Shard {
             moved |= self.deliver_answers(times);
             moved |= self.resume_fetches(times);
             if !moved {
-                return;
+                return rounds;
             }
         }
+        unreachable!("what has nothing left to do ends")
     }
 
     fn disk_finished(&mut self, finished: crate::disk::Finished, times: Times) {
@@ -773,7 +792,8 @@ impl Shard {
         }
     }
 
-    fn send_messages<E: Edge<Message = Message>>(&mut self, edge: &mut E) {
+    fn send_messages<E: Edge<Message = Message>>(&mut self, edge: &mut E) -> usize {
+        let mut all = 0;
         self.held_back = false;
         for (shard, queue) in self.outbox.iter_mut().enumerate() {
             let to = ShardId(shard as u16);
@@ -794,9 +814,13 @@ impl Shard {
                     Err(_) => unreachable!("as it was given"),
                 }
             }
-            self.measures.meter.mesh.sent(to.0, sent);
+            if 0 < sent {
+                self.measures.meter.mesh.sent(to.0, sent);
+                all += sent as usize;
+            }
             self.held_back |= !queue.is_empty() || !answers.is_empty();
         }
+        all
     }
 
     /// Whether another shard has not taken all that is for it yet. Until it has, no requests are
