@@ -73,3 +73,14 @@ start
 produce --name "owner-aware endpoints" --topic routes --partitions 8 --connections 64 $small
 start --set tidemill.routing=node
 produce --name "node routing" --topic routes --partitions 8 --connections 64 $small
+
+# The four workloads that other brokers were measured with (their figures: docs/operating/load.md).
+start
+produce --name "1 KB, 1,000 a request, 8 producers" --no-read-back --topic peer-large --partitions 8 \
+    --connections 8 --value-bytes 1000 --batch-bytes 1000000
+produce --name "100 B, 100 a request, 8 producers" --no-read-back --topic peer-medium --partitions 8 \
+    --connections 8 --value-bytes 100 --batch-bytes 10800
+produce --name "100 B, one a request, 8 producers" --topic peer-small --partitions 8 \
+    --connections 8 $small
+produce --name "100 B, one a request, one producer" --topic peer-one --partitions 1 \
+    --connections 1 $small
