@@ -1,11 +1,11 @@
 //! What a shard measures of itself, and how it tells.
 //!
 //! Each request carries its [`Measured`]: stamps, and what it was about, so that the slowest can be
-//! named. At its end the shard's own [`Meter`](tidemill_perf::Meter) takes it, without atomics,
+//! named. At its end the shard's own [`Meter`] takes it, without atomics,
 //! locks or allocation. Whoever wants to know posts a [`Question`] from outside and is handed
 //! copies; what costs time is done with them there ([`crate::admin`]).
 //!
-//! Start reading at [`Shard::answer_question`].
+//! Start reading at `Shard::answer_question`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
