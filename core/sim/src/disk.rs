@@ -45,8 +45,7 @@ pub struct DiskFaults {
     pub slow_ops: u32,
 }
 
-/// A mistake built into the disk on purpose, to see that the checkers find it. It is made with
-/// journals and partitions only: mistakes with the few files of the metadata are found at once.
+/// A mistake built into the disk on purpose, to see that the checkers find it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PlantedInDisk {
     /// Durable writes end while the bytes are only in the cache.
@@ -74,6 +73,8 @@ pub struct Disk {
     pub faults: DiskFaults,
     /// A mistake on purpose.
     pub planted: Option<PlantedInDisk>,
+    /// The mistake is made with what lies below these paths.
+    pub planted_below: &'static [&'static str],
 }
 
 #[derive(Debug)]
@@ -112,6 +113,7 @@ impl Disk {
             random,
             faults: DiskFaults::default(),
             planted: None,
+            planted_below: &[""],
         }
     }
 
@@ -407,8 +409,8 @@ impl Disk {
 
     /// Whether the planted mistake is made here.
     fn errs(&self, planted: PlantedInDisk, path: &Path) -> bool {
-        let is_storage = path.starts_with("journal") || path.starts_with("partitions");
-        self.planted == Some(planted) && is_storage
+        let is_meant = || self.planted_below.iter().any(|below| path.starts_with(below));
+        self.planted == Some(planted) && is_meant()
     }
 
     /// Whether the file may grow to `end`.

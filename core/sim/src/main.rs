@@ -255,7 +255,11 @@ fn run_seed(seed: u64, request: &Request) -> Result<Outcome, String> {
         println!("{plan:#?}\n{broker:#?}");
     }
     let run = || {
-        let prepare = |world: &mut World<Broker, Workload>| world.disk().planted = disk;
+        let prepare = |world: &mut World<Broker, Workload>| {
+            world.disk().planted = disk;
+            // A mistake with the few files of the metadata would be found at once.
+            world.disk().planted_below = &["journal", "partitions"];
+        };
         run_with(seed, broker, &plan, trace, prepare, |world| dump(world, request.dump.as_deref()))
     };
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| LAST_PANIC.take())
