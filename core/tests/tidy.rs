@@ -41,6 +41,7 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
             "tidemill-runtime",
             "tidemill-storage",
             "tidemill-net",
+            "tidemill-client",
             "tidemill-replication",
             "tidemill-perf",
         ],

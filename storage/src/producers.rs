@@ -14,9 +14,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut};
-use tidemill_record::{
-    ArchivedBatchHeader, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp,
-};
+use tidemill_record::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 /// How many batches of a producer are remembered: a client has at most five in flight.
 pub const BATCHES_KEPT: usize = 5;
@@ -42,18 +40,6 @@ pub struct NumberedBatch {
 }
 
 impl NumberedBatch {
-    /// That part of `batch`; `None` if its producer does not number its batches, and for markers.
-    #[must_use]
-    pub fn of(batch: &ArchivedBatchHeader) -> Option<Self> {
-        let producer = batch.producer()?;
-        Some(Self {
-            producer_id: producer.id,
-            producer_epoch: producer.epoch,
-            base_sequence: batch.base_sequence()?,
-            records_count: batch.last_offset_delta() + 1,
-        })
-    }
-
     /// Number of its last record: the numbering may wrap to 0 inside the batch.
     #[must_use]
     pub fn last_sequence(&self) -> Sequence {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
+use tidemill_client::partition_of_key;
 use tidemill_net::kafka::init_producer_id::InitProducerIdRequest;
 use tidemill_net::kafka::produce::{OutgoingProduce, OutgoingProducePartition, ProduceResponse};
 use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef};
@@ -296,7 +297,7 @@ impl Sender {
         let count = self.partitions.len();
         match (self.fixed, key) {
             (Some(fixed), _) => fixed,
-            (None, Some(key)) => self.partitions[(murmur2(key) & 0x7fff_ffff) as usize % count],
+            (None, Some(key)) => self.partitions[partition_of_key(key, count) as usize],
             (None, None) => self.partitions[self.next_in_turn % count],
         }
     }
@@ -445,47 +446,9 @@ fn now_ms() -> i64 {
     since.as_millis() as i64
 }
 
-/// Java's default partitioner hashes keys with this (MurmurHash2, 32 bits, a fixed seed).
-fn murmur2(data: &[u8]) -> u32 {
-    const MULTIPLIER: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c_u32 ^ data.len() as u32;
-    let mut chunks = data.chunks_exact(4);
-    for chunk in &mut chunks {
-        let mut k = u32::from_le_bytes(chunk.try_into().expect("a chunk has four bytes"));
-        k = k.wrapping_mul(MULTIPLIER);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(MULTIPLIER) ^ k.wrapping_mul(MULTIPLIER);
-    }
-    let rest = chunks.remainder();
-    if !rest.is_empty() {
-        for (index, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * index);
-        }
-        hash = hash.wrapping_mul(MULTIPLIER);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(MULTIPLIER);
-    hash ^ (hash >> 15)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The values that Kafka's own tests expect; a key must not change its partition between
-    /// clients.
-    #[test]
-    fn keys_go_where_javas_clients_send_them() {
-        for (key, expected) in [
-            ("21", -973_932_308_i32),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()) as i32, expected, "{key}");
-        }
-    }
 
     #[test]
     fn input_is_cut_at_each_delimiter_and_the_last_record_needs_none() {

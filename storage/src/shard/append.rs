@@ -447,6 +447,8 @@ fn stamped(batch: &[u8]) -> (Offset, Timestamp, u32) {
     (parsed.next_offset(), parsed.max_timestamp(), raw_crc)
 }
 
+/// That part of `header` which tells a producer's batches apart; `None` if its producer does not number
+/// its batches, and for markers.
 pub(crate) fn numbered(header: &tidemill_record::ArchivedBatchHeader) -> Option<NumberedBatch> {
     let producer = header.producer()?;
     // Markers carry a producer but no number.
