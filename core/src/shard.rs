@@ -11,21 +11,21 @@
 //!
 //! Start reading at [`Shard::turn`].
 
+mod clients;
+mod life;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use slab::Slab;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_perf::{Stage as RequestStage, Work};
+use tidemill_perf::Work;
 use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
 use tidemill_replication::metadata::{Configs, Image, Record};
 use tidemill_runtime::clock;
-use tidemill_runtime::edge::{
-    Completion, Done, Edge, Fault, Instant, ListenerId, Next, Op, Program, ShardId,
-};
+use tidemill_runtime::edge::{Completion, Edge, Instant, ListenerId, Next, Program, ShardId};
 use tidemill_storage::Event;
 
 use crate::api::Job;
@@ -34,27 +34,21 @@ use crate::api::fetch_session::FetchSessions;
 use crate::api::producer_ids::ProducerIds;
 use crate::budget::Budget;
 use crate::config::{Config, Origin};
-use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
+use crate::connection::{Connection, ConnectionId};
 use crate::controller::{self, Controller, Proposal};
 use crate::disk::{Disk, Owner};
 use crate::job::{JobId, Jobs, ReplyTo};
-use crate::limits::{
-    CLIENT_ID_BYTES_KEPT, MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX,
-    REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
-};
-use crate::measure::{Measured, Measures};
-use crate::message::{Adoption, Answer, Call, Message};
+use crate::limits::{MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX};
+use crate::measure::Measures;
+use crate::message::{Answer, Call, Message};
 use crate::partition::{Home, Times};
 use crate::placement::{self, Endpoints};
 use crate::startup::{StartError, Startup};
-use crate::token::{TokenKind, split, token};
+use crate::token::{TokenKind, split};
 use crate::topic_rules;
 
 /// How often idle connections are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
-
-/// How long a clean stop waits for clients to take their replies.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What every shard of the node is told at the start.
 #[derive(Clone, Debug)]
@@ -294,188 +288,11 @@ impl Shard {
         match kind {
             TokenKind::Accept => self.accepted(completion.result, times, edge),
             TokenKind::Receive => self.received(index, completion.result, times),
-            TokenKind::Send => {
-                let connection = self.connections.get_mut(index).expect("open until quiet");
-                let now = (self.settings.stamp)();
-                let sent = connection.sent(completion.result.is_ok(), &mut self.budget);
-                self.measures.meter.traffic.bytes_out += sent.bytes as u64;
-                for mut measured in sent.answered {
-                    measured.stamps.end(RequestStage::Respond, now);
-                    self.measures.ended(&measured, sent.client_id, &self.image);
-                }
-                self.touched.push(index);
-            }
+            TokenKind::Send => self.sent(index, completion.result.is_ok()),
             TokenKind::Close => {
                 self.connections.remove(index).release(&mut self.budget);
             }
             TokenKind::Disk => self.disk.handle_completion(index, completion.result, edge),
-        }
-    }
-
-    fn accepted<E: Edge<Message = Message>>(
-        &mut self,
-        result: Result<Done, Fault>,
-        times: Times,
-        edge: &mut E,
-    ) {
-        let (socket, client) = match result {
-            Ok(Done::Accepted { socket, client }) => (socket, client),
-            Ok(_) => return,
-            Err(fault) => {
-                if self.stage == Stage::Serving {
-                    tracing::warn!(?fault, "a connection could not be taken");
-                }
-                return;
-            }
-        };
-        let entry = self.connections.vacant_entry();
-        let id = ConnectionId { index: entry.key(), serial: self.connections_made };
-        self.connections_made += 1;
-        let index = id.index;
-        let limit = self.settings.config.request_bytes_max as usize;
-        entry.insert(Connection::new(id, socket, client, limit, times.now));
-        let allowed = self.settings.config.connections_max as usize;
-        let share = allowed.div_ceil(usize::from(self.settings.shards));
-        if share < self.connections.len() || self.stage != Stage::Serving {
-            tracing::warn!(%client, "refused: no more connections are allowed");
-            self.close(index, edge);
-            return;
-        }
-        self.touched.push(index);
-    }
-
-    fn received(&mut self, index: usize, result: Result<Done, Fault>, times: Times) {
-        let connection = self.connections.get_mut(index).expect("open until quiet");
-        match result {
-            Ok(Done::Received { bytes, received }) if 0 < received => {
-                self.measures.meter.traffic.bytes_in += received as u64;
-                connection.received(bytes, times.now, (self.settings.stamp)());
-            }
-            Ok(_) => connection.receive_ended(),
-            Err(_) => {
-                connection.receive_ended();
-                connection.break_off();
-            }
-        }
-        self.touched.push(index);
-    }
-
-    // Connections.
-
-    /// Takes whole requests off the received bytes, and tells how many. A busy connection leaves
-    /// the rest for the next turn, so that it does not hold up the others.
-    fn take_requests(&mut self, times: Times) -> usize {
-        let mut requests = 0;
-        let touched = std::mem::take(&mut self.touched);
-        for &index in &touched {
-            for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
-                if self.held_back || REQUESTS_UNDER_WAY_MAX <= self.jobs.len() {
-                    break;
-                }
-                let Some(connection) = self.connections.get_mut(index) else { break };
-                match connection.take_frame() {
-                    Taken::Frame(frame) => {
-                        requests += 1;
-                        let slot = connection.open_slot(frame.len(), &mut self.budget);
-                        let mut measured = connection.begin_request(frame.len());
-                        measured.stamps.end(RequestStage::Receive, (self.settings.stamp)());
-                        if let Err(error) = self.dispatch(slot, measured, frame, times) {
-                            self.refuse(index, &error);
-                            break;
-                        }
-                    }
-                    Taken::Nothing => break,
-                    Taken::Broken(error) => {
-                        self.refuse(index, &error);
-                        break;
-                    }
-                }
-            }
-        }
-        // Jobs answered at once have touched their connections again.
-        self.touched.extend(touched);
-        requests
-    }
-
-    /// The client's bytes cannot be answered: it is not listened to any more.
-    fn refuse(&mut self, index: usize, error: &dyn std::fmt::Display) {
-        let connection = &mut self.connections[index];
-        tracing::warn!(client = %connection.client, %error, "connection closed");
-        connection.break_off();
-    }
-
-    /// Fills the slot of a request; no parts mean that the client expects no reply.
-    pub(crate) fn reply(&mut self, slot: ReplySlot, measured: Measured, parts: Vec<Bytes>) {
-        let ReplySlot { connection: id, number } = slot;
-        let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
-        let Some(connection) = connection else { return };
-        if parts.is_empty() {
-            // Nothing is sent at whose end it would be counted.
-            let client_id = connection.client_id.as_deref().unwrap_or_default();
-            self.measures.ended(&measured, client_id, &self.image);
-        }
-        connection.fill_slot(number, parts, measured, &mut self.budget);
-        self.touched.push(slot.connection.index);
-    }
-
-    /// Remembers what a client calls itself, for those who look at slow requests.
-    pub(crate) fn note_client_id(&mut self, slot: ReplySlot, client_id: Option<&str>) {
-        if let Some(connection) = self.connection_mut(slot.connection)
-            && connection.client_id.is_none()
-        {
-            let name = client_id.unwrap_or_default();
-            connection.client_id =
-                Some(name[..name.floor_char_boundary(CLIENT_ID_BYTES_KEPT)].into());
-        }
-    }
-
-    /// Ends a connection because of what one of its requests led to (acks=0 that failed).
-    pub(crate) fn break_off(&mut self, slot: ReplySlot) {
-        if let Some(connection) = self.connection_mut(slot.connection) {
-            connection.break_off();
-            self.touched.push(slot.connection.index);
-        }
-    }
-
-    /// Sends what is ready, closes what is done, reads where there is room.
-    fn serve_connections<E: Edge<Message = Message>>(&mut self, now: Instant, edge: &mut E) {
-        let mut touched = std::mem::take(&mut self.touched);
-        if self.budget.take_freed() {
-            touched.append(&mut self.stalled);
-        }
-        touched.sort_unstable();
-        touched.dedup();
-        for index in touched {
-            let Some(connection) = self.connections.get_mut(index) else { continue };
-            if let Some(parts) = connection.next_send() {
-                let socket = connection.socket;
-                edge.submit(token(TokenKind::Send, index), Op::Send { socket, parts });
-            }
-            if connection.should_close() {
-                self.close(index, edge);
-                continue;
-            }
-            if connection.has_frame() {
-                // Its turn comes again with the next one.
-                self.touched.push(index);
-                continue;
-            }
-            match connection.next_receive(&mut self.budget, now) {
-                Receive::Into(into) => {
-                    let socket = connection.socket;
-                    edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
-                }
-                Receive::Stalled => self.stalled.push(index),
-                Receive::Nothing => {}
-            }
-        }
-    }
-
-    fn close<E: Edge<Message = Message>>(&mut self, index: usize, edge: &mut E) {
-        let connection = &mut self.connections[index];
-        let socket = connection.socket;
-        if connection.begin_close() {
-            edge.submit(token(TokenKind::Close, index), Op::CloseSocket { socket });
         }
     }
 
@@ -503,31 +320,6 @@ impl Shard {
             self.close_overdue(times.now, edge);
         }
         passed
-    }
-
-    fn close_idle<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
-        let Some(limit) = self.settings.config.connection_idle else { return };
-        let idle: Vec<usize> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| c.is_idle() && limit <= times.now.since(c.last_active))
-            .map(|(index, _)| index)
-            .collect();
-        for index in idle {
-            self.close(index, edge);
-        }
-    }
-
-    fn close_overdue<E: Edge<Message = Message>>(&mut self, now: Instant, edge: &mut E) {
-        let Some(limit) = self.settings.config.request_receive else { return };
-        let overdue = self.connections.iter().filter(|(_, c)| c.is_request_overdue(now, limit));
-        let overdue: Vec<usize> = overdue.map(|(index, _)| index).collect();
-        for index in overdue {
-            let client = self.connections[index].client;
-            let limit_ms = limit.as_millis() as u64;
-            tracing::warn!(%client, limit_ms, "connection closed: a request came too slowly");
-            self.close(index, edge);
-        }
     }
 
     fn next_wake(&self, now: Instant) -> Next {
@@ -843,140 +635,6 @@ impl Shard {
             // What shard 0 has committed was replayed on the same image there.
             self.image.replay(record).expect("a committed record follows from the image");
             topic_rules::apply(record, self, times.now);
-        }
-    }
-
-    // Start and stop.
-
-    /// Goes on with the start of the node; true if that led to something.
-    fn step_start<E: Edge<Message = Message>>(&mut self, edge: &mut E) -> bool {
-        // It may have been told to stop in this very turn.
-        if !matches!(self.stage, Stage::Starting | Stage::Serving) {
-            return false;
-        }
-        let Some(mut startup) = self.startup.take() else { return false };
-        let before = self.disk.submitted();
-        match startup.step(self, edge) {
-            None => {
-                self.startup = Some(startup);
-                return before != self.disk.submitted() || !self.own.is_empty();
-            }
-            Some(Ok(())) => {
-                for shard in 0..self.settings.shards {
-                    self.tell(ShardId(shard), Message::Serve);
-                }
-                let cluster = self.image.cluster().to_string();
-                self.notify(Notice::Serving { cluster });
-            }
-            Some(Err(error)) => {
-                self.notify(Notice::Failed(error));
-                self.tell_others(|| Message::Stop);
-                self.stage = Stage::Failed;
-            }
-        }
-        true
-    }
-
-    pub(crate) fn adopt(&mut self, adoption: Adoption, times: Times) {
-        if self.stage != Stage::Starting {
-            return;
-        }
-        let Adoption { image, recovered } = adoption;
-        self.image = image;
-        let config = topic_rules::storage_config(&self.settings);
-        let storage = tidemill_storage::ShardStorage::new(config, recovered);
-        self.home = Some(Home::new(storage, self.settings.network_share()));
-        topic_rules::adopt_all(self);
-        self.retention_at = times.now.after(self.settings.config.retention_check);
-        self.idle_check_at = times.now.after(IDLE_CHECK);
-        self.stage = Stage::Serving;
-        self.tell_controller(Message::Adopted);
-    }
-
-    /// Lets clients in. Before all shards have adopted, a request could be passed on to one that
-    /// knows nothing yet.
-    fn serve<E: Edge<Message = Message>>(&self, edge: &mut E) {
-        if self.stage == Stage::Serving {
-            for (index, &listener) in self.listeners.iter().enumerate() {
-                edge.submit(token(TokenKind::Accept, index), Op::Accept { listener });
-            }
-        }
-    }
-
-    fn begin_stop(&mut self, times: Times) {
-        match self.stage {
-            Stage::Stopping { .. } | Stage::Failed | Stage::Stopped => return,
-            Stage::Starting if self.id == ShardId(0) => {
-                // Nothing is served yet: what recovery has not committed it does again next time.
-                self.tell_others(|| Message::Stop);
-                self.stage = Stage::Stopped;
-                self.notify(Notice::Stopped);
-                return;
-            }
-            Stage::Starting => {
-                self.stage = Stage::Stopped;
-                return;
-            }
-            Stage::Serving => {}
-        }
-        let others = if self.id == ShardId(0) { self.settings.shards - 1 } else { 0 };
-        self.stage = Stage::Stopping { others, told: false };
-        self.stop_by = times.now.after(STOP_WITHIN);
-        if let Some(controller) = &mut self.controller {
-            controller.begin_stop();
-        }
-        for (index, connection) in &mut self.connections {
-            connection.drain();
-            self.touched.push(index);
-        }
-        // Fetches that wait for records are answered with what there is.
-        for job in self.jobs.ids() {
-            self.fetch_expired(job, times);
-        }
-        let home = self.home.as_mut().expect("a serving shard has a home");
-        home.stop(times.now);
-    }
-
-    /// Whether no more records are waited for.
-    pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.stage, Stage::Stopping { .. })
-    }
-
-    fn step_stop(&mut self, now: Instant) {
-        let unsent = self.outbox.iter().any(|queue| !queue.is_empty());
-        let sent = self.own.is_empty() && !self.held_back && !unsent;
-        if self.stage == Stage::Failed && sent {
-            self.stage = Stage::Stopped;
-        }
-        let Stage::Stopping { others, told } = self.stage else { return };
-        if let Some(controller) = &mut self.controller {
-            // The others replay what is still being committed: they stop after that.
-            if !controller.is_idle() {
-                return;
-            }
-            if controller.tell_stop() {
-                self.tell_others(|| Message::Stop);
-            }
-        }
-        let home = self.home.as_ref().expect("a stopping shard has a home");
-        // What is still to be sent may be for a shard that has stopped and takes nothing more.
-        let answered = (self.connections.is_empty() && sent) || self.stop_by <= now;
-        let at_rest = home.storage.is_stopped() && self.disk.is_idle();
-        if !answered || !at_rest || 0 < others {
-            return;
-        }
-        if !told {
-            let stages = self.measures.meter.recorder.snapshot().to_text();
-            tracing::debug!(shard = self.id.0, "where the time of requests went\n{stages}");
-        }
-        if self.id == ShardId(0) {
-            self.stage = Stage::Stopped;
-            self.notify(Notice::Stopped);
-        } else if !told {
-            self.tell_controller(Message::Stopped);
-            self.stage = Stage::Stopping { others, told: true };
-        } else if self.outbox[0].is_empty() {
-            self.stage = Stage::Stopped;
         }
     }
 }

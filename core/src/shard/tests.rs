@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::alter_configs::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
@@ -14,10 +14,12 @@ use tidemill_net::kafka::fetch::{FetchPartition, OutgoingFetch};
 use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 use tidemill_net::kafka::{Request, TopicRef, decode_response, encode_request};
 use tidemill_record::{NodeId, Offset, TopicId};
-use tidemill_runtime::edge::{Chore, SocketId, Token};
+use tidemill_runtime::edge::{Chore, Done, Op, SocketId, Token};
 
 use super::*;
+use crate::limits::REQUESTS_PER_CONNECTION_AND_TURN_MAX;
 use crate::message::ReadAnswer;
+use crate::token::token;
 
 const TOPIC: &str = "elsewhere";
 const TOPIC_ID: TopicId = TopicId([2; 16]);

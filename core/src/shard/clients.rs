@@ -1,0 +1,229 @@
+//! The clients of one shard: their connections from the first byte to the last.
+//!
+//! A connection is *touched* when something happened to it; at the end of a turn each touched one
+//! sends what is ready, is closed if it is done, and reads on if there is room.
+//!
+//! Start reading at [`Shard::serve_connections`].
+
+use bytes::Bytes;
+use tidemill_perf::Stage as RequestStage;
+use tidemill_runtime::edge::{Done, Edge, Fault, Instant, Op};
+
+use super::{Shard, Stage};
+use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
+use crate::limits::{
+    CLIENT_ID_BYTES_KEPT, REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
+};
+use crate::measure::Measured;
+use crate::message::Message;
+use crate::partition::Times;
+use crate::token::{TokenKind, token};
+
+impl Shard {
+    pub(super) fn accepted<E: Edge<Message = Message>>(
+        &mut self,
+        result: Result<Done, Fault>,
+        times: Times,
+        edge: &mut E,
+    ) {
+        let (socket, client) = match result {
+            Ok(Done::Accepted { socket, client }) => (socket, client),
+            Ok(_) => return,
+            Err(fault) => {
+                if self.stage == Stage::Serving {
+                    tracing::warn!(?fault, "a connection could not be taken");
+                }
+                return;
+            }
+        };
+        let entry = self.connections.vacant_entry();
+        let id = ConnectionId { index: entry.key(), serial: self.connections_made };
+        self.connections_made += 1;
+        let index = id.index;
+        let limit = self.settings.config.request_bytes_max as usize;
+        entry.insert(Connection::new(id, socket, client, limit, times.now));
+        let allowed = self.settings.config.connections_max as usize;
+        let share = allowed.div_ceil(usize::from(self.settings.shards));
+        if share < self.connections.len() || self.stage != Stage::Serving {
+            tracing::warn!(%client, "refused: no more connections are allowed");
+            self.close(index, edge);
+            return;
+        }
+        self.touched.push(index);
+    }
+
+    pub(super) fn received(&mut self, index: usize, result: Result<Done, Fault>, times: Times) {
+        let connection = self.connections.get_mut(index).expect("open until quiet");
+        match result {
+            Ok(Done::Received { bytes, received }) if 0 < received => {
+                self.measures.meter.traffic.bytes_in += received as u64;
+                connection.received(bytes, times.now, (self.settings.stamp)());
+            }
+            Ok(_) => connection.receive_ended(),
+            Err(_) => {
+                connection.receive_ended();
+                connection.break_off();
+            }
+        }
+        self.touched.push(index);
+    }
+
+    /// Clients have taken replies, or will take none any more.
+    pub(super) fn sent(&mut self, index: usize, well: bool) {
+        let connection = self.connections.get_mut(index).expect("open until quiet");
+        let now = (self.settings.stamp)();
+        let sent = connection.sent(well, &mut self.budget);
+        self.measures.meter.traffic.bytes_out += sent.bytes as u64;
+        for mut measured in sent.answered {
+            measured.stamps.end(RequestStage::Respond, now);
+            self.measures.ended(&measured, sent.client_id, &self.image);
+        }
+        self.touched.push(index);
+    }
+
+    /// Takes whole requests off the received bytes, and tells how many. A busy connection leaves
+    /// the rest for the next turn, so that it does not hold up the others.
+    pub(super) fn take_requests(&mut self, times: Times) -> usize {
+        let mut requests = 0;
+        let touched = std::mem::take(&mut self.touched);
+        for &index in &touched {
+            for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
+                if self.held_back || REQUESTS_UNDER_WAY_MAX <= self.jobs.len() {
+                    break;
+                }
+                let Some(connection) = self.connections.get_mut(index) else { break };
+                match connection.take_frame() {
+                    Taken::Frame(frame) => {
+                        requests += 1;
+                        let slot = connection.open_slot(frame.len(), &mut self.budget);
+                        let mut measured = connection.begin_request(frame.len());
+                        measured.stamps.end(RequestStage::Receive, (self.settings.stamp)());
+                        if let Err(error) = self.dispatch(slot, measured, frame, times) {
+                            self.refuse(index, &error);
+                            break;
+                        }
+                    }
+                    Taken::Nothing => break,
+                    Taken::Broken(error) => {
+                        self.refuse(index, &error);
+                        break;
+                    }
+                }
+            }
+        }
+        // Jobs answered at once have touched their connections again.
+        self.touched.extend(touched);
+        requests
+    }
+
+    /// The client's bytes cannot be answered: it is not listened to any more.
+    fn refuse(&mut self, index: usize, error: &dyn std::fmt::Display) {
+        let connection = &mut self.connections[index];
+        tracing::warn!(client = %connection.client, %error, "connection closed");
+        connection.break_off();
+    }
+
+    /// Fills the slot of a request; no parts mean that the client expects no reply.
+    pub(crate) fn reply(&mut self, slot: ReplySlot, measured: Measured, parts: Vec<Bytes>) {
+        let ReplySlot { connection: id, number } = slot;
+        let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
+        let Some(connection) = connection else { return };
+        if parts.is_empty() {
+            // Nothing is sent at whose end it would be counted.
+            let client_id = connection.client_id.as_deref().unwrap_or_default();
+            self.measures.ended(&measured, client_id, &self.image);
+        }
+        connection.fill_slot(number, parts, measured, &mut self.budget);
+        self.touched.push(slot.connection.index);
+    }
+
+    /// Remembers what a client calls itself, for those who look at slow requests.
+    pub(crate) fn note_client_id(&mut self, slot: ReplySlot, client_id: Option<&str>) {
+        if let Some(connection) = self.connection_mut(slot.connection)
+            && connection.client_id.is_none()
+        {
+            let name = client_id.unwrap_or_default();
+            connection.client_id =
+                Some(name[..name.floor_char_boundary(CLIENT_ID_BYTES_KEPT)].into());
+        }
+    }
+
+    /// Ends a connection because of what one of its requests led to (acks=0 that failed).
+    pub(crate) fn break_off(&mut self, slot: ReplySlot) {
+        if let Some(connection) = self.connection_mut(slot.connection) {
+            connection.break_off();
+            self.touched.push(slot.connection.index);
+        }
+    }
+
+    /// Sends what is ready, closes what is done, reads where there is room.
+    pub(super) fn serve_connections<E: Edge<Message = Message>>(
+        &mut self,
+        now: Instant,
+        edge: &mut E,
+    ) {
+        let mut touched = std::mem::take(&mut self.touched);
+        if self.budget.take_freed() {
+            touched.append(&mut self.stalled);
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for index in touched {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            if let Some(parts) = connection.next_send() {
+                let socket = connection.socket;
+                edge.submit(token(TokenKind::Send, index), Op::Send { socket, parts });
+            }
+            if connection.should_close() {
+                self.close(index, edge);
+                continue;
+            }
+            if connection.has_frame() {
+                // Its turn comes again with the next one.
+                self.touched.push(index);
+                continue;
+            }
+            match connection.next_receive(&mut self.budget, now) {
+                Receive::Into(into) => {
+                    let socket = connection.socket;
+                    edge.submit(token(TokenKind::Receive, index), Op::Receive { socket, into });
+                }
+                Receive::Stalled => self.stalled.push(index),
+                Receive::Nothing => {}
+            }
+        }
+    }
+
+    fn close<E: Edge<Message = Message>>(&mut self, index: usize, edge: &mut E) {
+        let connection = &mut self.connections[index];
+        let socket = connection.socket;
+        if connection.begin_close() {
+            edge.submit(token(TokenKind::Close, index), Op::CloseSocket { socket });
+        }
+    }
+
+    pub(super) fn close_idle<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
+        let Some(limit) = self.settings.config.connection_idle else { return };
+        let idle: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.is_idle() && limit <= times.now.since(c.last_active))
+            .map(|(index, _)| index)
+            .collect();
+        for index in idle {
+            self.close(index, edge);
+        }
+    }
+
+    pub(super) fn close_overdue<E: Edge<Message = Message>>(&mut self, now: Instant, edge: &mut E) {
+        let Some(limit) = self.settings.config.request_receive else { return };
+        let overdue = self.connections.iter().filter(|(_, c)| c.is_request_overdue(now, limit));
+        let overdue: Vec<usize> = overdue.map(|(index, _)| index).collect();
+        for index in overdue {
+            let client = self.connections[index].client;
+            let limit_ms = limit.as_millis() as u64;
+            tracing::warn!(%client, limit_ms, "connection closed: a request came too slowly");
+            self.close(index, edge);
+        }
+    }
+}
