@@ -83,6 +83,14 @@ impl Admin {
         &self.address
     }
 
+    /// Whether the broker runs where we run, so that what was measured here holds for it: its
+    /// address is one of the loopback interface.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        let Ok(mut found) = self.address.to_socket_addrs() else { return false };
+        found.all(|address| address.ip().to_canonical().is_loopback())
+    }
+
     /// Where the time of requests went, and how busy each shard is.
     pub fn latency(&self) -> Result<LatencyDocument, AdminError> {
         self.document("/latency", LATENCY_SCHEMA, |document: &LatencyDocument| &document.schema)
@@ -240,6 +248,17 @@ pub(crate) mod tests {
             assert_eq!(admin.latency().unwrap().schema, LATENCY_SCHEMA);
         }
         server.join().unwrap();
+    }
+
+    /// Limits of this machine say nothing of another one.
+    #[test]
+    fn a_broker_on_loopback_is_here() {
+        for here in ["127.0.0.1:9644", "[::1]:9644", "http://127.8.9.1:1/", "localhost:9644"] {
+            assert!(Admin::at(here).is_here(), "{here}");
+        }
+        for elsewhere in ["10.0.0.1:9644", "[2001:db8::1]:9644", "no address"] {
+            assert!(!Admin::at(elsewhere).is_here(), "{elsewhere}");
+        }
     }
 
     /// What is not the document is told as such, with the reason.

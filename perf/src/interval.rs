@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 
 use crate::document::{LatencyDocument, ShardFigures, StageFigures};
 use crate::hlog::{LogError, decode_histogram};
+use crate::machine::share::Flow;
 
 /// The time between two readings, all counts as differences.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +87,22 @@ impl Between {
     /// A figure of all shards added up.
     pub fn sum(&self, figure: impl Fn(&ShardBetween) -> f64) -> f64 {
         self.shards.iter().map(figure).sum()
+    }
+
+    /// What there is a most of: the rates to be put beside this machine's limits.
+    #[must_use]
+    pub fn flows(&self) -> Vec<(Flow, f64)> {
+        let busiest = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max);
+        let mut mesh = self.shards.iter().flat_map(|shard| &shard.mesh).map(|(_, sent)| *sent);
+        let mut received = self.shards.iter().map(|shard| shard.bytes_in);
+        vec![
+            (Flow::DiskWrites, self.sum(|shard| shard.disk_written)),
+            (Flow::DiskReads, self.sum(|shard| shard.disk_read)),
+            (Flow::BytesIn, self.sum(|shard| shard.bytes_in)),
+            (Flow::BytesOut, self.sum(|shard| shard.bytes_out)),
+            (Flow::MeshMessages, busiest(&mut mesh)),
+            (Flow::Checksums, busiest(&mut received)),
+        ]
     }
 
     /// Requests of a kind per second.
@@ -227,6 +244,10 @@ pub(crate) mod tests {
         let shard = &between.shards[0];
         assert!((shard.busy - 0.5).abs() < 1e-9 && (shard.bytes_in - 1e7).abs() < 1e-3);
         assert_eq!(shard.mesh, [(1, 70.0)]);
+        let flow = |wanted| between.flows().into_iter().find(|(flow, _)| *flow == wanted);
+        assert_eq!(flow(Flow::BytesIn), Some((Flow::BytesIn, 2e7)), "of both shards");
+        assert_eq!(flow(Flow::Checksums), Some((Flow::Checksums, 1e7)), "of one core");
+        assert_eq!(flow(Flow::MeshMessages), Some((Flow::MeshMessages, 70.0)), "of one queue");
         let total = between.stage("produce.total").unwrap();
         assert_eq!(total.len(), 400, "two hundred on each shard");
         assert!((between.requests("produce") - 200.0).abs() < 1e-9);

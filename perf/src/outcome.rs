@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::hlog::Log;
+use crate::machine::share::Share;
 
 /// The schema of [`Outcome`].
 pub const RESULT_SCHEMA: &str = "tidemill.result/1";
@@ -45,6 +46,9 @@ pub struct Outcome {
     /// Single figures.
     #[serde(default)]
     pub figures: Vec<Figure>,
+    /// Rates beside the most this machine was measured to do; empty if nothing was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// Figures over time.
     #[serde(default)]
     pub series: Vec<Series>,

@@ -12,6 +12,7 @@ use crate::admin::{Admin, AdminError};
 use crate::document::LatencyDocument;
 use crate::hlog::{LogError, Writer};
 use crate::interval::Between;
+use crate::machine::limits::Limits;
 use crate::outcome::{Figure, Outcome, Series};
 
 /// A recording under way.
@@ -124,8 +125,9 @@ impl<W: Write> Recording<W> {
         Ok(())
     }
 
-    /// Ends the log; the result that stands beside it.
-    pub fn finish(mut self) -> Result<(W, Outcome), RecordError> {
+    /// Ends the log; the result that stands beside it, with the rates beside the limits of the
+    /// broker's machine.
+    pub fn finish(mut self, limits: &Limits) -> Result<(W, Outcome), RecordError> {
         self.log.flush()?;
         self.outcome.seconds = self.offset.as_secs_f64();
         if let Some(whole) = Between::new(&self.first, &self.last)? {
@@ -142,6 +144,7 @@ impl<W: Write> Recording<W> {
             }
             let stalls: u64 = whole.shards.iter().map(|shard| shard.stalls).sum();
             figure("stalls", stalls as f64, "");
+            self.outcome.shares = limits.shares(&whole.flows());
         }
         Ok((self.log.into_inner(), self.outcome))
     }
@@ -167,7 +170,7 @@ mod tests {
         let mut recording = Recording::begin(&admin, Vec::new()).unwrap();
         assert!(recording.step(&admin).unwrap().is_some());
         assert!(recording.step(&admin).unwrap().is_some());
-        let (bytes, outcome) = recording.finish().unwrap();
+        let (bytes, outcome) = recording.finish(&Limits::default()).unwrap();
         server.join().unwrap();
 
         let log = Log::read(bytes.as_slice()).unwrap();
@@ -193,7 +196,7 @@ mod tests {
         let mut recording = Recording::begin(&admin, Vec::new()).unwrap();
         assert!(recording.step(&admin).unwrap().is_none());
         assert!(recording.step(&admin).unwrap().is_some());
-        let (bytes, outcome) = recording.finish().unwrap();
+        let (bytes, outcome) = recording.finish(&Limits::default()).unwrap();
         server.join().unwrap();
         assert!(outcome.notes.iter().any(|note| note.contains("started anew")));
         let log = Log::read(bytes.as_slice()).unwrap();

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tidemill_perf::admin::Admin;
 use tidemill_perf::diff::{Comparison, Condition};
+use tidemill_perf::machine::limits::Limits;
 use tidemill_perf::outcome::{Environment, Found, ResultDir, find};
 use tidemill_perf::record::Recording;
 use tidemill_perf::report::Report;
@@ -74,9 +75,33 @@ struct AdminAddress {
     /// Seconds between two readings.
     #[arg(long = "every", value_name = "SECONDS", default_value_t = 1.0)]
     every: f64,
+    /// What the broker's machine can do at most, as `tidemill perf disk --keep FILE` and the like
+    /// wrote it; by default what was kept here, if the broker is on this machine.
+    #[arg(long, value_name = "FILE")]
+    limits: Option<PathBuf>,
 }
 
 impl AdminAddress {
+    /// The limits that its rates are set beside; none of them if none were measured.
+    fn limits(&self, admin: &Admin) -> Result<Limits, Failure> {
+        if let Some(file) = &self.limits {
+            if !file.is_file() {
+                let line = format!("there is no file of limits {}", file.display());
+                return Err(Failure::new(line).fix("tidemill perf disk --keep FILE writes one"));
+            }
+            return Limits::read(file)
+                .map_err(|error| Failure::new("cannot read the limits").because(error));
+        }
+        if !admin.is_here() {
+            return Ok(Limits::default());
+        }
+        Ok(Limits::usual().unwrap_or_else(|error| {
+            // Nobody asked for them: what was asked for goes on.
+            eprintln!("tidemill: the limits measured before cannot be read: {error}");
+            Limits::default()
+        }))
+    }
+
     fn every(&self) -> Result<Duration, Failure> {
         positive("--every", self.every)
     }
@@ -147,6 +172,7 @@ impl Record {
             signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|e| failed(&e))?;
         }
         let admin = Admin::at(&self.admin.address);
+        let limits = self.admin.limits(&admin)?;
         // Asked before anything is written: a broker that is not there leaves no directory behind.
         admin.latency().map_err(|error| unanswered(&error))?;
         let dir = ResultDir::create(&self.dir).map_err(|e| failed(&e))?;
@@ -164,7 +190,7 @@ impl Record {
                 break;
             }
         }
-        let (_, outcome) = recording.finish().map_err(|error| failed(&error))?;
+        let (_, outcome) = recording.finish(&limits).map_err(|error| failed(&error))?;
         let seconds = outcome.seconds;
         dir.write(&environment, &outcome).map_err(|e| failed(&e))?;
         let dir = self.dir.display();

@@ -13,6 +13,12 @@ use crate::stage::{Kind, Stage, Stamps};
 /// One thing to do again and again: how many bytes each moves, and doing it.
 type Work = (&'static str, u64, Box<dyn FnMut()>);
 
+/// The names of its cases.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    works().into_iter().map(|(name, ..)| name).collect()
+}
+
 /// Measures in so much time altogether, on the calling thread.
 pub fn measure(whole: Duration, watch: Watcher<'_>) -> Vec<Measured> {
     let time = Timetable::of(whole);

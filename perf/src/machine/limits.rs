@@ -146,20 +146,6 @@ impl Limits {
         fs::write(&fresh, text)?;
         fs::rename(&fresh, path)
     }
-
-    /// What a case found.
-    #[must_use]
-    pub fn case(&self, probe: Probe, name: &str) -> Option<&CaseLimits> {
-        self.probes.get(probe.name())?.cases.iter().find(|case| case.name == name)
-    }
-
-    /// The most bytes per second of any case of a probe whose name begins with `prefix`.
-    #[must_use]
-    pub fn most_bytes(&self, probe: Probe, prefix: &str) -> Option<f64> {
-        let cases = self.probes.get(probe.name())?.cases.iter();
-        let rates = cases.filter(|case| case.name.starts_with(prefix)).map(|c| c.bytes_per_second);
-        rates.reduce(f64::max)
-    }
 }
 
 #[cfg(test)]
@@ -194,8 +180,8 @@ mod tests {
         again.replace(Probe::Net, "loopback", &[measured("echo", 0), measured("stream", 8000)]);
         again.write(&path).unwrap();
         let both = Limits::read(&path).unwrap();
-        assert_eq!(both.case(Probe::Disk, "durable write").unwrap().bytes_per_second, 1000.0);
-        assert_eq!(both.most_bytes(Probe::Net, "str"), Some(4000.0));
+        assert_eq!(both.probes["disk"].cases[0].bytes_per_second, 1000.0);
+        assert_eq!(both.probes["net"].cases[1].bytes_per_second, 4000.0);
         fs::write(&path, "schema = \"tidemill.limits/9\"\n").unwrap();
         assert!(Limits::read(&path).unwrap_err().to_string().contains("limits/9"));
         fs::remove_dir_all(&dir).unwrap();

@@ -19,12 +19,16 @@ use crate::counts::empty;
 /// Messages under way at once, one case each.
 const DEPTHS: [usize; 3] = [1, 16, 256];
 
+/// The names of its cases.
+pub fn names() -> impl Iterator<Item = String> {
+    DEPTHS.into_iter().map(|depth| format!("round trip x {depth}"))
+}
+
 /// Measures in so much time altogether.
 pub fn measure(whole: Duration, watch: Watcher<'_>) -> io::Result<Vec<Measured>> {
     let time = Timetable::of(whole);
     let mut done = Vec::new();
-    for depth in DEPTHS {
-        let name = format!("round trip x {depth}");
+    for (depth, name) in DEPTHS.into_iter().zip(names()) {
         watch(Step::Runs(&name, time.share()));
         let duration = whole / DEPTHS.len() as u32;
         let (report, reports) = channel();

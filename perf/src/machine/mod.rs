@@ -1,7 +1,7 @@
 //! What this machine can do at most: programs of our own on the same ring, sockets and mesh that
 //! the broker uses, and nothing else. A figure of the broker beside them is a share of the limit.
 //!
-//! The results are kept in a TOML file ([`limits`]), so that others may print percentages.
+//! The results are kept in a TOML file ([`limits`]); beside them a rate is a percentage ([`share`]).
 //!
 //! Start reading at [`Probe`].
 
@@ -10,6 +10,7 @@ pub mod disk;
 pub mod limits;
 pub mod mesh;
 pub mod net;
+pub mod share;
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -40,6 +40,11 @@ const CASES: [Case; 4] = [
     Case { name: "stream 1 MiB x 1", message_bytes: 1 << 20, connections: 1, echo: false },
 ];
 
+/// The names of its cases.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
 /// Measures in so much time altogether.
 pub fn measure(whole: Duration, watch: Watcher<'_>) -> io::Result<Vec<Measured>> {
     let time = Timetable::of(whole);

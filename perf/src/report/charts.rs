@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use super::Curve;
 use super::canvas::{Anchor, CHAR_WIDTH, COLOURS, Canvas, LINE_HEIGHT, SHADES};
 use super::scale::{Axis, LogAxis, round_up};
+use crate::machine::share::{Share, percent};
 use crate::outcome::Series;
 use crate::units;
 
@@ -230,6 +231,35 @@ pub(super) fn waterfall(width: f64, stages: &[Curve], total: &Histogram<u64>) ->
     let at = if narrow { left } else { x.to + 10.0 };
     canvas.words("b", (at, top + 13.0), Anchor::Start, &words);
     canvas.finish(top + LINE_HEIGHT + 9.0, "where the mean request spends its time")
+}
+
+/// Rates as parts of the most there can be of them.
+pub(super) fn shares(width: f64, shares: &[Share]) -> String {
+    let mut canvas = Canvas::new(width);
+    let longest = shares.iter().map(|share| share.name.chars().count()).max().unwrap_or(0);
+    let left = longest as f64 * CHAR_WIDTH + 14.0;
+    let narrow = width < NARROW;
+    let room = if narrow { 56.0 } else { 400.0 };
+    let row = if narrow { 2.0 * LINE_HEIGHT + 6.0 } else { LINE_HEIGHT + 9.0 };
+    let x = Axis { low: 0.0, high: 1.0, from: left, to: width - room };
+    for (i, share) in shares.iter().enumerate() {
+        let top = 6.0 + i as f64 * row;
+        canvas.rect("track", (left, top), (x.to - left, LINE_HEIGHT));
+        let filled = (x.at(share.ratio()) - left).max(1.5);
+        canvas.rect("f0", (left, top), (filled, LINE_HEIGHT));
+        canvas.words("s", (left - 8.0, top + 13.0), Anchor::End, &share.name);
+        let beside = x.to + 48.0;
+        canvas.words("b", (beside, top + 13.0), Anchor::End, &percent(share.ratio()));
+        let rate = units::figure(share.rate, &share.unit);
+        let most = units::figure(share.most, &share.unit);
+        let (words, at) = if narrow {
+            (format!("{rate} of {most}"), (left, top + LINE_HEIGHT + 13.0))
+        } else {
+            (format!("{rate} of {most} ({})", share.case), (beside + 10.0, top + 13.0))
+        };
+        canvas.words("t", at, Anchor::Start, &words);
+    }
+    canvas.finish(6.0 + shares.len() as f64 * row, "shares of what this machine can do")
 }
 
 /// One strip for each series, from 0 to 1: how busy each shard is.

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use crate::histogram::{QUANTILES, to_hgrm};
 use crate::hlog::LogError;
+use crate::machine::share::Share;
 use crate::outcome::{Environment, Found, Outcome};
 use canvas::STYLE;
 use charts::Columns;
@@ -109,6 +110,7 @@ impl Report {
             title: &self.title,
             seconds: self.seconds,
             tags: self.tags.iter().map(|(tag, whole, _)| (tag.as_str(), row(whole))).collect(),
+            shares: self.shares().iter().map(|s| (s.name.as_str(), s.ratio())).collect(),
         };
         serde_json::to_string_pretty(&summary).expect("names and numbers are JSON")
     }
@@ -138,7 +140,15 @@ impl Report {
             }
         }
         out.push('\n');
+        for share in self.shares() {
+            let _ = writeln!(out, "{}", share.to_text());
+        }
         out
+    }
+
+    /// What was used of what the machine can do.
+    fn shares(&self) -> &[Share] {
+        self.outcome.as_ref().map_or(&[], |outcome| &outcome.shares)
     }
 
     /// What there is to tell of a run without latencies.
@@ -243,6 +253,9 @@ struct Summary<'a> {
     title: &'a str,
     seconds: f64,
     tags: BTreeMap<&'a str, BTreeMap<&'static str, f64>>,
+    /// Of what this machine can do at most, by what it is: 0.34 is 34 %.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    shares: BTreeMap<&'a str, f64>,
 }
 
 /// Nanoseconds by quantile, with the count; only quantiles that enough samples tell of.
@@ -296,6 +309,15 @@ mod tests {
             outcome.add(f64::from(second + 1), Series::busy("shard 0"), 0.4);
             outcome.add(f64::from(second + 1), Series::new("throughput", "in", "B/s"), 1e6);
         }
+        outcome.shares.push(Share {
+            name: "disk writes".to_owned(),
+            rate: 5e8,
+            unit: "B/s".to_owned(),
+            most: 2e9,
+            case: "disk: write 1 MiB x 4".to_owned(),
+            place: "ext4 on /dev/vda".to_owned(),
+            measured_unix_ms: 1_700_000_000_000,
+        });
         let log = Log::read(log.into_inner().as_slice()).unwrap();
         Found { environment: Some(Environment::default()), outcome: Some(outcome), log }
     }
@@ -325,6 +347,21 @@ mod tests {
         assert_eq!(total["count"], 10_000.0);
         assert!(total["p99.9"].is_f64() && total["p99.99"].is_null());
         assert!(report.to_text().contains("produce.durable"));
+    }
+
+    /// What was used of the machine's limits stands on the page, in the text and in the JSON, with
+    /// the limit, where it was found and when.
+    #[test]
+    fn shares_of_the_limits_are_told() {
+        let report = Report::of(found()).unwrap();
+        let html = report.to_html();
+        for words in ["25 %", "500 MB/s of 2 GB/s", "2023-11-14 22:13:20 UTC on ext4 on /dev/vda"] {
+            assert!(html.contains(words), "{words}");
+        }
+        let line = "disk writes: 25 % of 2 GB/s (disk: write 1 MiB x 4)";
+        assert!(report.to_text().contains(line));
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["shares"]["disk writes"], 0.25);
     }
 
     /// Every file of a report is written.

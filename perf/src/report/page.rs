@@ -52,6 +52,9 @@ pub(super) fn page(report: &Report) -> String {
         tiles(&mut out, outcome);
     }
     summary(&mut out, report);
+    if let Some(outcome) = &report.outcome {
+        shares(&mut out, outcome);
+    }
     for group in report.groups() {
         section(&mut out, &group, report.groups().len());
     }
@@ -141,6 +144,27 @@ fn summary(out: &mut String, report: &Report) {
         "</table></div><p class=\"soft\">– : fewer than ten samples lie above; \
          the value would be chance.</p>\n",
     );
+}
+
+/// How much of what the machine can do was used, and what the limits are.
+fn shares(out: &mut String, outcome: &Outcome) {
+    if outcome.shares.is_empty() {
+        return;
+    }
+    out.push_str("<h2>Share of what this machine can do</h2>");
+    drawing(out, |width| charts::shares(width, &outcome.shares));
+    out.push_str("<p class=\"soft\">");
+    let mut told: Vec<&str> = Vec::new();
+    for share in &outcome.shares {
+        let probe = share.case.split(':').next().unwrap_or_default();
+        if !told.contains(&probe) {
+            told.push(probe);
+            let measured = utc(share.measured_unix_ms as f64 / 1000.0);
+            let line = format!("{probe}: measured {measured} on {}. ", share.place);
+            out.push_str(&escaped(&line));
+        }
+    }
+    out.push_str("Both are of this machine; programs that do nothing else set the limits.</p>\n");
 }
 
 /// A drawing, wide and narrow.
