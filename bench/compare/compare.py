@@ -10,6 +10,9 @@ out, so that nobody pays for another's writes. For each workload the systems tak
 again. Each run has a topic of its own, which is verified to the last record and then deleted. A
 run that lost, duplicated or damaged a record counts as failed, whatever its speed.
 
+What the disk can do at most is measured first, by `tidemill perf disk`, so that rates can be told as a
+share of it. Every process may open as many descriptors as the machine allows: 10,000 partitions want them.
+
 Results lie in DIR, one file for each run: what is there is not measured again (--fresh begins anew).
 """
 
@@ -18,12 +21,14 @@ import html
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 SYSTEMS = [
@@ -32,6 +37,8 @@ SYSTEMS = [
     ("kafka-sync", "Kafka 4.3.1, synced", "log.flush.interval.messages=1"),
 ]
 LARGE = ["produce", "--rate", "max", "--batch-bytes", "65536", "--value-bytes", "1024"]
+# A broker whose directory is larger still deletes what a run left.
+DATA_BYTES_LEFT = 2 << 30
 SMALL = ["produce", "--rate", "max", "--batch-bytes", "250", "--value-bytes", "100", "--in-flight", "1"]
 E2E = ["e2e", "--partitions", "16", "--connections", "4", "--value-bytes", "1024", "--linger", "1"]
 
@@ -75,6 +82,17 @@ WORKLOADS = [
 ]
 
 
+def bytes_below(directory):
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(place, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # deleted while we look
+    return total
+
+
 class Broker:
     """One system: started, frozen, thawed, stopped. Only what was started here is ever signalled."""
 
@@ -103,6 +121,8 @@ class Broker:
             "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
             # It is frozen for minutes; its own controller must not take that for its death.
             "broker.session.timeout.ms": "3600000",
+            # What is deleted goes at once, as with the others; a minute later is another's run.
+            "log.segment.delete.delay.ms": "1000",
         }
         if self.kind == "kafka-sync":
             settings["log.flush.interval.messages"] = "1"
@@ -134,6 +154,12 @@ class Broker:
         subprocess.run([os.environ["BENCH_BIN"], *LARGE, "--partitions", "4", "--connections", "4", "--fan-out", "1",
                         "--broker", f"127.0.0.1:{self.port}", "--topic", "warm-up", "--seconds", str(seconds),
                         "--delete-topic"], capture_output=True)
+
+    def wait_until_deleted(self):
+        """Until a deleted topic has left the disk: else the next run would share it."""
+        deadline = time.monotonic() + 60
+        while DATA_BYTES_LEFT < bytes_below(self.directory / "data") and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def freeze(self):
         self.process.send_signal(signal.SIGSTOP)
@@ -167,6 +193,20 @@ class Comparison:
         self.repetitions = options.repetitions or (2 if options.quick else 3)
         self.until = time.monotonic() + options.budget if options.budget else None
         self.brokers = {}
+        self.limits = self.results / "limits.toml"
+
+    def disk_limit(self):
+        """MB/s that the disk writes at most, in large blocks past the page cache."""
+        if not self.limits.exists():
+            return None
+        cases = tomllib.loads(self.limits.read_text())["disk"]["case"]
+        return max(case["bytes_per_second"] for case in cases if "write" in case["name"]) / 1e6
+
+    def measure_disk(self):
+        if not self.limits.exists():
+            os.sync()
+            subprocess.run([os.environ["TIDEMILL_BIN"], "perf", "disk", "--dir", str(self.dir), "--keep",
+                            str(self.limits), "--seconds", "10"], check=True, stdout=subprocess.DEVNULL)
 
     def file(self, workload, kind, repetition):
         return self.results / f"{workload.name}.{kind}.{repetition}.json"
@@ -180,6 +220,7 @@ class Comparison:
         if self.options.quick:
             # All workloads once before any of them twice: a short time then leaves no gaps.
             rounds = [(w, n) for n in range(self.repetitions) for w in self.workloads]
+        self.measure_disk()
         try:
             for workload, repetition in rounds:
                 for kind, title, _ in SYSTEMS:
@@ -224,6 +265,7 @@ class Comparison:
         if workload.share:
             command += ["--rate", str(self.rate(workload))]
         ended = subprocess.run(command, capture_output=True, text=True)
+        broker.wait_until_deleted()
         broker.freeze()
         found = json.loads(ended.stdout) if ended.stdout.strip() else {"clean": False}
         found["exit"], found["command"], found["said"] = ended.returncode, command[1:], ended.stderr[-2000:]
@@ -234,7 +276,7 @@ class Comparison:
               flush=True)
 
 
-def figures(runs):
+def figures(runs, disk_limit=None):
     """The medians of clean runs; none if there are none."""
     runs = [run for run in runs if run.get("clean") and run.get("exit") == 0]
     if not runs:
@@ -253,12 +295,16 @@ def figures(runs):
         return median(of)
     moved = lambda run: run["produced_bytes"] + run["fetched_bytes"]
     records = lambda run: run["produced_records"] + run["fetched_records"]
+    rate = lambda run: run["produced_bytes"] / run["seconds"] / 1e6
+    rates = [rate(run) for run in runs]
     return {
         "runs": len(runs),
-        "rate": median(lambda run: run["produced_bytes"] / run["seconds"] / 1e6),
+        "rate": median(rate),
+        # Half the way from the lowest to the highest, in percent of the median.
+        "noise": (max(rates) - min(rates)) / 2 / median(rate) * 100 if 1 < len(runs) and median(rate) else None,
+        "disk": median(rate) / disk_limit * 100 if disk_limit else None,
         "read": median(lambda run: run["fetched_bytes"] / run["seconds"] / 1e6),
         "records": median(lambda run: run["produced_records"] / run["seconds"]),
-        "spread": [f(run["produced_bytes"] / run["seconds"] / 1e6 for run in runs) for f in (min, max)],
         "gb": median(lambda run: run["broker_cpu_seconds"] / moved(run) * 1e9 if moved(run) else None),
         "million": median(lambda run: run["broker_cpu_seconds"] / records(run) * 1e6 if records(run) else None),
         "rss": median(lambda run: run["broker_resident_bytes"] / 1e6),
@@ -268,7 +314,7 @@ def figures(runs):
 
 
 COLUMNS = [
-    ("rate", "produced MB/s", True), ("records", "records/s", True), ("read", "read MB/s", True),
+    ("rate", "produced MB/s", True), ("noise", "± %", None), ("disk", "% of disk", None), ("records", "records/s", True), ("read", "read MB/s", True),
     ("gb", "CPU s/GB", False), ("million", "CPU s/M records", False), ("p50", "p50 ms", False),
     ("p99", "p99 ms", False), ("p99.9", "p99.9 ms", False), ("p99.99", "p99.99 ms", False), ("rss", "memory MB", False),
 ]
@@ -296,13 +342,16 @@ def facts(comparison):
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), machine(), f"commit {commit.stdout.strip()}", *java,
         f"{comparison.repetitions} repetitions of {comparison.seconds} s after 1 s of warm-up, medians",
         "generator and broker share the machine; the generator verifies every record",
+        f"up to {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} descriptors each",
+        *([f"the disk writes at most {limit:,.0f} MB/s (tidemill perf disk)"] if (limit := comparison.disk_limit()) else []),
+        "± %: half the way from the lowest to the highest repetition",
     ]
 
 
 def table(comparison):
     """(title, note, rows): a row is a name and its cells, ratios of Tidemill to the others last."""
     for workload in comparison.workloads:
-        found = {kind: figures(comparison.read(workload, kind)) for kind, _, _ in SYSTEMS}
+        found = {kind: figures(comparison.read(workload, kind), comparison.disk_limit()) for kind, _, _ in SYSTEMS}
         rows = []
         for kind, title, words in SYSTEMS:
             of = found[kind]
@@ -316,7 +365,8 @@ def table(comparison):
         for kind, title, _ in SYSTEMS[1:]:
             theirs = found[kind]
             if ours and theirs:
-                ratio = [f"{ours[key] / theirs[key]:.2f}×" if ours[key] and theirs[key] else "–" for key, _, _ in COLUMNS]
+                ratio = [f"{ours[key] / theirs[key]:.2f}×" if better is not None and ours[key] and theirs[key] else "–"
+                         for key, _, better in COLUMNS]
                 rows.append((f"Tidemill / {title}", ratio))
         note = ""
         if workload.share:
@@ -382,6 +432,17 @@ def page(comparison):
     return "\n".join(out) + "\n"
 
 
+def raise_descriptor_limit():
+    """Kafka holds several files open for each partition. What it may have is told in the report."""
+    most = int(Path("/proc/sys/fs/nr_open").read_text())
+    for wanted in (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return
+        except (ValueError, PermissionError):
+            continue
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="the repository")
@@ -399,6 +460,7 @@ def main():
         options.budget = 440
     # Whoever ends this must not leave frozen brokers behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
+    raise_descriptor_limit()
     comparison = Comparison(options)
     comparison.measure()
     for name, text in [("report.md", markdown(comparison)), ("report.html", page(comparison))]:

@@ -13,6 +13,9 @@ use tidemill_client::{Address, Admin, ErrorKind, Isolation, NewTopic, Start, Top
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The most partitions made by one request; Kafka's controller refuses 10,000 at once.
+const PARTITIONS_AT_ONCE: i32 = 5_000;
+
 /// A topic, ready for a run.
 #[derive(Clone, Debug)]
 pub struct Topic {
@@ -56,7 +59,8 @@ pub fn prepare(bootstrap: &str, name: &str, making: &Making) -> io::Result<Topic
 
 fn create(admin: &mut Admin, name: &str, making: &Making) -> io::Result<()> {
     let count = i32::try_from(making.partitions).map_err(io::Error::other)?;
-    let mut topic = NewTopic::new(name).partitions(count);
+    let mut made = count.min(PARTITIONS_AT_ONCE);
+    let mut topic = NewTopic::new(name).partitions(made);
     if let Some(replicas) = making.replicas {
         topic = topic.replicas(replicas);
     }
@@ -64,10 +68,17 @@ fn create(admin: &mut Admin, name: &str, making: &Making) -> io::Result<()> {
         topic = topic.config(name, value);
     }
     match admin.create_topic(&topic) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => Ok(()),
-        Err(error) => Err(io::Error::other(error)),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => {
+            return Ok(());
+        }
+        Err(error) => return Err(io::Error::other(error)),
     }
+    while made < count {
+        made = count.min(made + PARTITIONS_AT_ONCE);
+        admin.create_partitions(name, made).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 fn look(admin: &mut Admin, name: &str) -> io::Result<Topic> {

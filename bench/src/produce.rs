@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,7 +85,13 @@ pub struct Producing {
 impl Producing {
     /// For these partitions; their producers are numbered from `first_producer` on.
     #[must_use]
-    pub fn new(partitions: &[i32], first_producer: u32, shape: Shape, arrivals: Arrivals) -> Self {
+    pub fn new(
+        partitions: &[i32],
+        first_producer: u32,
+        shape: Shape,
+        pool: Arc<[u8]>,
+        arrivals: Arrivals,
+    ) -> Self {
         let stream = |(nth, partition): (usize, &i32)| Stream {
             partition: *partition,
             producer: first_producer + nth as u32,
@@ -99,7 +106,7 @@ impl Producing {
         };
         Self {
             streams: partitions.iter().enumerate().map(stream).collect(),
-            values: Values::new(shape, u64::from(first_producer) + 1),
+            values: Values::new(shape, pool, u64::from(first_producer) + 1),
             codec: shape.codec,
             is_closed_loop: arrivals.next_due().is_none(),
             is_keyed: shape.keys.is_some(),

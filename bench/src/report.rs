@@ -46,7 +46,18 @@ impl Report {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let Verdict { lost, behind, .. } = self.verdict;
-        self.ends.faults == 0 && self.ends.unanswered == 0 && lost == 0 && behind == 0
+        self.ends.faults == 0
+            && self.ends.unanswered == 0
+            && lost == 0
+            && behind == 0
+            && !self.is_idle()
+    }
+
+    /// Whether a load was to be put on, and nothing of it was answered within the window.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let Tally { acked_records, read_records, .. } = self.tally;
+        0 < self.settings.producers && acked_records == 0 && read_records == 0
     }
 
     /// Whether the load generator, not the broker, sets the figures; why.
@@ -79,6 +90,9 @@ impl Report {
             remarks.push(
                 "closed loop: latencies are those of a full queue, not of a given load".to_owned(),
             );
+        }
+        if self.is_idle() {
+            remarks.push("nothing was answered within the window: there are no figures".to_owned());
         }
         let Tally { held_back, .. } = self.tally;
         if 0 < held_back {

@@ -26,7 +26,7 @@ use crate::tally::{Ends, News, Tally};
 use crate::usage::Usage;
 use crate::verdict::Verdict;
 use crate::watch::{Moment, Watch};
-use crate::workload::Shape;
+use crate::workload::{Shape, pool};
 
 /// Who reads.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +80,11 @@ pub struct Settings {
     pub until_caught_up: bool,
 }
 
-/// Time between the beginning of a run and its first request, for the shards to start.
+/// Time between the beginning of a run and its first request, for the shards to start …
 const PREPARATION: Duration = Duration::from_millis(100);
+
+/// … and for each of their connections to be told what to do.
+const PREPARATION_EACH: Duration = Duration::from_micros(200);
 
 /// How often the broker is looked at.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -129,7 +132,8 @@ struct Measured {
 
 fn execute(settings: &Settings, run: u64, watch: &mut Watch) -> io::Result<Measured> {
     let streams = Streams::connect(settings)?;
-    let start = clock::monotonic().after(PREPARATION);
+    let preparation = PREPARATION + PREPARATION_EACH * streams.count();
+    let start = clock::monotonic().after(preparation);
     let measure_from = start.after(settings.warm_up);
     let plan = Plan {
         run,
@@ -140,7 +144,7 @@ fn execute(settings: &Settings, run: u64, watch: &mut Watch) -> io::Result<Measu
         batch_bytes: settings.batch_bytes,
         linger: settings.linger,
         start,
-        start_unix_ms: clock::wall_clock_ms() + PREPARATION.as_millis() as i64,
+        start_unix_ms: clock::wall_clock_ms() + preparation.as_millis() as i64,
         measure_from,
         end: measure_from.after(settings.duration),
         drain: settings.drain,
@@ -264,13 +268,19 @@ impl Streams {
         Ok(Self { producers, readers })
     }
 
+    fn count(&self) -> u32 {
+        (self.producers.len() + self.readers.len()) as u32
+    }
+
     fn into_members(self, settings: &Settings, plan: &Plan) -> Vec<Member> {
         let mut members = Vec::new();
         let connections = self.producers.len();
         let mut first_producer = 0;
+        let pool = pool(&settings.shape);
         for (nth, (stream, partitions)) in self.producers.into_iter().enumerate() {
             let arrivals = Arrivals::new(plan.start, settings.arrival, nth, connections);
-            let producing = Producing::new(&partitions, first_producer, settings.shape, arrivals);
+            let (shape, pool) = (settings.shape, Arc::clone(&pool));
+            let producing = Producing::new(&partitions, first_producer, shape, pool, arrivals);
             first_producer += partitions.len() as u32;
             members.push(Member { stream, part: Part::Produce(Box::new(producing)) });
         }

@@ -37,7 +37,7 @@ use tidemill_runtime::ring::{RingConfig, RingEdge};
 use tidemill_runtime::shard::{ShardPlan, run_shards};
 use tidemill_runtime::socket;
 
-use crate::workload::{Identity, Shape, Values};
+use crate::workload::{Identity, Shape, Values, pool};
 
 const REQUEST_BYTES_MAX: usize = 128 << 20;
 const RECEIVE_ROOM: usize = 64 * 1024;
@@ -99,7 +99,8 @@ pub fn serve(
 
 /// The batches that are given to whoever fetches, where nothing is kept.
 fn constant_records(fetch_bytes: usize) -> Bytes {
-    let mut values = Values::new(Shape::of_bytes(1024), 0);
+    let shape = Shape::of_bytes(1024);
+    let mut values = Values::new(shape, pool(&shape), 0);
     let mut builder = BatchBuilder::new(Codec::None);
     for sequence in 0..60 {
         let identity = Identity { run: 0, producer: 0, sequence, due: Instant::default() };

@@ -193,13 +193,13 @@ fn identity_of(value: &[u8]) -> Result<Option<Identity>, String> {
 #[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
-    use crate::workload::{Shape, Values};
+    use crate::workload::{Shape, Values, pool};
     use tidemill_record::{BatchBuilder, Codec, LeaderEpoch, Offset, Timestamp, stamp};
 
     const RECORDS: u64 = 9;
 
     fn log(batches: u64, shape: Shape) -> Vec<Vec<u8>> {
-        let mut values = Values::new(shape, 1);
+        let mut values = Values::new(shape, pool(&shape), 1);
         let mut batch = |nth: u64| {
             let mut builder = BatchBuilder::new(shape.codec);
             for sequence in nth * RECORDS..(nth + 1) * RECORDS {

@@ -8,6 +8,8 @@
 //! into one partition; its sequences go up by one from zero. `due` is when the record was to be
 //! sent, in nanoseconds of this machine's monotonic clock. [`crate::verify`] reads what this writes.
 
+use std::sync::Arc;
+
 use tidemill_record::Codec;
 use tidemill_runtime::edge::Instant;
 
@@ -75,19 +77,17 @@ pub struct Values {
     value: Vec<u8>,
     key: Vec<u8>,
     /// Bytes of chance that fillers are cut from, if values are to differ.
-    pool: Vec<u8>,
+    pool: Arc<[u8]>,
     chance: Chance,
 }
 
 impl Values {
-    /// Makes them in this shape.
+    /// Makes them in this shape, from the [`pool`] of it, which thousands of connections share.
     #[must_use]
-    pub fn new(shape: Shape, seed: u64) -> Self {
-        let mut chance = Chance::new(seed);
+    pub fn new(shape: Shape, pool: Arc<[u8]>, seed: u64) -> Self {
+        let chance = Chance::new(seed);
         let mut value = MAGIC.to_vec();
         value.resize(shape.value_bytes_max.max(VALUE_BYTES_MIN), b'.');
-        let pool_bytes = POOL_BYTES.max(shape.value_bytes_max) + POOL_BYTES;
-        let pool: Vec<u8> = (0..pool_bytes).map(|_| chance.next_u64() as u8).collect();
         let random = random_bytes(&shape, value.len());
         value[VALUE_BYTES_MIN..VALUE_BYTES_MIN + random].copy_from_slice(&pool[..random]);
         Self { shape, value, key: Vec::new(), pool, chance }
@@ -125,6 +125,14 @@ impl Values {
         self.next_key(partition);
         (self.shape.keys.is_some().then_some(&self.key[..]), &self.value[..size])
     }
+}
+
+/// Bytes of chance, enough to cut any value of this shape from.
+#[must_use]
+pub fn pool(shape: &Shape) -> Arc<[u8]> {
+    let mut chance = Chance::new(1);
+    let bytes = POOL_BYTES.max(shape.value_bytes_max) + POOL_BYTES;
+    (0..bytes).map(|_| chance.next_u64() as u8).collect()
 }
 
 fn random_bytes(shape: &Shape, size: usize) -> usize {

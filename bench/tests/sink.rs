@@ -169,6 +169,16 @@ fn a_faulty_broker_is_found_out() {
     }
 }
 
+/// A run whose window was over before anything was answered has no figures, and says so: 2,000
+/// connections once took longer to make ready than three seconds, and the run was called clean.
+#[test]
+fn a_window_without_an_answer_is_no_result() {
+    let duration = Duration::from_nanos(1);
+    let report = report(&Settings { duration, ..settings(forgetful()) });
+    assert!(!report.is_clean() && report.is_idle(), "{}", report.to_text());
+    assert!(report.to_text().contains("nothing was answered"), "{}", report.to_text());
+}
+
 /// An objective that is out of reach is missed, one that is easy is met.
 #[test]
 fn objectives_are_judged() {
