@@ -12,7 +12,7 @@ pub mod edge;
 pub mod fault;
 mod flight;
 pub mod kernel;
-mod mesh;
+pub mod mesh;
 pub mod preflight;
 mod receive_buffers;
 pub mod ring;

@@ -2,7 +2,7 @@
 //!
 //! A send never blocks: a full queue hands the message back. Messages of a pair arrive once and
 //! in order. Neighbours that sleep are woken once per turn, however many messages they get (see
-//! [`crate::doorbell`]). What threads outside the shards post goes through a small locked inbox:
+//! `doorbell.rs`). What threads outside the shards post goes through a small locked inbox:
 //! it carries commands, not load.
 
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use crate::edge::ShardId;
 pub const OUTSIDE: ShardId = ShardId(u16::MAX);
 
 /// One shard's ends of all its queues.
-pub(crate) struct MeshPort<M> {
+pub struct MeshPort<M> {
     me: usize,
     to: Vec<Option<Producer<M>>>,
     from: Vec<Option<Consumer<M>>>,
@@ -77,6 +77,13 @@ pub(crate) struct MeshOutside<M> {
     pub(crate) inboxes: Vec<Arc<Inbox<M>>>,
 }
 
+/// The ends of two shards' queues without the shards, to be measured or tried in one thread.
+pub fn pair<M>(capacity: usize) -> io::Result<(MeshPort<M>, MeshPort<M>)> {
+    let (ports, _) = weave(2, capacity)?;
+    let [first, second] = <[_; 2]>::try_from(ports).ok().expect("two were asked for");
+    Ok((first, second))
+}
+
 /// Queues of `capacity` messages between all of `shards` shards, and inboxes of the same size.
 pub(crate) fn weave<M>(
     shards: usize,
@@ -112,7 +119,8 @@ pub(crate) fn weave<M>(
 }
 
 impl<M> MeshPort<M> {
-    pub(crate) fn send(&mut self, to: ShardId, message: M) -> Result<(), M> {
+    /// Posts a message; a full queue hands it back.
+    pub fn send(&mut self, to: ShardId, message: M) -> Result<(), M> {
         let to = usize::from(to.0);
         let queue = self.to[to].as_mut().expect("a shard does not send to itself");
         queue.push(message).map_err(|PushError::Full(message)| message)?;
@@ -122,7 +130,8 @@ impl<M> MeshPort<M> {
         Ok(())
     }
 
-    pub(crate) fn poll(&mut self) -> Option<(ShardId, M)> {
+    /// The next message for this shard, and from whom it is. All senders have their turns.
+    pub fn poll(&mut self) -> Option<(ShardId, M)> {
         for _ in 0..self.from.len() {
             let from = self.next_from;
             self.next_from = (from + 1) % self.from.len();
@@ -135,7 +144,7 @@ impl<M> MeshPort<M> {
 
     /// A neighbour that got messages since the last call, that sleeps, and that this shard has
     /// to wake. To be asked until it says `None`, at the end of a turn.
-    pub(crate) fn next_to_wake(&mut self) -> Option<usize> {
+    pub fn next_to_wake(&mut self) -> Option<usize> {
         while let Some(to) = self.unannounced.pop() {
             if self.doorbells[to].sleep.claim_wake() {
                 return Some(to);
