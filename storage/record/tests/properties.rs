@@ -6,7 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 use tidemill_record::{
     Batch, BatchBuilder, Codec, Contents, Header, Limits, Offset, Producer, ProducerEpoch,
-    ProducerId, Sequence, Timestamp, TopicId, stamp, validate,
+    ProducerId, Sequence, Timestamp, TopicId, checksum, stamp, validate,
 };
 
 #[path = "../fuzz/check.rs"]
@@ -115,6 +115,18 @@ proptest! {
             bytes[position] = byte;
         }
         check::check(&bytes);
+    }
+
+    /// However bytes are cut into pieces, the pieces' checksums give that of the whole.
+    #[test]
+    fn checksums_of_pieces_give_that_of_the_whole(
+        pieces in vec(vec(any::<u8>(), 0..2000), 0..8),
+    ) {
+        let whole = pieces.concat();
+        let combined = pieces.iter().fold(checksum::crc32c(b""), |crc, piece| {
+            checksum::combine(crc, checksum::crc32c(piece), piece.len())
+        });
+        prop_assert_eq!(combined, checksum::crc32c(&whole));
     }
 
     /// Sequences wrap to 0 after 2^31 − 1, wherever one starts and however far one goes.
