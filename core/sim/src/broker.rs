@@ -42,6 +42,16 @@ impl Broker {
         Self { config, segment_bytes, storage, notices: None, serving: false, failure: None }
     }
 
+    /// A broker with the usual budgets and limits.
+    #[must_use]
+    pub fn usual() -> Self {
+        let mut config = Config::of_defaults();
+        config.data_dir = "/".into();
+        config.auto_create_topics = false;
+        let (segment_bytes, storage) = (1 << 30, StorageConfig::default());
+        Self { config, segment_bytes, storage, notices: None, serving: false, failure: None }
+    }
+
     fn hear(&mut self) {
         for notice in self.notices.iter().flat_map(Receiver::try_iter) {
             match notice {

@@ -14,6 +14,7 @@ pub mod network;
 
 pub mod broker;
 pub mod run;
+pub mod steady;
 pub mod workload;
 
 pub mod checker;

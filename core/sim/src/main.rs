@@ -6,6 +6,7 @@
 //! cargo sim 42 --dump DIR             the same, and copies what is on the disk in the end
 //! cargo sim --count 500 --start 1000  runs the seeds from 1000 to 1499
 //! cargo sim --planted                 makes each mistake there is to plant, until it is caught
+//! cargo sim --steady produce 20000    a steady load instead, to count instructions by
 //! ```
 //!
 //! A failure prints the one command that repeats it; the exit code is then 1.
@@ -23,6 +24,7 @@ use std::time::Instant;
 use sim::broker::Broker;
 use sim::disk::PlantedInDisk;
 use sim::run::{Outcome, Plan, run_with};
+use sim::steady::{self, Load};
 use sim::trace::Trace;
 use sim::workload::Workload;
 use sim::world::World;
@@ -30,7 +32,8 @@ use tidemill_storage::mistake::{Mistake, plant};
 
 const USAGE: &str = "usage: cargo sim SEED [--trace] [--dump DIR] [--plant MISTAKE]
        cargo sim --count N [--start SEED] [--plant MISTAKE]
-       cargo sim --planted [--count N] [--start SEED]";
+       cargo sim --planted [--count N] [--start SEED]
+       cargo sim --steady produce|fetch|follow REQUESTS";
 
 /// So many seeds are tried at most until a planted mistake is caught.
 const PLANTED_SEEDS_MAX: u64 = 5_000;
@@ -45,12 +48,15 @@ struct Request {
     planted: Option<Planted>,
     /// Whether every mistake is to be planted in turn, until it is caught.
     all_planted: bool,
+    /// A steady load, and so many requests of it.
+    steady: Option<(Load, u64)>,
 }
 
 impl Default for Request {
     fn default() -> Self {
         let (trace, all_planted) = (false, false);
-        Self { start: 0, count: 1, trace, dump: None, planted: None, all_planted }
+        let (dump, planted, steady) = (None, None, None);
+        Self { start: 0, count: 1, trace, dump, planted, all_planted, steady }
     }
 }
 
@@ -74,6 +80,10 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         LAST_PANIC.set(panic.to_string());
     }));
+    if let Some((load, requests)) = request.steady {
+        println!("{} requests answered", steady::run(load, requests));
+        return ExitCode::SUCCESS;
+    }
     let failures = match (request.all_planted, request.count) {
         (true, _) => run_planted(&request),
         (false, 1) => run_one(&request),
@@ -98,6 +108,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
             "--planted" => {
                 request.all_planted = true;
                 request.count = PLANTED_SEEDS_MAX;
+            }
+            "--steady" => {
+                let name = value()?;
+                let load = Load::named(&name).ok_or(format!("{name} is no load"))?;
+                request.steady = Some((load, number(&value()?)?));
             }
             "--plant" => request.planted = Some(mistake(&value()?)?),
             seed => request.start = number(seed)?,

@@ -39,11 +39,13 @@ pub struct NetworkFaults {
     pub resets: u32,
     /// The longest ordinary delay of a piece.
     pub delay_max: Duration,
+    /// Not badly at all: what is sent at once arrives in one piece.
+    pub whole: bool,
 }
 
 impl Default for NetworkFaults {
     fn default() -> Self {
-        Self { resets: 0, delay_max: Duration::from_micros(500) }
+        Self { resets: 0, delay_max: Duration::from_micros(500), whole: false }
     }
 }
 
@@ -160,16 +162,20 @@ impl Stream {
         &mut self,
         now: Instant,
         delay: Duration,
+        whole: bool,
         random: &mut Random,
     ) -> Option<(Instant, Piece)> {
-        let free = self.window.saturating_sub(self.in_transit + self.arrived_bytes);
+        let window = if whole { usize::MAX } else { self.window };
+        let free = window.saturating_sub(self.in_transit + self.arrived_bytes);
         let piece = match self.unsent.front_mut() {
             // As TCP does, wait for a window worth using (RFC 9293, 3.8.6.2.1).
-            Some(first) if free < first.len().min(self.window / 4) => return None,
+            Some(first) if free < first.len().min(window / 4) => return None,
             Some(first) => {
                 // Large sends go in larger pieces: a run must not be all network.
                 let most = first.len().min(free).min(self.piece_max.max(first.len() / 16));
-                let size = if random.happens(200_000) {
+                let size = if whole {
+                    first.len()
+                } else if random.happens(200_000) {
                     random.between(1, most as u64) as usize
                 } else {
                     most
@@ -535,13 +541,14 @@ impl Network {
     }
 
     fn pump_up(&mut self, id: ConnectionId, agenda: &mut Agenda<Event>) {
+        let whole = self.faults.whole;
         loop {
             let delay = self.delay();
             let Some(connection) = self.connections.get_mut(&id) else { return };
             if connection.broken {
                 return;
             }
-            match connection.up.next_piece(agenda.now(), delay, &mut self.random) {
+            match connection.up.next_piece(agenda.now(), delay, whole, &mut self.random) {
                 Some((at, piece)) => agenda.plan(at, Event::Net(NetEvent::Up(id, piece))),
                 None => return,
             }
@@ -549,6 +556,7 @@ impl Network {
     }
 
     fn pump_down(&mut self, id: ConnectionId, agenda: &mut Agenda<Event>) {
+        let whole = self.faults.whole;
         loop {
             let delay = self.delay();
             let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -561,7 +569,7 @@ impl Network {
                 }
                 return;
             }
-            match connection.down.next_piece(agenda.now(), delay, &mut self.random) {
+            match connection.down.next_piece(agenda.now(), delay, whole, &mut self.random) {
                 Some((at, piece)) => agenda.plan(at, Event::Net(NetEvent::Down(id, piece))),
                 None => break,
             }
