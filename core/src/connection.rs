@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::frame::{self, FrameError};
+use tidemill_perf::Stage as RequestStage;
 use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
 
 use crate::budget::Budget;
@@ -64,20 +65,28 @@ pub struct Connection {
     frame_claim: usize,
     /// Since when the rest of a request is being waited for.
     frame_since: Option<Instant>,
+    /// In the order of the requests; the replies of the first `leaving` of them are being sent.
     slots: VecDeque<Slot>,
     first_slot: u64,
+    leaving: usize,
     ready_bytes: usize,
     receiving: bool,
     sending: usize,
-    /// The requests whose replies are being sent.
-    sending_for: Vec<Measured>,
     stage: Stage,
 }
 
-enum Slot {
+/// A request, until its reply has left.
+struct Slot {
+    measured: Measured,
+    reply: Reply,
+}
+
+enum Reply {
     /// With the bytes its request holds of the budget.
     Working(usize),
-    Ready(Vec<Bytes>, Measured),
+    Ready(Vec<Bytes>),
+    /// The socket is taking it.
+    Leaving,
     /// acks=0: nothing is sent.
     Silent,
 }
@@ -115,17 +124,6 @@ pub enum Taken {
     Broken(FrameError),
 }
 
-/// What a send that has ended has brought about.
-#[derive(Debug)]
-pub struct Sent<'a> {
-    /// So many bytes were taken.
-    pub bytes: usize,
-    /// What the client calls itself.
-    pub client_id: &'a str,
-    /// The requests that are answered.
-    pub answered: std::vec::Drain<'a, Measured>,
-}
-
 impl Connection {
     /// A connection that has just been accepted.
     pub fn new(
@@ -150,10 +148,10 @@ impl Connection {
             frame_since: None,
             slots: VecDeque::new(),
             first_slot: 0,
+            leaving: 0,
             ready_bytes: 0,
             receiving: false,
             sending: 0,
-            sending_for: Vec::new(),
             stage: Stage::Open,
         }
     }
@@ -177,7 +175,7 @@ impl Connection {
         };
         let missing = size.saturating_sub(self.incoming.len());
         if missing <= RECEIVE_BYTES_MAX {
-            let holds_some = !self.slots.is_empty() || 0 < self.ready_bytes;
+            let holds_some = 0 < self.slots_open() || 0 < self.ready_bytes;
             if holds_some && !budget.has_room() && self.incoming.is_empty() {
                 return Receive::Stalled;
             }
@@ -239,8 +237,14 @@ impl Connection {
         }
     }
 
-    /// Opens the slot for the reply to a request of `request_bytes`.
-    pub fn open_slot(&mut self, request_bytes: usize, budget: &mut Budget) -> ReplySlot {
+    /// Opens the slot for the reply to a request of `request_bytes` that was just taken, at this
+    /// stamp: it began when its first byte arrived.
+    pub fn open_slot(
+        &mut self,
+        request_bytes: usize,
+        stamp: u64,
+        budget: &mut Budget,
+    ) -> ReplySlot {
         // A large request has claimed its bytes before they came.
         let held = match std::mem::take(&mut self.frame_claim) {
             0 => {
@@ -250,78 +254,110 @@ impl Connection {
             claimed => claimed,
         };
         let number = self.first_slot + self.slots.len() as u64;
-        self.slots.push_back(Slot::Working(held));
+        // What lies behind it arrived with its last byte.
+        let began_at = std::mem::replace(&mut self.began_at, self.received_at);
+        let mut measured = Measured::begin(began_at, request_bytes as u32);
+        measured.stamps.end(RequestStage::Receive, stamp);
+        self.slots.push_back(Slot { measured, reply: Reply::Working(held) });
         ReplySlot { connection: self.id, number }
     }
 
-    /// A request that was just taken: it began when its first byte arrived.
-    pub fn begin_request(&mut self, size_bytes: usize) -> Measured {
-        // What lies behind it arrived with its last byte.
-        let began_at = std::mem::replace(&mut self.began_at, self.received_at);
-        Measured { size_bytes: size_bytes as u32, ..Measured::begin(began_at) }
+    /// What is measured of the request whose reply goes into this slot, until that has left; and
+    /// what its client calls itself.
+    #[inline]
+    pub fn measured(&mut self, number: u64) -> Option<(&mut Measured, &str)> {
+        let index = number.checked_sub(self.first_slot)?;
+        let slot = self.slots.get_mut(index as usize)?;
+        Some((&mut slot.measured, self.client_id.as_deref().unwrap_or_default()))
     }
 
     /// Fills a slot; an empty reply means that the client expects none.
     ///
     /// The request's bytes are given back to the budget, the reply's taken until it is sent.
-    pub fn fill_slot(
-        &mut self,
-        number: u64,
-        parts: Vec<Bytes>,
-        measured: Measured,
-        budget: &mut Budget,
-    ) {
+    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>, budget: &mut Budget) {
         let index = (number - self.first_slot) as usize;
         let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
-        let Slot::Working(held) = slot else { unreachable!("a request is answered once") };
+        let Reply::Working(held) = slot.reply else { unreachable!("a request is answered once") };
         let reply_bytes: usize = parts.iter().map(Bytes::len).sum();
-        budget.release_request(*held);
+        budget.release_request(held);
         budget.take_reply(reply_bytes);
         self.ready_bytes += reply_bytes;
-        *slot = if parts.is_empty() { Slot::Silent } else { Slot::Ready(parts, measured) };
+        slot.reply = if parts.is_empty() { Reply::Silent } else { Reply::Ready(parts) };
     }
 
     /// What to send next: all replies at the front that are ready. At most one send at a time.
     pub fn next_send(&mut self) -> Option<Vec<Bytes>> {
-        if 0 < self.sending || matches!(self.stage, Stage::Broken | Stage::Closing) {
+        if 0 < self.leaving || matches!(self.stage, Stage::Broken | Stage::Closing) {
             return None;
         }
         let mut parts = Vec::new();
-        while let Some(Slot::Ready(..) | Slot::Silent) = self.slots.front() {
-            if let Some(Slot::Ready(reply, measured)) = self.slots.pop_front() {
-                parts.extend(reply);
-                self.sending_for.push(measured);
+        for slot in &mut self.slots {
+            match &mut slot.reply {
+                Reply::Working(_) => break,
+                Reply::Leaving => unreachable!("one send at a time"),
+                Reply::Silent => {}
+                Reply::Ready(reply) => {
+                    // Mostly there is one.
+                    match parts.is_empty() {
+                        true => parts = std::mem::take(reply),
+                        false => parts.append(reply),
+                    }
+                    slot.reply = Reply::Leaving;
+                }
             }
-            self.first_slot += 1;
+            self.leaving += 1;
         }
         if parts.is_empty() {
+            self.close_slots();
             return None;
         }
         self.sending = parts.iter().map(Bytes::len).sum();
         Some(parts)
     }
 
-    /// The send has ended. Returns the requests that are thereby answered.
-    pub fn sent(&mut self, well: bool, budget: &mut Budget) -> Sent<'_> {
+    /// The send has ended. If it went well, `answered` takes what was measured of each request
+    /// that is answered by it, and the name of the client. Tells how many bytes were taken.
+    pub fn sent(
+        &mut self,
+        well: bool,
+        budget: &mut Budget,
+        mut answered: impl FnMut(&mut Measured, &str),
+    ) -> usize {
         let bytes = std::mem::take(&mut self.sending);
         budget.release_reply(bytes);
         self.ready_bytes -= bytes;
         if !well {
             self.drain();
+            self.close_slots();
             // Nobody takes replies any more.
             self.slots.iter_mut().for_each(|slot| {
-                if let Slot::Ready(..) = slot {
-                    *slot = Slot::Silent;
+                if let Reply::Ready(_) = slot.reply {
+                    slot.reply = Reply::Silent;
                 }
             });
-            self.sending_for.clear();
+            return 0;
         }
         let client_id = self.client_id.as_deref().unwrap_or_default();
-        Sent {
-            bytes: if well { bytes } else { 0 },
-            client_id,
-            answered: self.sending_for.drain(..),
+        for slot in self.slots.iter_mut().take(self.leaving) {
+            if let Reply::Leaving = slot.reply {
+                answered(&mut slot.measured, client_id);
+            }
         }
+        self.close_slots();
+        bytes
+    }
+
+    /// Closes the slots of the replies that were being sent.
+    fn close_slots(&mut self) {
+        for _ in 0..std::mem::take(&mut self.leaving) {
+            self.slots.pop_front();
+            self.first_slot += 1;
+        }
+    }
+
+    /// How many requests wait for their reply, beside those whose replies are being sent.
+    fn slots_open(&self) -> usize {
+        self.slots.len() - self.leaving
     }
 
     /// Reads no more requests; the connection closes when its open slots are answered.
@@ -344,16 +380,16 @@ impl Connection {
     pub fn should_close(&self) -> bool {
         match self.stage {
             Stage::Open | Stage::Closing => false,
-            Stage::Draining => self.slots.is_empty() && self.sending == 0,
+            Stage::Draining => self.slots.is_empty(),
             Stage::Broken => true,
         }
     }
 
     /// Gives back whatever this connection still holds of the budget: it is gone.
     pub fn release(&self, budget: &mut Budget) {
-        let working = self.slots.iter().map(|slot| match slot {
-            Slot::Working(held) => *held,
-            Slot::Ready(..) | Slot::Silent => 0,
+        let working = self.slots.iter().map(|slot| match slot.reply {
+            Reply::Working(held) => held,
+            Reply::Ready(_) | Reply::Leaving | Reply::Silent => 0,
         });
         budget.release_request(working.sum::<usize>() + self.frame_claim);
         budget.release_reply(self.ready_bytes);
@@ -375,7 +411,7 @@ impl Connection {
     /// Whether the client owes nothing and is owed nothing.
     pub fn is_idle(&self) -> bool {
         // Half a request or replies nobody takes are no sign of life.
-        !self.slots.iter().any(|slot| matches!(slot, Slot::Working(_)))
+        !self.slots.iter().any(|slot| matches!(slot.reply, Reply::Working(_)))
     }
 
     /// Whether a whole request is at hand, and a slot for it.
@@ -390,7 +426,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.slots.len() < REQUESTS_PER_CONNECTION_MAX
+        self.slots_open() < REQUESTS_PER_CONNECTION_MAX
             && self.ready_bytes < REPLY_BYTES_PER_CONNECTION_MAX
     }
 }
@@ -433,23 +469,13 @@ mod tests {
     #[test]
     fn replies_leave_in_the_order_of_their_requests() {
         let mut connection = connection();
-        let first = connection.open_slot(0, &mut budget());
-        let second = connection.open_slot(0, &mut budget());
+        let first = connection.open_slot(0, 0, &mut budget());
+        let second = connection.open_slot(0, 0, &mut budget());
 
-        connection.fill_slot(
-            second.number,
-            vec![Bytes::from_static(b"second")],
-            Measured::begin(0),
-            &mut budget(),
-        );
+        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")], &mut budget());
         assert_eq!(connection.next_send(), None, "the first reply is still missing");
 
-        connection.fill_slot(
-            first.number,
-            vec![Bytes::from_static(b"first")],
-            Measured::begin(0),
-            &mut budget(),
-        );
+        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")], &mut budget());
         let parts = connection.next_send().unwrap();
         assert_eq!(parts, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
     }
@@ -458,16 +484,43 @@ mod tests {
     #[test]
     fn a_silent_slot_lets_the_next_reply_pass() {
         let mut connection = connection();
-        let silent = connection.open_slot(0, &mut budget());
-        let loud = connection.open_slot(0, &mut budget());
-        connection.fill_slot(
-            loud.number,
-            vec![Bytes::from_static(b"loud")],
-            Measured::begin(0),
-            &mut budget(),
-        );
-        connection.fill_slot(silent.number, Vec::new(), Measured::begin(0), &mut budget());
+        let silent = connection.open_slot(0, 0, &mut budget());
+        let loud = connection.open_slot(0, 0, &mut budget());
+        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")], &mut budget());
+        connection.fill_slot(silent.number, Vec::new(), &mut budget());
         assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
+    }
+
+    /// What was measured of a request is told once, when its reply has left, with its own stages;
+    /// of a silent one, and of replies that nobody took, nothing is told.
+    #[test]
+    fn each_request_that_is_answered_is_told_once() {
+        let mut connection = connection();
+        let open = |connection: &mut Connection, size| {
+            let slot = connection.open_slot(size, 0, &mut budget());
+            connection.measured(slot.number).unwrap().0.stamps.end(RequestStage::Work, 1600);
+            slot.number
+        };
+        let send = |connection: &mut Connection, well| {
+            let mut told = Vec::new();
+            connection.next_send().unwrap();
+            connection.sent(well, &mut full_budget(), |measured, _| {
+                assert_eq!(measured.stamps.ticks(RequestStage::Work), 1600);
+                told.push(measured.size_bytes);
+            });
+            told
+        };
+        let reply = || vec![Bytes::from_static(b"x")];
+        let numbers: Vec<u64> = (1..=4).map(|size| open(&mut connection, size)).collect();
+        connection.fill_slot(numbers[0], reply(), &mut full_budget());
+        connection.fill_slot(numbers[1], Vec::new(), &mut full_budget());
+        connection.fill_slot(numbers[2], reply(), &mut full_budget());
+        assert_eq!(send(&mut connection, true), [1, 3]);
+        assert!(connection.measured(numbers[2]).is_none(), "it has left");
+
+        connection.fill_slot(numbers[3], reply(), &mut full_budget());
+        assert!(send(&mut connection, false).is_empty());
+        assert!(connection.should_close());
     }
 
     /// A client that asks without taking answers stops being read instead of filling memory.
@@ -475,21 +528,16 @@ mod tests {
     fn with_all_slots_open_the_socket_is_not_read() {
         let mut connection = connection();
         let slots: Vec<_> = (0..REQUESTS_PER_CONNECTION_MAX)
-            .map(|_| connection.open_slot(0, &mut budget()))
+            .map(|_| connection.open_slot(0, 0, &mut budget()))
             .collect();
         assert!(matches!(
             connection.next_receive(&mut budget(), Instant::default()),
             Receive::Nothing
         ));
 
-        connection.fill_slot(
-            slots[0].number,
-            vec![Bytes::from_static(b"x")],
-            Measured::begin(0),
-            &mut budget(),
-        );
+        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")], &mut budget());
         let _parts = connection.next_send();
-        drop(connection.sent(true, &mut full_budget()));
+        connection.sent(true, &mut full_budget(), |_, _| ());
         assert!(matches!(
             connection.next_receive(&mut budget(), Instant::default()),
             Receive::Into(_)

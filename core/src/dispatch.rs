@@ -11,7 +11,6 @@ use tidemill_perf::{Kind, Stage};
 
 use crate::api::ReplyForm;
 use crate::connection::ReplySlot;
-use crate::measure::Measured;
 use crate::partition::Times;
 use crate::shard::Shard;
 
@@ -49,7 +48,6 @@ impl Shard {
     pub(crate) fn dispatch(
         &mut self,
         slot: ReplySlot,
-        mut measured: Measured,
         frame: BytesMut,
         times: Times,
     ) -> Result<(), DispatchError> {
@@ -62,20 +60,20 @@ impl Shard {
             }) => {
                 let mut out = BytesMut::new();
                 api_versions::encode_unsupported_version(&mut out, correlation_id);
-                self.reply(slot, measured, vec![out.freeze()]);
+                self.reply(slot, None, vec![out.freeze()]);
                 return Ok(());
             }
             Err(error) => return Err(DispatchError::Header(error)),
         };
         let RequestHeader { api_key, version, correlation_id, client_id, body_start } = header;
         self.measures.asked_for(api_key);
-        self.note_client_id(slot, client_id);
-        measured.stamps.set_kind(match api_key {
+        let kind = match api_key {
             ApiKey::Produce => Kind::Produce,
             ApiKey::Fetch => Kind::Fetch,
             _ => Kind::Other,
-        });
-        let mut reply = ReplyForm { slot, version, correlation_id, measured };
+        };
+        self.note_request(slot, kind, client_id);
+        let reply = ReplyForm { slot, version, correlation_id };
         if api_key == ApiKey::Produce {
             let body = split_body(frame, body_start);
             return self.handle_produce(reply, body, times).map_err(|error| DispatchError::Body {
@@ -86,7 +84,9 @@ impl Shard {
         }
         let request = AnyRequest::parse(api_key, version, &frame[body_start..])
             .map_err(|error| DispatchError::Body { api_key, version, error })?;
-        reply.measured.stamps.end(Stage::Decode, (self.settings.stamp)());
+        if kind == Kind::Other {
+            self.stage_ended(slot, Stage::Decode);
+        }
         self.route(reply, request, times);
         Ok(())
     }

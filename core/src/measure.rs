@@ -1,8 +1,8 @@
 //! What a shard measures of itself, and how it tells.
 //!
-//! Each request carries its [`Measured`]: stamps, and what it was about, so that the slowest can be
-//! named. At its end the shard's own [`Meter`] takes it, without atomics,
-//! locks or allocation. Whoever wants to know posts a [`Question`] from outside and is handed
+//! Each request has its [`Measured`] in its connection's slot: stamps, and what it was about, so
+//! that the slowest can be named. It is stamped there and never moves. At its end the shard's own
+//! [`Meter`] takes it, without atomics, locks or allocation. Whoever wants to know posts a [`Question`] from outside and is handed
 //! copies; what costs time is done with them there ([`crate::admin`]).
 //!
 //! Start reading at `Shard::answer_question`.
@@ -15,12 +15,15 @@ use std::time::Duration;
 use tidemill_net::kafka::{APIS, ApiKey};
 use tidemill_perf::lateness::Lateness;
 use tidemill_perf::turn::Stall;
-use tidemill_perf::{Meter, MeterLimits, ShardReading, ShardSlow, Stamps, Whose, Work};
+use tidemill_perf::{
+    MEASURING, Meter, MeterLimits, ShardReading, ShardSlow, Stage, Stamps, Whose, Work,
+};
 use tidemill_record::{PartitionId, TopicPartition};
 use tidemill_replication::metadata::Image;
-use tidemill_runtime::clock::TickScale;
+use tidemill_runtime::clock::{StampClock, TickScale};
 use tidemill_runtime::edge::ShardId;
 
+use crate::connection::ReplySlot;
 use crate::limits::PARTITIONS_TOLD_MAX;
 use crate::partition::{Home, Times};
 use crate::placement;
@@ -40,8 +43,15 @@ const _: () = {
     }
 };
 
+/// The time in ticks, now; if anything is measured.
+#[inline]
+#[must_use]
+pub fn stamp(clock: StampClock) -> u64 {
+    if MEASURING { clock.stamp() } else { 0 }
+}
+
 /// Where the time of a request went, and what it was about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Measured {
     /// When it came, and its stages so far.
     pub stamps: Stamps,
@@ -52,10 +62,26 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// A request that begins at this stamp.
+    /// A request of this size that begins at this stamp.
+    #[inline]
     #[must_use]
-    pub fn begin(stamp: u64) -> Self {
-        Self { stamps: Stamps::begin(stamp), about: None, size_bytes: 0 }
+    pub fn begin(stamp: u64, size_bytes: u32) -> Self {
+        Self { stamps: Stamps::begin(stamp), about: None, size_bytes }
+    }
+
+    /// A request to read or to append was decoded, and its partitions were found: these.
+    #[inline]
+    pub fn note_route(
+        &mut self,
+        mut partitions: impl Iterator<Item = TopicPartition>,
+        decoded_at: u64,
+        routed_at: u64,
+    ) {
+        if MEASURING {
+            self.about = partitions.next();
+            self.stamps.end(Stage::Decode, decoded_at);
+            self.stamps.end(Stage::Route, routed_at);
+        }
     }
 
     /// Its description for people.
@@ -97,7 +123,9 @@ impl Measures {
     /// A request asks for this.
     #[inline]
     pub fn asked_for(&mut self, api: ApiKey) {
-        self.requests[api as usize] += 1;
+        if MEASURING {
+            self.requests[api as usize] += 1;
+        }
     }
 
     /// A request has been answered, or has ended without an answer being due.
@@ -233,6 +261,30 @@ pub struct PartitionState {
 }
 
 impl Shard {
+    /// The time in ticks, now.
+    #[inline]
+    pub(crate) fn stamp(&self) -> u64 {
+        stamp(self.clock)
+    }
+
+    /// A stage of a request under way ends now, if its client is still there.
+    #[inline]
+    pub(crate) fn stage_ended(&mut self, slot: ReplySlot, stage: Stage) {
+        if MEASURING {
+            let now = self.stamp();
+            if let Some(measured) = self.measured(slot) {
+                measured.stamps.end(stage, now);
+            }
+        }
+    }
+
+    /// What is measured of a request under way, if its client is still there.
+    #[inline]
+    pub(crate) fn measured(&mut self, slot: ReplySlot) -> Option<&mut Measured> {
+        let (measured, _) = self.connection_mut(slot.connection)?.measured(slot.number)?;
+        Some(measured)
+    }
+
     /// Answers a question from outside, with copies.
     pub(crate) fn answer_question(&self, question: Question, times: Times) {
         let What { reading, slowest, partitions_after } = question.what;

@@ -24,7 +24,7 @@ use tidemill_perf::Work;
 use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
 use tidemill_replication::metadata::{Configs, Image, Record};
-use tidemill_runtime::clock;
+use tidemill_runtime::clock::StampClock;
 use tidemill_runtime::edge::{Completion, Edge, Instant, ListenerId, Next, Program, ShardId};
 use tidemill_storage::Event;
 
@@ -65,7 +65,7 @@ pub struct Settings {
     /// every limit within a few megabytes.
     pub storage: tidemill_storage::Config,
     /// Reads the time in ticks, for the stages of requests.
-    pub stamp: fn() -> u64,
+    pub clock: StampClock,
     /// What the user has set of the configs that topics inherit, under Kafka's names.
     pub file_configs: Configs,
 }
@@ -86,7 +86,7 @@ impl Settings {
             endpoints,
             seed,
             storage,
-            stamp: clock::cheapest_stamp(),
+            clock: StampClock::cheapest(),
             file_configs,
         }
     }
@@ -124,6 +124,7 @@ pub struct Shard {
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
+    pub(crate) clock: StampClock,
     /// What it measures of itself.
     pub(crate) measures: Measures,
     notify: Box<dyn FnMut(Notice) + Send>,
@@ -167,8 +168,7 @@ enum Stage {
 
 impl<E: Edge<Message = Message>> Program<E> for Shard {
     fn turn(&mut self, edge: &mut E) -> Next {
-        let stamp = self.settings.stamp;
-        self.measures.meter.turn.begin(stamp());
+        self.measures.meter.turn.begin(self.stamp());
         let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
         self.measures.wall_ms = times.wall_ms;
         let mut completions = 0;
@@ -197,7 +197,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.serve_connections(times.now, edge);
         self.ran(Work::Replies, connections);
         self.step_stop(times.now);
-        self.measures.end_turn(stamp(), times, self.id);
+        self.measures.end_turn(self.stamp(), times, self.id);
         if self.stage == Stage::Stopped {
             return Next::Stop;
         }
@@ -228,6 +228,7 @@ impl Shard {
             waiting_fetches: WaitingFetches::default(),
             controller: None,
             startup,
+            clock: settings.clock,
             measures: Measures::new(&settings, id),
             notify,
             listeners,
@@ -254,7 +255,8 @@ impl Shard {
     #[inline]
     fn ran(&mut self, work: Work, items: usize) {
         if 0 < items {
-            self.measures.meter.turn.ran(work, items, (self.settings.stamp)());
+            let now = self.stamp();
+            self.measures.meter.turn.ran(work, items, now);
         }
     }
 

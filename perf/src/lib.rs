@@ -32,3 +32,7 @@ pub use meter::{Meter, MeterLimits, ShardReading, ShardSlow};
 pub use slowest::{Slowest, Whose};
 pub use stage::{Kind, Stage, Stamps};
 pub use turn::Work;
+
+/// Whether anything is measured. It always is; without, the broker is built only to find out what
+/// measuring costs (`docs/decisions/2026-11-23-what-measuring-costs.md`).
+pub const MEASURING: bool = !cfg!(feature = "unmeasured");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tidemill_runtime::clock::TickScale;
 
+use crate::MEASURING;
 use crate::document::{
     LATENCY_SCHEMA, LatencyDocument, MeshFigures, NodeLabel, PartFigures, SLOWEST_SCHEMA,
     ShardFigures, SlowFigures, SlowestDocument, StageFigures, StallFigures,
@@ -152,6 +153,9 @@ impl Meter {
         wall_ms: i64,
         describe: impl FnOnce() -> Whose,
     ) {
+        if !MEASURING {
+            return;
+        }
         self.recorder.record(stamps);
         self.slowest.offer(stamps, wall_ms, describe);
     }

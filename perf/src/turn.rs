@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tidemill_runtime::clock::TickScale;
 
+use crate::MEASURING;
+
 /// A part of a turn.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -77,14 +79,23 @@ pub struct Stall {
     pub parts: [(u64, u32); WORKS],
 }
 
-/// Watches the turns of one shard.
+/// The end of a part of a turn.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    work: Work,
+    items: u32,
+    at: u64,
+}
+
+/// Watches the turns of one shard. What its parts came to is worked out for stalls only.
 #[derive(Clone, Debug)]
 pub struct TurnWatch {
     scale: TickScale,
     limit_ticks: u64,
     begun: u64,
-    last: u64,
-    parts: [(u64, u32); WORKS],
+    /// The parts of this turn so far, and how many those are.
+    marks: [Mark; WORKS],
+    marked: usize,
     turns: u64,
     busy_ticks: u64,
     longest_ticks: u64,
@@ -100,8 +111,8 @@ impl TurnWatch {
             scale,
             limit_ticks: ticks_of(scale, limit),
             begun: 0,
-            last: 0,
-            parts: [(0, 0); WORKS],
+            marks: [Mark { work: Work::Rest, items: 0, at: 0 }; WORKS],
+            marked: 0,
             turns: 0,
             busy_ticks: 0,
             longest_ticks: 0,
@@ -114,33 +125,38 @@ impl TurnWatch {
     #[inline]
     pub fn begin(&mut self, now: u64) {
         self.begun = now;
-        self.last = now;
-        self.parts = [(0, 0); WORKS];
+        self.marked = 0;
     }
 
-    /// A part of it ends at this stamp: it did so many things. Met twice, it adds up.
+    /// A part of it ends at this stamp: it did so many things. Met twice, it adds up. After as many
+    /// as there are kinds of parts, what follows counts as the rest.
     #[inline]
     pub fn ran(&mut self, work: Work, items: usize, now: u64) {
-        let part = &mut self.parts[work as usize];
-        part.0 += now.saturating_sub(self.last);
-        part.1 = part.1.saturating_add(u32::try_from(items).unwrap_or(u32::MAX));
-        self.last = self.last.max(now);
+        if !MEASURING {
+            return;
+        }
+        if let Some(mark) = self.marks.get_mut(self.marked) {
+            *mark = Mark { work, items: items as u32, at: now };
+            self.marked += 1;
+        }
     }
 
     /// The turn ends at this stamp. A stall is returned, and kept.
     #[inline]
     pub fn end(&mut self, now: u64, wall_ms: i64) -> Option<Stall> {
-        self.ran(Work::Rest, 0, now);
-        let ticks = self.last - self.begun;
+        if !MEASURING {
+            return None;
+        }
+        let ticks = now.saturating_sub(self.begun);
         self.turns += 1;
         self.busy_ticks = self.busy_ticks.wrapping_add(ticks);
         self.longest_ticks = self.longest_ticks.max(ticks);
-        (self.limit_ticks < ticks).then(|| self.stalled(ticks, wall_ms))
+        (self.limit_ticks < ticks).then(|| self.stalled(now, ticks, wall_ms))
     }
 
     #[cold]
-    fn stalled(&mut self, ticks: u64, wall_ms: i64) -> Stall {
-        let parts = self.parts.map(|(ticks, items)| (self.scale.nanos(ticks), items));
+    fn stalled(&mut self, now: u64, ticks: u64, wall_ms: i64) -> Stall {
+        let parts = self.parts(now).map(|(ticks, items)| (self.scale.nanos(ticks), items));
         let stall = Stall { ended_unix_ms: wall_ms, turn_ns: self.scale.nanos(ticks), parts };
         self.stalls += 1;
         if self.latest.len() == STALLS_KEPT {
@@ -148,6 +164,21 @@ impl TurnWatch {
         }
         self.latest.push_back(stall);
         stall
+    }
+
+    /// Ticks and things done of each part of the turn that ends at this stamp.
+    fn parts(&self, now: u64) -> [(u64, u32); WORKS] {
+        let mut parts = [(0, 0); WORKS];
+        let rest = Mark { work: Work::Rest, items: 0, at: now };
+        let mut last = self.begun;
+        for mark in self.marks[..self.marked].iter().chain([&rest]) {
+            let part: &mut (u64, u32) = &mut parts[mark.work as usize];
+            part.0 += mark.at.saturating_sub(last);
+            part.1 = part.1.saturating_add(mark.items);
+            // Another core's counter may lag by a few ticks; time does not go back for it.
+            last = last.max(mark.at);
+        }
+        parts
     }
 
     /// The counts since the start.

@@ -53,15 +53,43 @@ pub fn stamp() -> u64 {
     monotonic().nanos
 }
 
-/// The cheapest way to take a [`stamp`] on this machine, for those who take many.
-#[must_use]
-pub fn cheapest_stamp() -> fn() -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if counter_is_steady() {
-        // SAFETY: every x86-64 processor has this counter, and Linux lets programs read it.
-        return || unsafe { std::arch::x86_64::_rdtsc() };
+/// The cheapest way to take stamps on this machine, found out once by whoever takes many.
+#[derive(Clone, Copy, Debug)]
+pub struct StampClock {
+    /// None reads the processor's counter, without a call.
+    read: Option<fn() -> u64>,
+}
+
+impl StampClock {
+    /// The clock that [`stamp`] reads.
+    #[must_use]
+    pub fn cheapest() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if counter_is_steady() {
+            return Self { read: None };
+        }
+        Self::of(stamp)
     }
-    stamp
+
+    /// Another one, for tests and simulations.
+    #[must_use]
+    pub fn of(read: fn() -> u64) -> Self {
+        Self { read: Some(read) }
+    }
+
+    /// See [`stamp`].
+    #[inline]
+    #[must_use]
+    pub fn stamp(self) -> u64 {
+        match self.read {
+            Some(read) => read(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: every x86-64 processor has this counter, and Linux lets programs read it.
+            None => unsafe { std::arch::x86_64::_rdtsc() },
+            #[cfg(not(target_arch = "x86_64"))]
+            None => stamp(),
+        }
+    }
 }
 
 /// How long a tick of [`stamp`] is.
@@ -86,6 +114,12 @@ impl TickScale {
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// How many nanoseconds a tick lasts.
+    #[must_use]
+    pub fn nanos_per_tick(self) -> f64 {
+        self.nanos_per_tick_q32 as f64 / (1u64 << 32) as f64
     }
 
     /// `ticks`, the difference of two stamps, in nanoseconds.

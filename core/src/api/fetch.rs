@@ -158,21 +158,25 @@ impl Shard {
     /// Answers a fetch request, now or when there is enough.
     pub(crate) fn handle_fetch(
         &mut self,
-        mut reply: ReplyForm,
+        reply: ReplyForm,
         request: &FetchRequest<'_>,
         times: Times,
     ) {
+        let decoded_at = self.stamp();
         let opened = match self.open_fetch_session(reply.version, request, times) {
             Ok(opened) => opened,
             Err(error) => {
                 let response = FetchResponse { error_code: error, ..FetchResponse::default() };
-                return self.reply_fetch(reply, &response);
+                return self.reply_fetch(reply, Some((Stage::Decode, decoded_at)), &response);
             }
         };
         let Opened { session_id, incremental, parts } = opened;
         let parts: Vec<Part> = parts.into_iter().map(|part| self.fetch_part(part)).collect();
-        reply.measured.about = parts.iter().find_map(|part| part.id.ok());
-        reply.measured.stamps.end(Stage::Route, (self.settings.stamp)());
+        let routed_at = self.stamp();
+        if let Some(measured) = self.measured(reply.slot) {
+            let known = parts.iter().filter_map(|part| part.id.ok());
+            measured.note_route(known, decoded_at, routed_at);
+        }
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
         let deadline = times.now.after(Duration::from_millis(wait_ms));
         let limit = u64::from(self.settings.config.fetch_bytes_max);
@@ -280,9 +284,7 @@ impl Shard {
         }
         let Some(mut left) = self.grant_round(job) else { return false };
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return true };
-        if fetch.queued.take().is_some() {
-            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
-        }
+        let (slot, has_waited) = (fetch.reply.slot, fetch.queued.take().is_some());
         fetch.watching = false;
         fetch.parts.iter_mut().filter(|part| part.stale).for_each(|part| part.answer = None);
         left = left.min(fetch.max_bytes.saturating_sub(fetch.bytes()));
@@ -299,6 +301,9 @@ impl Shard {
             })
             .collect();
         fetch.outstanding = reads.len();
+        if has_waited {
+            self.stage_ended(slot, Stage::Wait);
+        }
         for (index, id, wanted) in reads {
             let limit_bytes = u64::from(wanted.limit_bytes).min(left) as u32;
             let call = Call::Read(ReadCall {
@@ -346,8 +351,9 @@ impl Shard {
         let index = index as usize;
         if fetch.watching {
             // Also a refusal of the watch: reading again tells why.
-            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
             fetch.parts[index].stale = true;
+            let slot = fetch.reply.slot;
+            self.stage_ended(slot, Stage::Wait);
             self.unwatch(id);
             self.fetch_round(id, times);
             return;
@@ -369,7 +375,7 @@ impl Shard {
         }
         let from_disk = std::mem::take(&mut fetch.from_disk);
         let stage = if from_disk { Stage::Disk } else { Stage::Cache };
-        fetch.reply.measured.stamps.end(stage, (self.settings.stamp)());
+        let slot = fetch.reply.slot;
         // What the round did not need is given back.
         let read = fetch.bytes() as usize;
         let held = std::mem::replace(&mut fetch.held_bytes, read);
@@ -377,7 +383,10 @@ impl Shard {
             self.budget.take_reply(read);
             self.budget.release_reply(held);
         }
-        if let Some(index) = fetch.held_back() {
+        let held_back = fetch.held_back();
+        self.stage_ended(slot, stage);
+        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
+        if let Some(index) = held_back {
             fetch.parts[index].stale = true;
             fetch.forced = Some(index);
             fetch.was_forced = true;
@@ -444,7 +453,8 @@ impl Shard {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         // A round still under way ends by itself and then finds the deadline passed.
         if fetch.watching {
-            fetch.reply.measured.stamps.end(Stage::Wait, (self.settings.stamp)());
+            let slot = fetch.reply.slot;
+            self.stage_ended(slot, Stage::Wait);
             self.unwatch(job);
             return self.finish_fetch(job, times);
         }
@@ -480,14 +490,19 @@ impl Shard {
             partitions: Cow::Owned(partitions),
             ..FetchResponse::default()
         };
-        self.reply_fetch(reply, &response);
+        self.reply_fetch(reply, None, &response);
     }
 
-    fn reply_fetch(&mut self, reply: ReplyForm, response: &FetchResponse<'_>) {
+    fn reply_fetch(
+        &mut self,
+        reply: ReplyForm,
+        ended: Option<(Stage, u64)>,
+        response: &FetchResponse<'_>,
+    ) {
         let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
         let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
         response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-        self.reply(reply.slot, reply.measured, parts);
+        self.reply(reply.slot, ended, parts);
     }
 }
 

@@ -58,7 +58,8 @@ impl Shard {
         });
         let job = self.jobs.insert(Job::AutoCreate(Box::new(AutoCreate { reply, request })));
         self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
-        self.propose(job, proposal, reply.measured.size_bytes, times);
+        let request_bytes = self.measured(reply.slot).map_or(0, |measured| measured.size_bytes);
+        self.propose(job, proposal, request_bytes, times);
     }
 
     /// Names asked for that no topic has, but one could have.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::{self, ErrorCode, Message, TopicRef};
-use tidemill_perf::{Kind, Stage};
+use tidemill_perf::Stage;
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
 use tidemill_runtime::edge::Instant;
 
@@ -27,7 +27,6 @@ use crate::connection::ReplySlot;
 use crate::controller::Outcome;
 use crate::job::JobId;
 use crate::limits::REQUEST_WAIT_MS_MAX;
-use crate::measure::Measured;
 use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -41,8 +40,6 @@ pub struct ReplyForm {
     pub version: i16,
     /// The number the client gave its request.
     pub correlation_id: i32,
-    /// Where the time of the request has gone so far, and what it is about.
-    pub measured: Measured,
 }
 
 /// A request under way.
@@ -203,13 +200,10 @@ impl Shard {
         self.reply_bytes(reply, out.freeze());
     }
 
-    /// Sends encoded bytes as the reply to a request.
+    /// Sends encoded bytes as the reply to a request of no stages of its own.
     pub(crate) fn reply_bytes(&mut self, reply: ReplyForm, bytes: Bytes) {
-        let mut measured = reply.measured;
-        if measured.stamps.kind() == Kind::Other {
-            measured.stamps.end(Stage::Work, (self.settings.stamp)());
-        }
-        self.reply(reply.slot, measured, vec![bytes]);
+        let ended = (Stage::Work, self.stamp());
+        self.reply(reply.slot, Some(ended), vec![bytes]);
     }
 
     /// Finds the partition a request names.

@@ -45,13 +45,12 @@ impl Shard {
     /// Answers a produce request. `body` is the frame behind the header.
     pub(crate) fn handle_produce(
         &mut self,
-        mut reply: ReplyForm,
+        reply: ReplyForm,
         mut body: BytesMut,
         times: Times,
     ) -> Result<(), WireError> {
         let request = ProduceRequest::parse(reply.version, &body)?;
-        let stamp = self.settings.stamp;
-        reply.measured.stamps.end(Stage::Decode, stamp());
+        let decoded_at = self.stamp();
         let acks = match request.acks {
             0 => Acks::None,
             1 => Acks::Leader,
@@ -60,15 +59,18 @@ impl Shard {
                 let response = request.error_response(ErrorCode::InvalidRequiredAcks);
                 let mut out = BytesMut::new();
                 response.encode(&mut out, reply.version, reply.correlation_id);
-                self.reply_bytes(reply, out.freeze());
+                self.reply(reply.slot, Some((Stage::Decode, decoded_at)), vec![out.freeze()]);
                 return Ok(());
             }
         };
         let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
         let incoming = self.produce_targets(reply.version, &request);
 
-        reply.measured.about = incoming.iter().find_map(|i| i.target.as_ref().ok()).map(|t| t.0);
-        reply.measured.stamps.end(Stage::Route, stamp());
+        let routed_at = self.stamp();
+        if let Some(measured) = self.measured(reply.slot) {
+            let targets = incoming.iter().filter_map(|i| i.target.as_ref().ok());
+            measured.note_route(targets.map(|target| target.0), decoded_at, routed_at);
+        }
         let partitions = incoming.iter().map(|i| (i.topic.clone(), i.partition)).collect();
         let purpose = Purpose::Produce(Produce { partitions, acks });
         let job = self.jobs.insert(Job::Collect(Collect::new(reply, incoming.len(), purpose)));
@@ -102,10 +104,12 @@ impl Shard {
         for (index, error) in refused {
             self.answered(job, index, Answer::Refused { error, message: None }, times);
         }
+        // What is called is answered later; without calls the job has ended.
+        let is_under_way = !calls.is_empty();
         self.call(job, calls, times);
         // What is at home here has been appended by now; the rest counts as waiting for the disk.
-        if let Some(Job::Collect(collect)) = self.jobs.get_mut(job) {
-            collect.reply.measured.stamps.end(Stage::Append, stamp());
+        if is_under_way {
+            self.stage_ended(reply.slot, Stage::Append);
         }
         Ok(())
     }
@@ -144,13 +148,13 @@ impl Shard {
 
     pub(super) fn finish_produce(
         &mut self,
-        mut reply: ReplyForm,
+        reply: ReplyForm,
         produce: Produce,
         answers: impl Iterator<Item = Answer>,
     ) {
         // Without an answer nobody waits for the disk.
         let stage = if produce.acks == Acks::None { Stage::Append } else { Stage::Durable };
-        reply.measured.stamps.end(stage, (self.settings.stamp)());
+        let ended = Some((stage, self.stamp()));
         let mut failed = false;
         let partitions: Vec<ProducePartitionResponse<'_>> = produce
             .partitions
@@ -163,7 +167,7 @@ impl Shard {
             })
             .collect();
         if produce.acks == Acks::None {
-            self.reply(reply.slot, reply.measured, Vec::new());
+            self.reply(reply.slot, ended, Vec::new());
             if failed {
                 self.break_off(reply.slot);
             }
@@ -173,7 +177,7 @@ impl Shard {
             ProduceResponse { partitions: Cow::Owned(partitions), ..ProduceResponse::default() };
         let mut out = BytesMut::with_capacity(64 + 64 * produce.partitions.len());
         response.encode(&mut out, reply.version, reply.correlation_id);
-        self.reply_bytes(reply, out.freeze());
+        self.reply(reply.slot, ended, vec![out.freeze()]);
     }
 }
 

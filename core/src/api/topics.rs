@@ -65,7 +65,8 @@ impl Shard {
         let timed_out = Box::new(controller::refused(&proposal, ErrorCode::RequestTimedOut));
         let job = self.jobs.insert(Job::Change(Change { reply, timed_out }));
         self.jobs.set_deadline(job, deadline_of(timeout_ms, times));
-        self.propose(job, proposal, reply.measured.size_bytes, times);
+        let request_bytes = self.measured(reply.slot).map_or(0, |measured| measured.size_bytes);
+        self.propose(job, proposal, request_bytes, times);
     }
 
     /// The time a change may take is over. What was asked for may still happen, as in Kafka.

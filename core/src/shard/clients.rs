@@ -6,7 +6,7 @@
 //! Start reading at [`Shard::serve_connections`].
 
 use bytes::Bytes;
-use tidemill_perf::Stage as RequestStage;
+use tidemill_perf::{Kind, Stage as RequestStage};
 use tidemill_runtime::edge::{Done, Edge, Fault, Instant, Op};
 
 use super::{Shard, Stage};
@@ -14,7 +14,7 @@ use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
 use crate::limits::{
     CLIENT_ID_BYTES_KEPT, REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
 };
-use crate::measure::Measured;
+use crate::measure::stamp;
 use crate::message::Message;
 use crate::partition::Times;
 use crate::token::{TokenKind, token};
@@ -57,7 +57,7 @@ impl Shard {
         match result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
                 self.measures.meter.traffic.bytes_in += received as u64;
-                connection.received(bytes, times.now, (self.settings.stamp)());
+                connection.received(bytes, times.now, stamp(self.clock));
             }
             Ok(_) => connection.receive_ended(),
             Err(_) => {
@@ -70,14 +70,13 @@ impl Shard {
 
     /// Clients have taken replies, or will take none any more.
     pub(super) fn sent(&mut self, index: usize, well: bool) {
+        let now = self.stamp();
         let connection = self.connections.get_mut(index).expect("open until quiet");
-        let now = (self.settings.stamp)();
-        let sent = connection.sent(well, &mut self.budget);
-        self.measures.meter.traffic.bytes_out += sent.bytes as u64;
-        for mut measured in sent.answered {
+        let bytes = connection.sent(well, &mut self.budget, |measured, client_id| {
             measured.stamps.end(RequestStage::Respond, now);
-            self.measures.ended(&measured, sent.client_id, &self.image);
-        }
+            self.measures.ended(measured, client_id, &self.image);
+        });
+        self.measures.meter.traffic.bytes_out += bytes as u64;
         self.touched.push(index);
     }
 
@@ -95,10 +94,9 @@ impl Shard {
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
                         requests += 1;
-                        let slot = connection.open_slot(frame.len(), &mut self.budget);
-                        let mut measured = connection.begin_request(frame.len());
-                        measured.stamps.end(RequestStage::Receive, (self.settings.stamp)());
-                        if let Err(error) = self.dispatch(slot, measured, frame, times) {
+                        let now = stamp(self.clock);
+                        let slot = connection.open_slot(frame.len(), now, &mut self.budget);
+                        if let Err(error) = self.dispatch(slot, frame, times) {
                             self.refuse(index, &error);
                             break;
                         }
@@ -123,28 +121,40 @@ impl Shard {
         connection.break_off();
     }
 
-    /// Fills the slot of a request; no parts mean that the client expects no reply.
-    pub(crate) fn reply(&mut self, slot: ReplySlot, measured: Measured, parts: Vec<Bytes>) {
+    /// Fills the slot of a request; no parts mean that the client expects no reply. `ended` is the
+    /// last stage before that, and when it ended.
+    pub(crate) fn reply(
+        &mut self,
+        slot: ReplySlot,
+        ended: Option<(RequestStage, u64)>,
+        parts: Vec<Bytes>,
+    ) {
         let ReplySlot { connection: id, number } = slot;
         let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
         let Some(connection) = connection else { return };
+        let (measured, client_id) = connection.measured(number).expect("its slot is open");
+        if let Some((stage, at)) = ended {
+            measured.stamps.end(stage, at);
+        }
         if parts.is_empty() {
             // Nothing is sent at whose end it would be counted.
-            let client_id = connection.client_id.as_deref().unwrap_or_default();
-            self.measures.ended(&measured, client_id, &self.image);
+            self.measures.ended(measured, client_id, &self.image);
         }
-        connection.fill_slot(number, parts, measured, &mut self.budget);
+        connection.fill_slot(number, parts, &mut self.budget);
         self.touched.push(slot.connection.index);
     }
 
-    /// Remembers what a client calls itself, for those who look at slow requests.
-    pub(crate) fn note_client_id(&mut self, slot: ReplySlot, client_id: Option<&str>) {
-        if let Some(connection) = self.connection_mut(slot.connection)
-            && connection.client_id.is_none()
-        {
+    /// Remembers what a request asks for and what its client calls itself, for those who look at
+    /// slow requests.
+    pub(crate) fn note_request(&mut self, slot: ReplySlot, kind: Kind, client_id: Option<&str>) {
+        let Some(connection) = self.connection_mut(slot.connection) else { return };
+        if connection.client_id.is_none() {
             let name = client_id.unwrap_or_default();
             connection.client_id =
                 Some(name[..name.floor_char_boundary(CLIENT_ID_BYTES_KEPT)].into());
+        }
+        if let Some((measured, _)) = connection.measured(slot.number) {
+            measured.stamps.set_kind(kind);
         }
     }
 

@@ -86,11 +86,11 @@ struct Scene {
 impl Scene {
     /// Shard 1 of two, with one client; the only topic lives on shard 0.
     fn new(network_bytes: u64) -> Self {
-        Self::with_stamp(network_bytes, clock::stamp)
+        Self::with_clock(network_bytes, StampClock::cheapest())
     }
 
-    /// The same, whose stages and turns are timed by `stamp`.
-    fn with_stamp(network_bytes: u64, stamp: fn() -> u64) -> Self {
+    /// The same, whose stages and turns are timed by `clock`.
+    fn with_clock(network_bytes: u64, clock: StampClock) -> Self {
         let mut config = Config::of_defaults();
         config.budgets.network_bytes = network_bytes;
         let endpoints = Endpoints {
@@ -100,7 +100,7 @@ impl Scene {
             shard_ports: Vec::new(),
             rack: None,
         };
-        let settings = Settings { stamp, ..Settings::new(config, 2, endpoints, 7) };
+        let settings = Settings { clock, ..Settings::new(config, 2, endpoints, 7) };
         let settings = Arc::new(settings);
         let mut shard = Shard::new(settings, ShardId(1), Vec::new(), Box::new(|_| {}));
         let created = Record::TopicCreated {
@@ -362,7 +362,7 @@ fn a_question_is_answered_with_what_was_measured() {
         TICKS.fetch_add(1 << 30, Ordering::Relaxed)
     }
 
-    let mut scene = Scene::with_stamp(64 << 20, slow);
+    let mut scene = Scene::with_clock(64 << 20, StampClock::of(slow));
     scene.send(&fetches(3, 1000, 0));
     let open = Arc::default();
     let ask = |scene: &mut Scene| {
