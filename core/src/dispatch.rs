@@ -51,7 +51,7 @@ impl Shard {
         frame: BytesMut,
         times: Times,
     ) -> Result<(), DispatchError> {
-        let header = match RequestHeader::parse(&frame) {
+        let header = match RequestHeader::parse_served(&frame) {
             Ok(header) => header,
             Err(HeaderError::UnsupportedVersion {
                 api_key: ApiKey::ApiVersions,
@@ -115,6 +115,7 @@ impl Shard {
                 self.handle_alter_configs(reply, request, times);
             }
             AnyRequest::DescribeCluster(request) => self.handle_describe_cluster(reply, &request),
+            other => unreachable!("not served, so its header is refused: {other:?}"),
         }
     }
 }

@@ -389,14 +389,15 @@ fn the_table_of_apis_is_the_one_served() {
 fn table_of_apis() -> String {
     let mut table = "| API | number | versions | told to clients | compact from |\n".to_owned();
     table.push_str("|---|---|---|---|---|\n");
-    for api in tidemill_net::kafka::APIS {
+    for api in tidemill_net::kafka::APIS.iter().filter(|api| api.served) {
         let (number, name) = (api.key.to_wire(), api.name);
         let (told, served, max) = (api.advertised_min, api.served_min, api.max);
-        let _ = writeln!(
-            table,
-            "| {name} | {number} | {served}–{max} | {told}–{max} | {} |",
-            api.flexible_from
-        );
+        let compact = match api.flexible_from {
+            tidemill_net::kafka::NEVER => "never".to_owned(),
+            version => version.to_string(),
+        };
+        let _ =
+            writeln!(table, "| {name} | {number} | {served}–{max} | {told}–{max} | {compact} |");
     }
     table
 }

@@ -8,14 +8,13 @@ use bytes::{Bytes, BytesMut};
 use std::fmt::Debug;
 use tidemill_net::cursor::WireError;
 use tidemill_net::frame::frame_size;
+use tidemill_net::kafka;
 use tidemill_net::kafka::fetch::{FetchRequest, FetchResponse, OutgoingFetch};
 use tidemill_net::kafka::produce::{
     OutgoingProduce, OutgoingProducePartition, ProduceRequest, ProduceResponse,
 };
 use tidemill_net::kafka::{
-    AnyRequest, ApiKey, ErrorCode, Message, Request, RequestHeader, alter_configs, api_versions,
-    create_partitions, create_topics, delete_records, delete_topics, describe_cluster,
-    describe_configs, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
+    AnyRequest, ApiKey, ErrorCode, Message, Request, RequestHeader, api_versions,
     parse_response_header,
 };
 
@@ -45,33 +44,27 @@ pub(crate) fn request(bytes: &[u8]) {
         return;
     };
     let Ok(request) = AnyRequest::parse(api_key, version, body) else { return };
-    let mut out = BytesMut::new();
-    match request {
-        AnyRequest::Produce(request) => produce_request(&request, version, body),
-        AnyRequest::Fetch(request) => fetch_request(&request, version),
-        AnyRequest::ListOffsets(request) => answer(&request, version, &mut out),
-        AnyRequest::Metadata(request) => answer(&request, version, &mut out),
-        AnyRequest::ApiVersions(request) => answer(&request, version, &mut out),
-        AnyRequest::CreateTopics(request) => answer(&request, version, &mut out),
-        AnyRequest::DeleteTopics(request) => answer(&request, version, &mut out),
-        AnyRequest::DeleteRecords(request) => answer(&request, version, &mut out),
-        AnyRequest::InitProducerId(request) => answer(&request, version, &mut out),
-        AnyRequest::OffsetForLeaderEpoch(request) => answer(&request, version, &mut out),
-        AnyRequest::DescribeConfigs(request) => answer(&request, version, &mut out),
-        AnyRequest::CreatePartitions(request) => answer(&request, version, &mut out),
-        AnyRequest::IncrementalAlterConfigs(request) => answer(&request, version, &mut out),
-        AnyRequest::DescribeCluster(request) => answer(&request, version, &mut out),
+    macro_rules! check {
+        ($($api:ident: $module:ident::($request:ident, $response:ident);)*) => {
+            match request {
+                AnyRequest::Produce(request) => produce_request(&request, version, body),
+                AnyRequest::Fetch(request) => fetch_request(&request, version),
+                $( AnyRequest::$api(request) => answer(&request, version), )*
+            }
+        };
     }
+    tidemill_net::declared_messages!(check)
 }
 
-fn answer<R: Request + Debug + PartialEq>(request: &R, version: i16, out: &mut BytesMut)
+fn answer<R: Request + Debug + PartialEq>(request: &R, version: i16)
 where
     R::Response: Debug + PartialEq,
 {
     same_again(request, version);
-    request.error_response(ErrorCode::NotController).encode(version, out);
+    let mut out = BytesMut::new();
+    request.error_response(ErrorCode::NotController).encode(version, &mut out);
     // What the error names came in by this version's wire, so it must also go out by it.
-    R::Response::decode(version, out).expect("we have written it");
+    R::Response::decode(version, &out).expect("we have written it");
 }
 
 /// Written and read again, a message is what it was.
@@ -155,37 +148,19 @@ pub(crate) fn response(bytes: &[u8]) {
     let (Some(api_key), version) = (ApiKey::from_wire((*number).into()), (*version).into()) else {
         return;
     };
-    match api_key {
-        ApiKey::Produce => produce_response(version, body),
-        ApiKey::Fetch => fetch_response(version, body),
-        ApiKey::ListOffsets => message::<list_offsets::ListOffsetsResponse>(version, body),
-        ApiKey::Metadata => message::<metadata::MetadataResponse>(version, body),
-        ApiKey::ApiVersions => {
-            drop(api_versions::decode_answer(version, body));
-            message::<api_versions::ApiVersionsResponse>(version, body);
-        }
-        ApiKey::CreateTopics => message::<create_topics::CreateTopicsResponse>(version, body),
-        ApiKey::DeleteTopics => message::<delete_topics::DeleteTopicsResponse>(version, body),
-        ApiKey::DeleteRecords => message::<delete_records::DeleteRecordsResponse>(version, body),
-        ApiKey::InitProducerId => {
-            message::<init_producer_id::InitProducerIdResponse>(version, body);
-        }
-        ApiKey::OffsetForLeaderEpoch => {
-            message::<offset_for_leader_epoch::OffsetForLeaderEpochResponse>(version, body);
-        }
-        ApiKey::DescribeConfigs => {
-            message::<describe_configs::DescribeConfigsResponse>(version, body);
-        }
-        ApiKey::CreatePartitions => {
-            message::<create_partitions::CreatePartitionsResponse>(version, body);
-        }
-        ApiKey::IncrementalAlterConfigs => {
-            message::<alter_configs::IncrementalAlterConfigsResponse>(version, body);
-        }
-        ApiKey::DescribeCluster => {
-            message::<describe_cluster::DescribeClusterResponse>(version, body);
-        }
+    macro_rules! check {
+        ($($api:ident: $module:ident::($request:ident, $response:ident);)*) => {
+            match api_key {
+                ApiKey::Produce => produce_response(version, body),
+                ApiKey::Fetch => fetch_response(version, body),
+                $( ApiKey::$api => message::<kafka::$module::$response>(version, body), )*
+            }
+        };
     }
+    if api_key == ApiKey::ApiVersions {
+        drop(api_versions::decode_answer(version, body));
+    }
+    tidemill_net::declared_messages!(check)
 }
 
 fn message<M: Message + Debug + PartialEq>(version: i16, body: &[u8]) {

@@ -1,5 +1,5 @@
-//! Replays bytes that real clients sent, or that were written down by hand from the protocol's
-//! definition, and holds them against what they mean.
+//! Replays bytes that real clients sent or write, or that were written down by hand from the
+//! protocol's definition, and holds them against what they mean.
 //!
 //! A file of `tests/golden` says whose message it is, what it means, and then its bytes in
 //! hexadecimal: the frame without its length.
@@ -14,6 +14,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::path::Path;
+use tidemill_net::kafka;
 use tidemill_net::kafka::{
     APIS, AnyRequest, ApiKey, Message, RequestHeader, decode_response, parse_response_header,
 };
@@ -78,41 +79,26 @@ fn request_meaning(api_key: ApiKey, version: i16, frame: &[u8]) -> String {
 }
 
 fn response_meaning(api_key: ApiKey, version: i16, frame: &Bytes) -> String {
-    use tidemill_net::kafka::*;
-    match api_key {
-        ApiKey::Produce => {
-            let (correlation_id, body) = body_of_response(api_key, version, frame);
-            let response = produce::ProduceResponse::parse(version, &body).expect("a response");
-            format!("{correlation_id}: {response:?}")
-        }
-        ApiKey::Fetch => {
-            let (correlation_id, body) = body_of_response(api_key, version, frame);
-            let response = fetch::FetchResponse::parse(version, &body).expect("a response");
-            format!("{correlation_id}: {response:?}")
-        }
-        ApiKey::ListOffsets => same::<list_offsets::ListOffsetsResponse>(version, frame),
-        ApiKey::Metadata => same::<metadata::MetadataResponse>(version, frame),
-        ApiKey::ApiVersions => same::<api_versions::ApiVersionsResponse>(version, frame),
-        ApiKey::CreateTopics => same::<create_topics::CreateTopicsResponse>(version, frame),
-        ApiKey::DeleteTopics => same::<delete_topics::DeleteTopicsResponse>(version, frame),
-        ApiKey::DeleteRecords => same::<delete_records::DeleteRecordsResponse>(version, frame),
-        ApiKey::InitProducerId => same::<init_producer_id::InitProducerIdResponse>(version, frame),
-        ApiKey::OffsetForLeaderEpoch => {
-            same::<offset_for_leader_epoch::OffsetForLeaderEpochResponse>(version, frame)
-        }
-        ApiKey::DescribeConfigs => {
-            same::<describe_configs::DescribeConfigsResponse>(version, frame)
-        }
-        ApiKey::CreatePartitions => {
-            same::<create_partitions::CreatePartitionsResponse>(version, frame)
-        }
-        ApiKey::IncrementalAlterConfigs => {
-            same::<alter_configs::IncrementalAlterConfigsResponse>(version, frame)
-        }
-        ApiKey::DescribeCluster => {
-            same::<describe_cluster::DescribeClusterResponse>(version, frame)
-        }
+    use tidemill_net::kafka::{fetch, produce};
+    macro_rules! meaning_of {
+        ($($api:ident: $module:ident::($request:ident, $response:ident);)*) => {
+            match api_key {
+                ApiKey::Produce => {
+                    let (correlation_id, body) = body_of_response(api_key, version, frame);
+                    let response =
+                        produce::ProduceResponse::parse(version, &body).expect("a response");
+                    format!("{correlation_id}: {response:?}")
+                }
+                ApiKey::Fetch => {
+                    let (correlation_id, body) = body_of_response(api_key, version, frame);
+                    let response = fetch::FetchResponse::parse(version, &body).expect("a response");
+                    format!("{correlation_id}: {response:?}")
+                }
+                $( ApiKey::$api => same::<kafka::$module::$response>(version, frame), )*
+            }
+        };
     }
+    tidemill_net::declared_messages!(meaning_of)
 }
 
 fn body_of_response(api_key: ApiKey, version: i16, frame: &Bytes) -> (i32, Bytes) {

@@ -110,7 +110,7 @@ fn is_software_name(name: &str) -> bool {
 }
 
 impl ApiVersionsResponse {
-    /// All that [`APIS`] holds, and `features`, in the shape `version` allows.
+    /// All of [`APIS`] that is served, and `features`, in the shape `version` allows.
     ///
     /// A supported level 0 cannot be told before version 4: clients took it for damage
     /// (KAFKA-17011), so such a feature is left out.
@@ -118,7 +118,7 @@ impl ApiVersionsResponse {
         let told = features.iter().filter(|feature| 4 <= version || feature.supported.0 != 0);
         let in_force = features.iter().filter(|feature| feature.finalized != 0);
         ApiVersionsResponse {
-            api_keys: APIS.iter().map(ApiVersion::from).collect(),
+            api_keys: APIS.iter().filter(|api| api.served).map(ApiVersion::from).collect(),
             supported_features: told
                 .map(|feature| SupportedFeatureKey {
                     name: feature.name.to_owned(),

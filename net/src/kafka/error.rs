@@ -111,6 +111,14 @@ error_codes! {
     SaslAuthenticationFailed = 58 "SASL_AUTHENTICATION_FAILED" false
     UnknownProducerId = 59 "UNKNOWN_PRODUCER_ID" false
     ReassignmentInProgress = 60 "REASSIGNMENT_IN_PROGRESS" false
+    DelegationTokenAuthDisabled = 61 "DELEGATION_TOKEN_AUTH_DISABLED" false
+    DelegationTokenNotFound = 62 "DELEGATION_TOKEN_NOT_FOUND" false
+    DelegationTokenOwnerMismatch = 63 "DELEGATION_TOKEN_OWNER_MISMATCH" false
+    DelegationTokenRequestNotAllowed = 64 "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED" false
+    DelegationTokenAuthorizationFailed = 65 "DELEGATION_TOKEN_AUTHORIZATION_FAILED" false
+    DelegationTokenExpired = 66 "DELEGATION_TOKEN_EXPIRED" false
+    InvalidPrincipalType = 67 "INVALID_PRINCIPAL_TYPE" false
+    NonEmptyGroup = 68 "NON_EMPTY_GROUP" false
     GroupIdNotFound = 69 "GROUP_ID_NOT_FOUND" false
     FetchSessionIdNotFound = 70 "FETCH_SESSION_ID_NOT_FOUND" true
     InvalidFetchSessionEpoch = 71 "INVALID_FETCH_SESSION_EPOCH" true
@@ -140,7 +148,11 @@ error_codes! {
     InvalidUpdateVersion = 95 "INVALID_UPDATE_VERSION" false
     FeatureUpdateFailed = 96 "FEATURE_UPDATE_FAILED" false
     PrincipalDeserializationFailure = 97 "PRINCIPAL_DESERIALIZATION_FAILURE" false
+    SnapshotNotFound = 98 "SNAPSHOT_NOT_FOUND" false
+    PositionOutOfRange = 99 "POSITION_OUT_OF_RANGE" false
     UnknownTopicId = 100 "UNKNOWN_TOPIC_ID" true
+    DuplicateBrokerRegistration = 101 "DUPLICATE_BROKER_REGISTRATION" false
+    BrokerIdNotRegistered = 102 "BROKER_ID_NOT_REGISTERED" false
     InconsistentTopicId = 103 "INCONSISTENT_TOPIC_ID" true
     InconsistentClusterId = 104 "INCONSISTENT_CLUSTER_ID" false
     TransactionalIdNotFound = 105 "TRANSACTIONAL_ID_NOT_FOUND" false
@@ -154,9 +166,24 @@ error_codes! {
     StaleMemberEpoch = 113 "STALE_MEMBER_EPOCH" false
     MismatchedEndpointType = 114 "MISMATCHED_ENDPOINT_TYPE" false
     UnsupportedEndpointType = 115 "UNSUPPORTED_ENDPOINT_TYPE" false
+    UnknownControllerId = 116 "UNKNOWN_CONTROLLER_ID" false
+    UnknownSubscriptionId = 117 "UNKNOWN_SUBSCRIPTION_ID" false
+    TelemetryTooLarge = 118 "TELEMETRY_TOO_LARGE" false
+    InvalidRegistration = 119 "INVALID_REGISTRATION" false
     TransactionAbortable = 120 "TRANSACTION_ABORTABLE" false
+    InvalidRecordState = 121 "INVALID_RECORD_STATE" false
+    ShareSessionNotFound = 122 "SHARE_SESSION_NOT_FOUND" true
+    InvalidShareSessionEpoch = 123 "INVALID_SHARE_SESSION_EPOCH" true
+    FencedStateEpoch = 124 "FENCED_STATE_EPOCH" false
+    InvalidVoterKey = 125 "INVALID_VOTER_KEY" false
+    DuplicateVoter = 126 "DUPLICATE_VOTER" false
+    VoterNotFound = 127 "VOTER_NOT_FOUND" false
     InvalidRegularExpression = 128 "INVALID_REGULAR_EXPRESSION" false
     RebootstrapRequired = 129 "REBOOTSTRAP_REQUIRED" false
+    StreamsInvalidTopology = 130 "STREAMS_INVALID_TOPOLOGY" false
+    StreamsInvalidTopologyEpoch = 131 "STREAMS_INVALID_TOPOLOGY_EPOCH" false
+    StreamsTopologyFenced = 132 "STREAMS_TOPOLOGY_FENCED" false
+    ShareSessionLimitReached = 133 "SHARE_SESSION_LIMIT_REACHED" true
 }
 
 impl ErrorCode {

@@ -231,3 +231,53 @@ macro_rules! messages {
     };
 }
 pub(crate) use messages;
+
+/// Structures that can be null: a byte before them says whether they are there.
+macro_rules! nullable_structs {
+    ($($name:ident)*) => { $(
+        impl $crate::cursor::Wire for Option<$name> {
+            fn bytes_min(_: $crate::cursor::Form) -> usize {
+                1
+            }
+            fn read(
+                reader: &mut $crate::cursor::Reader<'_>,
+                form: $crate::cursor::Form,
+            ) -> Result<Self, $crate::cursor::WireError> {
+                if reader.i8()? < 0 {
+                    return Ok(None);
+                }
+                <$name as $crate::cursor::Wire>::read(reader, form).map(Some)
+            }
+            fn write(
+                &self,
+                writer: &mut $crate::cursor::Writer<'_>,
+                form: $crate::cursor::Form,
+            ) {
+                writer.i8(if self.is_some() { 1 } else { -1 });
+                if let Some(present) = self {
+                    $crate::cursor::Wire::write(present, writer, form);
+                }
+            }
+        }
+
+        impl $crate::cursor::NullableWire for Option<$name> {
+            fn read_present(
+                reader: &mut $crate::cursor::Reader<'_>,
+                form: $crate::cursor::Form,
+            ) -> Result<Self, $crate::cursor::WireError> {
+                <$name as $crate::cursor::Wire>::read(reader, form).map(Some)
+            }
+            fn write_present(
+                &self,
+                writer: &mut $crate::cursor::Writer<'_>,
+                form: $crate::cursor::Form,
+            ) {
+                match self {
+                    Some(present) => $crate::cursor::Wire::write(present, writer, form),
+                    None => $crate::cursor::Wire::write(&$name::default(), writer, form),
+                }
+            }
+        }
+    )* };
+}
+pub(crate) use nullable_structs;

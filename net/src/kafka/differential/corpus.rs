@@ -30,7 +30,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
 
 fn body(api_key: ApiKey, version: i16, response: bool) -> BytesMut {
     macro_rules! body_of {
-        ($($key:ident: $module:ident :: ($request:ident, $response:ident);)*) => {
+        ($($key:ident: $module:ident::($request:ident, $response:ident);)*) => {
             match api_key {
                 ApiKey::Produce => produce_body(version, response),
                 ApiKey::Fetch => fetch_body(version, response),
@@ -41,22 +41,7 @@ fn body(api_key: ApiKey, version: i16, response: bool) -> BytesMut {
             }
         };
     }
-    body_of! {
-        ListOffsets: list_offsets::(ListOffsetsRequest, ListOffsetsResponse);
-        Metadata: metadata::(MetadataRequest, MetadataResponse);
-        ApiVersions: api_versions::(ApiVersionsRequest, ApiVersionsResponse);
-        CreateTopics: create_topics::(CreateTopicsRequest, CreateTopicsResponse);
-        DeleteTopics: delete_topics::(DeleteTopicsRequest, DeleteTopicsResponse);
-        DeleteRecords: delete_records::(DeleteRecordsRequest, DeleteRecordsResponse);
-        InitProducerId: init_producer_id::(InitProducerIdRequest, InitProducerIdResponse);
-        OffsetForLeaderEpoch:
-            offset_for_leader_epoch::(OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse);
-        DescribeConfigs: describe_configs::(DescribeConfigsRequest, DescribeConfigsResponse);
-        CreatePartitions: create_partitions::(CreatePartitionsRequest, CreatePartitionsResponse);
-        IncrementalAlterConfigs:
-            alter_configs::(IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse);
-        DescribeCluster: describe_cluster::(DescribeClusterRequest, DescribeClusterResponse);
-    }
+    crate::declared_messages!(body_of)
 }
 
 fn message_body<M: Message + Random>(version: i16) -> BytesMut {
