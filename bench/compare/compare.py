@@ -44,11 +44,12 @@ E2E = ["e2e", "--partitions", "16", "--connections", "4", "--value-bytes", "1024
 
 
 class Workload:
-    """`share` of the slowest system's rate in the workload `of`, where the load is open."""
+    """`share` of the slowest system's rate in the workload `of`, where the load is open; `old`: what is
+    produced to the topic before, not measured, and no longer in the kernel's memory when the run begins."""
 
-    def __init__(self, name, title, arguments, quick=True, share=None, of=None):
+    def __init__(self, name, title, arguments, quick=True, share=None, of=None, old=None):
         self.name, self.title, self.arguments = name, title, arguments
-        self.quick, self.share, self.of = quick, share, of
+        self.quick, self.share, self.of, self.old = quick, share, of, old
 
 
 def produce(partitions, connections, quick=True):
@@ -75,11 +76,21 @@ WORKLOADS = [
     produce(1, 4), produce(16, 4), produce(256, 8), produce(1000, 8, False), produce(10000, 8, False),
     small(64, True), small(1, False), small(2000, False),
     tail(1, False), tail(4, True), tail(8, False),
-    Workload("catch-up", "reading from the start while 50 MB/s are produced",
-             ["mixed", "--rate", "50MB", "--linger", "5", "--partitions", "16", "--connections", "4",
-              "--reader-delay", "8"], False),
+    Workload("catch-up", "reading 4 GB of cold data from the start while 50 MB/s are produced",
+             ["mixed", "--rate", "50MB", "--linger", "5", "--partitions", "16", "--connections", "4"], False,
+             old=["produce", "--rate", "400MB", "--linger", "5", "--partitions", "16", "--connections", "4",
+                  "--seconds", "10", "--warm-up", "0", "--no-read-back"]),
     open_loop(20, True), open_loop(50, True), open_loop(80, False),
 ]
+
+
+def forget_page_cache():
+    """Cold data is on the disk, not in the kernel's memory."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+    except PermissionError:
+        sys.exit("only root may empty the page cache, and reading cold data needs that; leave it out with --only")
 
 
 def bytes_below(directory):
@@ -258,10 +269,12 @@ class Comparison:
         broker = self.broker(kind)
         os.sync()
         broker.thaw()
-        topic = f"{workload.name}-{repetition}-{int(time.time())}"
-        command = [os.environ["BENCH_BIN"], "--json", *workload.arguments, "--broker", f"127.0.0.1:{broker.port}",
-                   "--topic", topic, "--pid", str(broker.process.pid), "--seconds", str(self.seconds),
-                   "--warm-up", "1", "--delete-topic"]
+        target = ["--broker", f"127.0.0.1:{broker.port}", "--topic", f"{workload.name}-{repetition}-{int(time.time())}"]
+        if workload.old:
+            subprocess.run([os.environ["BENCH_BIN"], *workload.old, *target], capture_output=True, check=True)
+            forget_page_cache()
+        command = [os.environ["BENCH_BIN"], "--json", *workload.arguments, *target,
+                   "--pid", str(broker.process.pid), "--seconds", str(self.seconds), "--warm-up", "1", "--delete-topic"]
         if workload.share:
             command += ["--rate", str(self.rate(workload))]
         ended = subprocess.run(command, capture_output=True, text=True)
@@ -286,7 +299,9 @@ def figures(runs, disk_limit=None):
         return statistics.median(values) if values else None
     def latency(quantile):
         def of(run):
-            histogram = run.get("e2e_ns") or run.get("ack_ns") or {}
+            # Readers of old records are late by the records' age: there, the producers' times tell.
+            mixed = run.get("name") == "mixed"
+            histogram = (not mixed and run.get("e2e_ns")) or run.get("ack_ns") or {}
             samples = histogram.get("count", 0)
             # A quantile is told only if ten samples lie above it.
             if samples * (1 - {"p50": .5, "p99": .99, "p99.9": .999, "p99.99": .9999}[quantile]) < 10:
@@ -378,7 +393,7 @@ def markdown(comparison):
     out = ["# Tidemill beside Apache Kafka", "", *(f"- {fact}" for fact in facts(comparison)), ""]
     out += [f"- {title}: {words}" for _, title, words in SYSTEMS]
     out += ["- ⚠: the load generator, not the broker, may have set the figure; latency is end to end where there are "
-            "readers, else to the acknowledgement; in closed loops it is that of a full queue", ""]
+            "readers of new records, else to the acknowledgement; in closed loops it is that of a full queue", ""]
     for title, note, rows, _ in table(comparison):
         out += [f"## {title}" + (f" ({note})" if note else ""), ""]
         out += ["| | " + " | ".join(name for _, name, _ in COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
@@ -419,7 +434,7 @@ def page(comparison):
     out += [f"<li>{html.escape(fact)}" for fact in facts(comparison)]
     out += [f"<li>{html.escape(title)}: {html.escape(words)}" for _, title, words in SYSTEMS]
     out.append("<li>⚠: the load generator, not the broker, may have set the figure. Latency is end to end where there are "
-               "readers, else to the acknowledgement; in closed loops it is that of a full queue.</ul>")
+               "readers of new records, else to the acknowledgement; in closed loops it is that of a full queue.</ul>")
     for title, note, rows, found in table(comparison):
         out.append(f"<h2>{html.escape(title)} <span class=soft>{html.escape(note)}</span></h2>")
         if not note:
