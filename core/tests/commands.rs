@@ -6,7 +6,7 @@
 
 mod process;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -87,6 +87,144 @@ fn topics_are_made_listed_described_and_deleted() {
     assert_eq!(listed, serde_json::json!([]));
     let gone = [&["topic", "delete", "words"][..], &at[..]].concat();
     assert!(complaint(&gone).contains("UNKNOWN_TOPIC_OR_PARTITION"));
+}
+
+/// Settings are set, deleted, appended to and subtracted from; all of a command or nothing. A
+/// misspelled one is told with the one that was meant.
+#[test]
+fn a_topic_is_configured() {
+    let broker = Broker::start("commands-configure", &["--shards", "1"]);
+    let address = broker.address();
+    let at = ["--bootstrap", address.as_str()];
+    output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
+    let configure = ["topic", "configure", "words", at[0], at[1]];
+    let complaint = |arguments: &[&str]| complaint(&[&configure, arguments].concat());
+    let output = |arguments: &[&str]| output(&[&configure, arguments].concat(), "");
+    let configs = || {
+        let describe = [&["topic", "describe", "words", "--output", "json"][..], &at[..]].concat();
+        json(&describe)["configs"].clone()
+    };
+    let set = ["-X", "retention.ms=60000", "--set", "segment.bytes=1048576"];
+    assert_eq!(output(&set), "words: retention.ms is 60000\nwords: segment.bytes is 1048576\n");
+    let both = serde_json::json!({"retention.ms": "60000", "segment.bytes": "1048576"});
+    assert_eq!(configs(), both);
+
+    let told = complaint(&["--delete", "segment.bytes", "-X", "retention.ms=soon"]);
+    assert!(told.contains("INVALID_CONFIG") && told.contains("soon"), "{told}");
+    assert_eq!(configs(), both, "all or nothing");
+
+    output(&["--delete", "segment.bytes", "--append", "cleanup.policy=delete"]);
+    let now = serde_json::json!({"retention.ms": "60000", "cleanup.policy": "delete"});
+    assert_eq!(configs(), now);
+    let told = complaint(&["--subtract", "retention.ms=60000"]);
+    assert!(told.contains("is not a list"), "{told}");
+    let told = complaint(&["-X", "retention.sm=1"]);
+    assert!(told.contains("did you mean retention.ms?"), "{told}");
+    let told = complaint(&[]);
+    assert!(told.contains("--subtract"), "{told}");
+    assert_eq!(tidemill(&configure, "").status.code(), Some(2));
+}
+
+/// Trimming deletes the records before a place, which is said as for reading, in the partitions
+/// that are named, or in all. What does not exist yet cannot be kept.
+#[test]
+fn a_topic_is_trimmed() {
+    let broker = Broker::start("commands-trim", &["--shards", "2"]);
+    let address = broker.address();
+    let at = ["--bootstrap", address.as_str()];
+    output(&[&["topic", "create", "words", "-p", "2"][..], &at[..]].concat(), "");
+    for partition in ["0", "1"] {
+        let produce = [&["produce", "-t", "words", "-p", partition][..], &at[..]].concat();
+        output(&produce, "a\nb\nc\nd\ne\n");
+    }
+    let trim = ["topic", "trim", "words", at[0], at[1]];
+    let trimmed = |arguments: &[&str]| output(&[&trim, arguments].concat(), "");
+    let complaint = |arguments: &[&str]| complaint(&[&trim, arguments].concat());
+    let told = trimmed(&["-p", "1", "--before", "2"]);
+    assert_eq!(told, "PARTITION  START\n1          2\n");
+    let consume = [&["consume", "-t", "words", "-e", "-f", "%p%o%s "][..], &at[..]].concat();
+    assert_eq!(sorted(&output(&consume, "")), "00a 01b 02c 03d 04e 12c 13d 14e");
+
+    // Whatever is gone already is no reason to fail; it would be in a script that is run again.
+    let told = json(&[&trim[..], &["--before", "1", "--output", "json"]].concat());
+    assert_eq!(
+        told,
+        serde_json::json!([{"partition": 0, "start_offset": 1}, {"partition": 1, "start_offset": 2}])
+    );
+    let told = complaint(&["--before", "6"]);
+    assert!(told.contains("has no offset 6") && told.contains("1 to 4"), "{told}");
+    trimmed(&["--before", "-1"]);
+    assert_eq!(sorted(&output(&consume, "")), "04e 14e");
+    trimmed(&["-p", "0", "--before", "end"]);
+    assert_eq!(output(&consume, ""), "14e ");
+    trimmed(&["--before", "s@4000000000000"]);
+    assert_eq!(output(&consume, ""), "", "none is that young");
+    let told = complaint(&["-p", "7", "--before", "end"]);
+    assert!(told.contains("partitions 0 to 1, not 7"), "{told}");
+}
+
+/// Words in their order, whatever partition came first.
+fn sorted(text: &str) -> String {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    words.sort_unstable();
+    words.join(" ")
+}
+
+/// Nobody at the address, or somebody else: told at once, with the way out.
+#[test]
+fn a_broker_that_is_not_there_is_told_at_once() {
+    let produce = ["produce", "-t", "t", "-b", "127.0.0.1:1"];
+    let consume = ["consume", "-t", "t", "-b", "127.0.0.1:1"];
+    for arguments in [&["topic", "list", "-b", "127.0.0.1:1"][..], &produce, &consume] {
+        let told = complaint(arguments);
+        assert!(told.contains("cannot reach a broker at 127.0.0.1:1"), "{told}");
+        assert!(told.contains("refused") && told.contains("tidemill start"), "{told}");
+    }
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let told = complaint(&["topic", "list", "-b", &address]);
+    assert!(told.contains("is not Kafka's protocol"), "{told}");
+}
+
+/// Lines are stored once and in order, though the broker is killed and comes back while they are
+/// typed; who types is told what is waited for.
+#[test]
+fn typed_lines_are_stored_once_across_kill_9() {
+    let mut broker = Broker::start("commands-kill", &["--shards", "1"]);
+    let address = broker.address();
+    let at = ["--bootstrap", address.as_str()];
+    output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
+    let mut typing = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args([&["produce", "-t", "words"][..], &at[..]].concat())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keyboard = typing.stdin.take().unwrap();
+    let mut told = BufReader::new(typing.stderr.take().unwrap()).lines();
+    for round in 0..3 {
+        writeln!(keyboard, "{round} before").unwrap();
+        let count = (2 * round + 1).to_string();
+        let stored = output(&[&["consume", "-t", "words", "-c", &count], &at[..]].concat(), "");
+        assert!(stored.ends_with(&format!("{round} before\n")), "{stored}");
+        broker.kill();
+        writeln!(keyboard, "{round} without").unwrap();
+        if round == 0 {
+            let waiting = told.next().unwrap().unwrap();
+            assert!(waiting.contains("waiting: cannot send records"), "{waiting}");
+        }
+        broker.run();
+    }
+    drop(keyboard);
+    assert!(typing.wait().unwrap().success(), "{:?}", told.collect::<Vec<_>>());
+    let read = output(&[&["consume", "-t", "words", "-e"][..], &at[..]].concat(), "");
+    let expected = ["0 before", "0 without", "1 before", "1 without", "2 before", "2 without", ""];
+    assert_eq!(read, expected.join("\n"));
 }
 
 /// Lines go in as records and come out in the words of the format; what lies on disk can be

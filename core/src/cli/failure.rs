@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use tidemill_net::kafka::ErrorCode;
-
 /// Why a command ends without having done its work.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
@@ -82,38 +80,12 @@ impl Failure {
         self
     }
 
-    /// Adds the way out that an error of a broker has, if it has one.
-    #[must_use]
-    pub(super) fn advised(self, error: ErrorCode) -> Self {
-        match advice(error) {
-            Some(fix) => self.fix(fix),
-            None => self,
-        }
-    }
-
     /// Adds a way out.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
-}
-
-/// What a person can do about an error that a broker answers with.
-fn advice(error: ErrorCode) -> Option<&'static str> {
-    Some(match error {
-        ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
-            "start the replicas that are away, or lower the topic's min.insync.replicas"
-        }
-        ErrorCode::KafkaStorageError => {
-            "the broker's log says which file and why; `tidemill check` there tests its disk"
-        }
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => {
-            "send smaller records, or raise the topic's max.message.bytes"
-        }
-        ErrorCode::LeaderNotAvailable => "see whether all brokers of the cluster run",
-        _ => return None,
-    })
 }
 
 impl fmt::Display for Failure {
@@ -130,6 +102,17 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// What a broker or the way to it is to blame for is said by the client, in the same three parts.
+impl From<tidemill_client::Error> for Failure {
+    fn from(error: tidemill_client::Error) -> Self {
+        Self {
+            cause: error.cause().map(str::to_owned),
+            fix: error.remedy().map(str::to_owned),
+            ..Self::new(error.what())
+        }
+    }
+}
 
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Self {

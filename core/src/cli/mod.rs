@@ -1,13 +1,13 @@
 //! The command line: one file per family of commands.
 //!
 //! Without a command the broker starts. The client commands (`topic`, `produce`, `consume`) speak
-//! to any Kafka broker; the others work on this machine alone. A command ends with status 0, or
+//! to any Kafka broker, through [`tidemill_client`]; the others work on this machine alone. A command ends with status 0, or
 //! with a [`Failure`] that says what, why, and what would help.
 //!
 //! Start reading at [`Arguments`] and [`run`].
 
+mod brokers;
 mod check;
-mod client;
 mod consume;
 mod failure;
 mod inspect;
@@ -47,7 +47,7 @@ enum Command {
     Check(check::Check),
     /// List all settings with their values, bounds and meaning.
     Config(settings::Config),
-    /// Make, list, describe, grow and delete topics.
+    /// Make, list, describe, configure, grow, trim and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
     /// Look into the files of a data directory.
@@ -86,20 +86,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
             ExitCode::from(failure.status)
         }
     }
-}
-
-/// Which broker a client command talks to.
-#[derive(Args, Debug)]
-struct Bootstrap {
-    /// A broker of the cluster.
-    #[arg(
-        short = 'b',
-        long = "bootstrap",
-        value_name = "HOST:PORT",
-        default_value = client::USUAL_BROKER,
-        value_parser = client::parse_bootstrap
-    )]
-    address: String,
 }
 
 /// How a command prints.

@@ -1,29 +1,24 @@
 //! `tidemill produce`: lines from standard input or files become records, as kcat's -P does it.
 //!
-//! An idempotent producer with one request in flight: with acks=all each line is stored once and
-//! in order, also when the broker goes away and comes back within the retry time.
+//! With acks=all each line is stored once and in order, also when the broker goes away and comes
+//! back within the retry time. A line is sent at once when no more input is at hand.
 //!
 //! Start reading at [`Produce::run`].
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use clap::{Args, ValueEnum};
-use tidemill_client::partition_of_key;
-use tidemill_net::kafka::init_producer_id::InitProducerIdRequest;
-use tidemill_net::kafka::produce::{OutgoingProduce, OutgoingProducePartition, ProduceResponse};
-use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef};
-use tidemill_record::{
-    BatchBuilder, Codec, Header, Producer, ProducerEpoch, ProducerId, Sequence, Timestamp,
-};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tidemill_client::record::Codec;
+use tidemill_client::{Acks, Error, ErrorKind, Producer, ProducerConfig, Record};
 
-use super::client::{Client, Patience, RETRY_FOR};
+use super::brokers::{Bootstrap, Patience, RETRY_FOR, SILENT_FOR};
 use super::failure::Failure;
-use super::{Bootstrap, Progress, template};
+use super::{Progress, template};
 
 /// A batch is sent once it holds so many bytes, uncompressed.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -32,13 +27,10 @@ const BATCH_BYTES: usize = 512 * 1024;
 const REQUEST_BYTES: usize = 4 * 1024 * 1024;
 
 /// The longest line taken; a broker refuses such a record long before.
-const LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const LINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// How much is read ahead: a batch is as large as what is there to be read.
+/// How much is read ahead.
 const READ_BYTES: usize = 1024 * 1024;
-
-/// The last version that names topics by their names.
-const PRODUCE_VERSION_MAX: i16 = 12;
 
 /// `tidemill produce …`
 #[derive(Args, Debug)]
@@ -46,7 +38,7 @@ pub(super) struct Produce {
     /// To which topic.
     #[arg(short, long)]
     topic: String,
-    /// To which partition [default: by the key's hash, or in turn]
+    /// To which partition [default: by the key's hash; without keys, batch by batch to any]
     #[arg(short, long, value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// What separates key and value in a line, such as ':' or '\t' [default: lines have no key]
@@ -69,7 +61,7 @@ pub(super) struct Produce {
     compression: Compression,
     /// Who must have the records before they count as sent: all, 1 or 0.
     #[arg(short, long, default_value = "all", value_parser = parse_acks)]
-    acks: i16,
+    acks: Acks,
     #[command(flatten)]
     bootstrap: Bootstrap,
     /// Files to read instead of standard input.
@@ -85,11 +77,11 @@ enum Compression {
     Zstd,
 }
 
-fn parse_acks(text: &str) -> Result<i16, String> {
+fn parse_acks(text: &str) -> Result<Acks, String> {
     match text {
-        "all" | "-1" => Ok(-1),
-        "1" => Ok(1),
-        "0" => Ok(0),
+        "all" | "-1" => Ok(Acks::All),
+        "1" => Ok(Acks::Leader),
+        "0" => Ok(Acks::None),
         _ => Err("all, 1 or 0".to_owned()),
     }
 }
@@ -127,7 +119,7 @@ impl Produce {
             let input = BufReader::with_capacity(READ_BYTES, file);
             self.send_all(input, &delimiter, key_delimiter.as_deref(), &mut sender)?;
         }
-        sender.send()?;
+        sender.settle()?;
         sender.progress.finish();
         Ok(())
     }
@@ -159,7 +151,7 @@ impl Produce {
             sender.take(key.filter(kept), Some(value).filter(kept))?;
             // Nothing more at hand: a person or a slow program is typing, so do not make it wait.
             if !input.has_more_at_hand() {
-                sender.send()?;
+                sender.settle()?;
             }
             line.clear();
         }
@@ -172,9 +164,12 @@ trait BufReadAhead: BufRead {
     fn has_more_at_hand(&self) -> bool;
 }
 
-impl<R: Read> BufReadAhead for BufReader<R> {
+impl<R: Read + AsFd> BufReadAhead for BufReader<R> {
     fn has_more_at_hand(&self) -> bool {
-        !self.buffer().is_empty()
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut input = [PollFd::new(self.get_ref(), PollFlags::IN)];
+        // The end of the input counts as well: it is seen when it is read.
+        !self.buffer().is_empty() || poll(&mut input, Some(&now)).is_ok_and(|ready| 0 < ready)
     }
 }
 
@@ -186,7 +181,7 @@ fn read_until(
 ) -> std::io::Result<bool> {
     let last = *delimiter.last().expect("a delimiter has at least one byte");
     loop {
-        let read = input.by_ref().take(LINE_BYTES_MAX).read_until(last, line)?;
+        let read = input.by_ref().take(LINE_BYTES_MAX as u64).read_until(last, line)?;
         if line.ends_with(delimiter) {
             line.truncate(line.len() - delimiter.len());
             return Ok(true);
@@ -194,7 +189,7 @@ fn read_until(
         if read == 0 {
             return Ok(!line.is_empty());
         }
-        if LINE_BYTES_MAX <= line.len() as u64 {
+        if LINE_BYTES_MAX <= line.len() {
             return Err(std::io::Error::other("a record is longer than 256 MiB"));
         }
     }
@@ -208,242 +203,95 @@ fn split_key<'a>(line: &'a [u8], delimiter: &[u8]) -> (Option<&'a [u8]>, &'a [u8
     }
 }
 
-/// Collects records into batches and sends them.
-struct Sender {
-    client: Client,
-    topic: String,
-    partitions: Vec<i32>,
-    fixed: Option<i32>,
-    next_in_turn: usize,
-    producer: Option<Producer>,
-    sequences: BTreeMap<i32, Sequence>,
-    codec: Codec,
-    acks: i16,
-    headers: Vec<(String, Option<String>)>,
-    open: BTreeMap<i32, BatchBuilder>,
-    open_bytes: usize,
+/// Hands records to the client and sees to it that they are stored.
+struct Sender<'a> {
+    bootstrap: &'a Bootstrap,
+    producer: Producer,
+    /// What all records have in common.
+    record: Record,
+    patience: Patience,
     progress: Progress,
 }
 
-impl Sender {
-    fn open(produce: &Produce) -> Result<Self, Failure> {
-        let mut client = Client::new(&produce.bootstrap.address);
-        let topic = client.topic(&produce.topic, true)?;
-        let partitions: Vec<i32> = topic.partitions.iter().map(|p| p.partition_index).collect();
-        if let Some(partition) = produce.partition.filter(|p| !partitions.contains(p)) {
-            return Err(Failure::usage(format!(
-                "topic {} has partitions 0 to {}, not {partition}",
-                produce.topic,
-                partitions.len() - 1
-            )));
+impl<'a> Sender<'a> {
+    fn open(produce: &'a Produce) -> Result<Self, Failure> {
+        let bootstrap = &produce.bootstrap;
+        let asked: Vec<i32> = produce.partition.into_iter().collect();
+        // Told at once, and not only when the first record is given up; and the topic is made.
+        bootstrap.partitions(&mut bootstrap.admin(true)?, &produce.topic, &asked)?;
+        let failed = |error| bootstrap.failure(error);
+        let producer = Producer::open(produce.config()).map_err(failed)?;
+        let mut record = Record::to(Arc::from(&*produce.topic));
+        record.partition = produce.partition;
+        for header in &produce.headers {
+            record = match header.split_once('=') {
+                Some((name, value)) => {
+                    record.header(name.to_owned(), Some(value.to_owned().into()))
+                }
+                None => record.header(header.clone(), None),
+            };
         }
-        // Only who waits for all replicas can be promised that nothing is stored twice.
-        let producer = if produce.acks == -1 { Some(producer_id(&mut client)?) } else { None };
-        let headers = produce.headers.iter().map(|text| match text.split_once('=') {
-            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (text.clone(), None),
-        });
-        Ok(Self {
-            client,
-            topic: produce.topic.clone(),
-            partitions,
-            fixed: produce.partition,
-            next_in_turn: 0,
-            producer,
-            sequences: BTreeMap::new(),
-            codec: produce.compression.codec(),
-            acks: produce.acks,
-            headers: headers.collect(),
-            open: BTreeMap::new(),
-            open_bytes: 0,
-            progress: Progress::new("sent"),
-        })
+        let (patience, progress) = (Patience::default(), Progress::new("sent"));
+        Ok(Self { bootstrap, producer, record, patience, progress })
     }
 
+    /// Takes a record to be sent; waits while as much as allowed is under way.
     fn take(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), Failure> {
-        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let partition = self.partition_for(key);
-        let full = |builder: &BatchBuilder| BATCH_BYTES < builder.size_bytes() + size;
-        if self.open.get(&partition).is_some_and(full) || REQUEST_BYTES < self.open_bytes + size {
-            self.send()?;
-        }
-        let headers: Vec<Header<'_>> = self
-            .headers
-            .iter()
-            .map(|(name, value)| Header {
-                key: name.as_bytes(),
-                value: value.as_ref().map(String::as_bytes),
-            })
-            .collect();
-        let builder = self.open.entry(partition).or_insert_with(|| {
-            let builder = BatchBuilder::new(self.codec);
-            match self.producer {
-                Some(producer) => {
-                    let sequence = self.sequences.get(&partition).copied();
-                    builder.numbered(producer, sequence.unwrap_or(Sequence(0)))
-                }
-                None => builder,
+        let mut record = self.record.clone();
+        record.key = key.map(|key| key.to_vec().into());
+        record.value = value.map(|value| value.to_vec().into());
+        while let Err(refused) = self.producer.send_within(record, SILENT_FOR) {
+            if refused.error.kind() != ErrorKind::Full {
+                return Err(self.bootstrap.failure(refused.error));
             }
-        });
-        builder.append_with_headers(Timestamp(now_ms()), key, value, &headers);
-        self.open_bytes += size;
-        self.progress.add(1, size);
+            self.check()?;
+            record = *refused.record;
+        }
+        self.progress.add(1, key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len));
         Ok(())
     }
 
-    /// Where a record goes: with a key always to the same partition as Java's clients send it,
-    /// without one to one partition after the other, a batch each.
-    fn partition_for(&self, key: Option<&[u8]>) -> i32 {
-        let count = self.partitions.len();
-        match (self.fixed, key) {
-            (Some(fixed), _) => fixed,
-            (None, Some(key)) => self.partitions[partition_of_key(key, count) as usize],
-            (None, None) => self.partitions[self.next_in_turn % count],
+    /// Waits until all that was taken is stored.
+    fn settle(&mut self) -> Result<(), Failure> {
+        while !self.producer.flush_within(SILENT_FOR).map_err(|error| self.failure(error))? {
+            self.check()?;
         }
+        Ok(())
     }
 
-    /// Sends all open batches and waits until they are acknowledged.
-    fn send(&mut self) -> Result<(), Failure> {
-        if self.open.is_empty() {
-            return Ok(());
+    /// Fails if anything was given up; else says what is waited for, if that is known.
+    fn check(&mut self) -> Result<(), Failure> {
+        self.producer.check().map_err(|error| self.failure(error))?;
+        if let Some(trouble) = self.producer.trouble() {
+            self.patience.tell(&trouble);
         }
-        let mut waiting = BTreeMap::new();
-        for (partition, builder) in std::mem::take(&mut self.open) {
-            let next = self.sequences.entry(partition).or_insert(Sequence(0));
-            *next = next.plus(builder.records_count() as i32);
-            waiting.insert(partition, builder.build().freeze());
-        }
-        self.open_bytes = 0;
-        self.next_in_turn += 1;
-
-        let mut patience = Patience::default();
-        loop {
-            let failure = self.send_once(&mut waiting)?;
-            let Some(failure) = failure else { return Ok(()) };
-            if !patience.wait(&failure.in_one_line()) {
-                return Err(failure);
-            }
-            // Ignored on purpose: if the broker is away, the next try will say so.
-            let _ = self.client.metadata(Some(&[&self.topic]), false);
-        }
+        Ok(())
     }
 
-    /// Sends each waiting batch once; what was stored is taken out of `waiting`. Tells why the
-    /// rest may be tried again, if there is a rest.
-    fn send_once(
-        &mut self,
-        waiting: &mut BTreeMap<i32, Bytes>,
-    ) -> Result<Option<Failure>, Failure> {
-        let mut by_leader: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        let mut failure = None;
-        for &partition in waiting.keys() {
-            match self.client.leader_of(&self.topic, partition) {
-                Some(leader) => by_leader.entry(leader).or_default().push(partition),
-                None => failure = Some(self.failed(partition, "no leader is known")),
-            }
-        }
-        for (leader, partitions) in by_leader {
-            let outcome = self.send_to(leader, &partitions, waiting);
-            let results = match outcome {
-                Ok(results) => results,
-                Err(lost) => {
-                    self.client.forget(leader);
-                    failure = Some(lost);
-                    continue;
-                }
-            };
-            for (partition, error, message) in results {
-                match error {
-                    ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
-                        waiting.remove(&partition);
-                    }
-                    error if error.is_retriable() => {
-                        failure = Some(self.failed(partition, error.name()).advised(error));
-                    }
-                    error => {
-                        let why = match message {
-                            Some(message) if !message.is_empty() => {
-                                format!("{}: {message}", error.name())
-                            }
-                            _ => error.name().to_owned(),
-                        };
-                        return Err(self.failed(partition, &why).advised(error));
-                    }
-                }
-            }
-        }
-        Ok(if waiting.is_empty() { None } else { failure })
+    fn failure(&self, error: Error) -> Failure {
+        self.bootstrap.failure(error)
     }
+}
 
-    fn send_to(
-        &mut self,
-        leader: i32,
-        partitions: &[i32],
-        waiting: &BTreeMap<i32, Bytes>,
-    ) -> Result<Vec<(i32, ErrorCode, Option<String>)>, Failure> {
-        let parts: Vec<_> = partitions
-            .iter()
-            .map(|partition| OutgoingProducePartition {
-                topic: TopicRef::Name(&self.topic),
-                partition: *partition,
-                records: Some(&waiting[partition]),
-            })
-            .collect();
-        let request = OutgoingProduce {
-            transactional_id: None,
+impl Produce {
+    fn config(&self) -> ProducerConfig {
+        // Only who waits for all replicas can be promised that nothing is stored twice. Whoever
+        // does not keeps the order by having one request under way.
+        let idempotent = self.acks == Acks::All;
+        let usual = ProducerConfig::default();
+        ProducerConfig {
+            cluster: self.bootstrap.cluster(true),
             acks: self.acks,
-            timeout_ms: RETRY_FOR.as_millis() as i32,
-            partitions: &parts,
-        };
-        let connection = self.client.node(leader)?;
-        let version = connection.version_of(ApiKey::Produce, PRODUCE_VERSION_MAX)?;
-        let encode = |out: &mut BytesMut, id: i32, client: Option<&str>| {
-            request.encode(out, version, id, client);
-        };
-        if self.acks == 0 {
-            connection.send_only(encode)?;
-            return Ok(partitions.iter().map(|p| (*p, ErrorCode::None, None)).collect());
-        }
-        let body = connection.call_in_place(ApiKey::Produce, version, encode)?;
-        let answer = ProduceResponse::parse(version, &body).map_err(|e| {
-            Failure::new("the broker's answer to a produce cannot be read").because(e)
-        })?;
-        let results = answer
-            .partitions
-            .iter()
-            .map(|p| (p.partition, p.error_code, p.error_message.as_deref().map(str::to_owned)));
-        Ok(results.collect())
-    }
-
-    fn failed(&self, partition: i32, cause: &str) -> Failure {
-        Failure::new(format!("cannot produce to partition {partition} of {}", self.topic))
-            .because(cause)
-    }
-}
-
-fn producer_id(client: &mut Client) -> Result<Producer, Failure> {
-    let request = InitProducerIdRequest { transaction_timeout_ms: 60_000, ..Default::default() };
-    let mut patience = Patience::default();
-    loop {
-        let answer = client.any()?.call(&request)?;
-        if answer.error_code == ErrorCode::None {
-            return Ok(Producer {
-                id: ProducerId(answer.producer_id),
-                epoch: ProducerEpoch(answer.producer_epoch),
-            });
-        }
-        let error = answer.error_code;
-        let failure =
-            Failure::new("the broker gave no producer id").because(error.name()).advised(error);
-        if !error.is_retriable() || !patience.wait(&failure.in_one_line()) {
-            return Err(failure);
+            idempotent,
+            in_flight_max: if idempotent { usual.in_flight_max } else { 1 },
+            batch_bytes: BATCH_BYTES,
+            request_bytes: REQUEST_BYTES,
+            record_bytes_max: LINE_BYTES_MAX,
+            compression: self.compression.codec(),
+            delivery_timeout: RETRY_FOR,
+            ..usual
         }
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    since.as_millis() as i64
 }
 
 #[cfg(test)]

@@ -1,32 +1,24 @@
-//! `tidemill topic`: make, list, describe, grow and delete topics of any Kafka cluster.
+//! `tidemill topic`: make, list, describe, configure, grow, trim and delete topics of any Kafka
+//! cluster.
 
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tidemill_net::kafka::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
-use tidemill_net::kafka::create_topics::{
-    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+use tidemill_client::kafka::ErrorCode;
+use tidemill_client::kafka::describe_configs::source;
+use tidemill_client::{
+    Admin, ConfigChange, ConfigResource, Error, ErrorKind, NewTopic, PartitionView, TopicView,
 };
-use tidemill_net::kafka::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
-use tidemill_net::kafka::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
-use tidemill_net::kafka::metadata::MetadataResponseTopic;
-use tidemill_net::kafka::{ApiKey, ErrorCode};
 
-use super::client::Client;
+use tidemill_replication::config::{TOPIC_CONFIGS, topic_config};
+
+use super::brokers::Bootstrap;
 use super::failure::Failure;
-use super::offsets::{self, EARLIEST, LATEST};
-use super::{Bootstrap, Output, counted, print_line, print_table};
+use super::offsets::{Partitions, Place, parse_place};
+use super::{Output, counted, print_line, print_table};
+use crate::config::settings::nearest_of;
 use crate::limits::SHARD_ID_STRIDE;
-
-/// How long a broker may take to make or delete a topic.
-const TIMEOUT_MS: i32 = 30_000;
-
-/// Kafka's number for topics among the things that have settings.
-const RESOURCE_TOPIC: i8 = 2;
-
-/// Kafka's number for "set on this very topic" among the sources of a setting.
-const SOURCE_TOPIC: i8 = 1;
 
 /// `tidemill topic …`
 #[derive(Debug, Subcommand)]
@@ -37,8 +29,12 @@ pub(super) enum TopicCommand {
     List(List),
     /// Show a topic's partitions, leaders, offsets and settings.
     Describe(Named),
+    /// Change settings of a topic.
+    Configure(Configure),
     /// Give a topic more partitions.
     Grow(Grow),
+    /// Delete the oldest records of a topic (DeleteRecords).
+    Trim(Trim),
     /// Delete topics and all their records.
     Delete(Delete),
 }
@@ -55,8 +51,8 @@ pub(super) struct Create {
     #[arg(short, long, value_parser = clap::value_parser!(i16).range(1..))]
     replication_factor: Option<i16>,
     /// A setting of the topic, such as retention.ms=3600000; may be repeated.
-    #[arg(short = 'X', long = "config", value_name = "NAME=VALUE")]
-    configs: Vec<String>,
+    #[arg(short = 'X', long = "config", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    configs: Vec<(String, String)>,
     #[command(flatten)]
     bootstrap: Bootstrap,
 }
@@ -75,6 +71,45 @@ pub(super) struct List {
 pub(super) struct Named {
     /// The topic.
     name: String,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
+}
+
+/// `tidemill topic configure …`: the operations of IncrementalAlterConfigs, carried out all or none.
+#[derive(Args, Debug)]
+pub(super) struct Configure {
+    /// The topic.
+    name: String,
+    /// Give a setting this value; may be repeated, as may the others.
+    #[arg(short = 'X', long = "set", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+    /// Take a setting off the topic: the broker's default holds again.
+    #[arg(long = "delete", value_name = "NAME")]
+    delete: Vec<String>,
+    /// Add words to a setting that is a list, such as cleanup.policy=delete.
+    #[arg(long = "append", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    append: Vec<(String, String)>,
+    /// Take words out of a setting that is a list.
+    #[arg(long = "subtract", value_name = "NAME=VALUE", value_parser = parse_setting)]
+    subtract: Vec<(String, String)>,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
+}
+
+/// `tidemill topic trim …`
+#[derive(Args, Debug)]
+pub(super) struct Trim {
+    /// The topic.
+    name: String,
+    /// From which partition; may be repeated [default: all]
+    #[arg(short, long = "partition", value_name = "PARTITION")]
+    partitions: Vec<i32>,
+    /// The first record to keep: an offset, end (keep none), -N (the last N), or s@MS (since a
+    /// time)
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true, value_parser = parse_place)]
+    before: Place,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -103,13 +138,22 @@ pub(super) struct Delete {
     bootstrap: Bootstrap,
 }
 
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE".to_owned()),
+    }
+}
+
 impl TopicCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Create(create) => create.run(),
             Self::List(list) => list.run(),
             Self::Describe(named) => named.run(),
+            Self::Configure(configure) => configure.run(),
             Self::Grow(grow) => grow.run(),
+            Self::Trim(trim) => trim.run(),
             Self::Delete(delete) => delete.run(),
         }
     }
@@ -117,52 +161,40 @@ impl TopicCommand {
 
 impl Create {
     fn run(self) -> Result<(), Failure> {
-        let configs = self.configs.iter().map(|text| {
-            let (name, value) = text
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("--config wants NAME=VALUE, not {text}")))?;
-            Ok(CreatableTopicConfig { name: name.to_owned(), value: Some(value.to_owned()) })
-        });
-        let topic = CreatableTopic {
-            name: self.name.clone(),
-            num_partitions: self.partitions.unwrap_or(-1),
-            replication_factor: self.replication_factor.unwrap_or(-1),
-            assignments: Vec::new(),
-            configs: configs.collect::<Result<_, Failure>>()?,
+        let name = &self.name;
+        let topic = NewTopic {
+            name: name.clone(),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            configs: self.configs,
         };
-        let request = CreateTopicsRequest {
-            topics: vec![topic],
-            timeout_ms: TIMEOUT_MS,
-            validate_only: false,
-        };
-        let answer = Client::new(&self.bootstrap.address).any()?.call(&request)?;
-        let Some(made) = answer.topics.into_iter().next() else {
-            return Err(Failure::new(format!(
-                "the broker did not say what became of {}",
-                self.name
-            )));
-        };
-        outcome("create", &self.name, made.error_code, made.error_message)?;
-        match made.num_partitions {
-            ..=0 => print_line(&format!("created {}", self.name)),
-            1 => print_line(&format!("created {} with 1 partition", self.name)),
-            count => print_line(&format!("created {} with {count} partitions", self.name)),
+        let mut admin = self.bootstrap.admin(false)?;
+        let made = admin.create_topic(&topic).map_err(|error| {
+            let names = topic.configs.iter().map(|(name, _)| name.as_str());
+            settings_failure(&self.bootstrap, name, error, names)
+        })?;
+        match made.partitions {
+            None => print_line(&format!("created {name}")),
+            Some(count) => {
+                let partitions = counted(count as u64, "partition", "partitions");
+                print_line(&format!("created {name} with {partitions}"))
+            }
         }
     }
 }
 
 impl List {
     fn run(self) -> Result<(), Failure> {
-        let mut topics = Client::new(&self.bootstrap.address).metadata(None, false)?.topics;
-        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut admin = self.bootstrap.admin(false)?;
+        let topics = admin.topics().map_err(|error| self.bootstrap.failure(error))?;
         if self.output.is_json() {
             let rows: Vec<_> = topics
                 .iter()
-                .map(|topic| {
+                .map(|(name, topic)| {
                     json!({
-                        "name": topic.name,
-                        "id": topic.topic_id.to_base64(),
-                        "directory": topic.topic_id.to_string(),
+                        "name": **name,
+                        "id": topic.id.to_base64(),
+                        "directory": topic.id.to_string(),
                         "partitions": topic.partitions.len(),
                         "replicas": replicas_of(topic),
                         "internal": topic.is_internal,
@@ -171,188 +203,263 @@ impl List {
                 .collect();
             return print_line(&json!(rows).to_string());
         }
-        let rows = topics.iter().map(|topic| {
+        let rows = topics.iter().map(|(name, topic)| {
             vec![
-                topic.name.clone().unwrap_or_default(),
+                name.to_string(),
                 topic.partitions.len().to_string(),
                 replicas_of(topic).to_string(),
-                topic.topic_id.to_base64(),
+                topic.id.to_base64(),
             ]
         });
         print_table(&["TOPIC", "PARTITIONS", "REPLICAS", "ID"], rows.collect())
     }
 }
 
-fn replicas_of(topic: &MetadataResponseTopic) -> usize {
-    topic.partitions.iter().map(|partition| partition.replica_nodes.len()).max().unwrap_or(0)
+fn replicas_of(topic: &TopicView) -> usize {
+    topic.partitions.iter().map(|partition| partition.replicas.len()).max().unwrap_or(0)
 }
 
 impl Named {
     fn run(self) -> Result<(), Failure> {
-        let mut client = Client::new(&self.bootstrap.address);
-        let topic = client.topic(&self.name, false)?;
-        let numbers: Vec<i32> = topic.partitions.iter().map(|p| p.partition_index).collect();
-        let starts = offsets::at(&mut client, &self.name, &numbers, EARLIEST)?;
-        let ends = offsets::at(&mut client, &self.name, &numbers, LATEST)?;
-        let configs = configs_of(&mut client, &self.name)?;
+        let mut admin = self.bootstrap.admin(false)?;
+        let topic = self.bootstrap.topic(&mut admin, &self.name)?;
+        let numbers: Vec<i32> = (0..topic.partitions.len() as i32).collect();
+        let mut partitions = Partitions {
+            bootstrap: &self.bootstrap,
+            admin: &mut admin,
+            topic: &self.name,
+            numbers: &numbers,
+        };
+        let (firsts, ends) = (partitions.firsts()?, partitions.ends()?);
+        let configs = self.own_configs(&mut admin)?;
+        let rows = || {
+            let placed = firsts.values().zip(ends.values());
+            numbers.iter().zip(&topic.partitions).zip(placed)
+        };
         if self.output.is_json() {
-            let partitions: Vec<_> = topic
-                .partitions
-                .iter()
-                .map(|p| {
+            let partitions: Vec<_> = rows()
+                .map(|((partition, view), (first, end))| {
                     json!({
-                        "partition": p.partition_index,
-                        "leader": p.leader_id,
-                        "leader_epoch": p.leader_epoch,
-                        "replicas": p.replica_nodes,
-                        "isr": p.isr_nodes,
-                        "start_offset": starts.get(&p.partition_index),
-                        "end_offset": ends.get(&p.partition_index),
+                        "partition": partition,
+                        "leader": leader_of(view),
+                        "leader_epoch": view.leader_epoch,
+                        "replicas": view.replicas,
+                        "isr": view.in_sync,
+                        "start_offset": first,
+                        "end_offset": end,
                     })
                 })
                 .collect();
             let whole = json!({
                 "name": self.name,
-                "id": topic.topic_id.to_base64(),
-                "directory": topic.topic_id.to_string(),
+                "id": topic.id.to_base64(),
+                "directory": topic.id.to_string(),
                 "partitions": partitions,
                 "configs": configs,
             });
             return print_line(&whole.to_string());
         }
-        let id = topic.topic_id;
-        print_line(&format!("{}  id {}  directory {id}", self.name, id.to_base64()))?;
+        print_line(&format!("{}  id {}  directory {}", self.name, topic.id.to_base64(), topic.id))?;
         for (name, value) in &configs {
             print_line(&format!("  {name} = {value}"))?;
         }
-        let offset = |of: &BTreeMap<i32, i64>, partition: i32| {
-            of.get(&partition).map_or_else(|| "?".to_owned(), i64::to_string)
-        };
-        let rows = topic.partitions.iter().map(|p| {
+        let rows = rows().map(|((partition, view), (first, end))| {
             vec![
-                p.partition_index.to_string(),
-                p.leader_id.to_string(),
-                p.leader_epoch.to_string(),
-                listed(&p.replica_nodes),
-                listed(&p.isr_nodes),
-                offset(&starts, p.partition_index),
-                offset(&ends, p.partition_index),
+                partition.to_string(),
+                leader_of(view).to_string(),
+                view.leader_epoch.to_string(),
+                listed(&view.replicas),
+                listed(&view.in_sync),
+                first.to_string(),
+                end.to_string(),
             ]
         });
         print_table(
             &["PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "START", "END"],
             rows.collect(),
         )?;
-        let leaders = topic.partitions.iter().map(|partition| partition.leader_id);
-        let example = leaders.filter(|leader| SHARD_ID_STRIDE <= *leader).min();
-        match example {
-            Some(leader) => {
-                let (node, shard) = (leader % SHARD_ID_STRIDE, leader / SHARD_ID_STRIDE);
-                print_line(&format!(
-                    "\nOf a tidemill, {leader} is shard {shard} of node {node}: each shard is told \
-                     to clients as a broker."
-                ))
-            }
-            None => Ok(()),
-        }
+        explain_leaders(&topic)
     }
+
+    /// The settings that were made on this very topic.
+    fn own_configs(&self, admin: &mut Admin) -> Result<BTreeMap<String, String>, Failure> {
+        let topic = ConfigResource::Topic(self.name.clone());
+        let all = admin.describe_configs(&topic).map_err(|error| self.bootstrap.failure(error))?;
+        let own = all.into_iter().filter(|config| config.config_source == source::TOPIC);
+        Ok(own.map(|config| (config.name, config.value.unwrap_or_default())).collect())
+    }
+}
+
+fn leader_of(view: &PartitionView) -> i32 {
+    view.leader.unwrap_or(-1)
+}
+
+/// Who sees a leader's number may wonder.
+fn explain_leaders(topic: &TopicView) -> Result<(), Failure> {
+    let leaders = topic.partitions.iter().map(leader_of);
+    let Some(leader) = leaders.filter(|leader| SHARD_ID_STRIDE <= *leader).min() else {
+        return Ok(());
+    };
+    let (node, shard) = (leader % SHARD_ID_STRIDE, leader / SHARD_ID_STRIDE);
+    print_line(&format!(
+        "\nOf a tidemill, {leader} is shard {shard} of node {node}: each shard is told to clients as \
+         a broker."
+    ))
 }
 
 fn listed(nodes: &[i32]) -> String {
     nodes.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The settings that were made on this very topic.
-fn configs_of(client: &mut Client, topic: &str) -> Result<BTreeMap<String, String>, Failure> {
-    let request = DescribeConfigsRequest {
-        resources: vec![DescribeConfigsResource {
-            resource_type: RESOURCE_TOPIC,
-            resource_name: topic.to_owned(),
-            configuration_keys: None,
-        }],
-        ..DescribeConfigsRequest::default()
-    };
-    let answer = client.any()?.call(&request)?;
-    let own = answer.results.into_iter().flat_map(|result| result.configs);
-    Ok(own
-        .filter(|config| config.config_source == SOURCE_TOPIC)
-        .map(|config| (config.name, config.value.unwrap_or_default()))
-        .collect())
+impl Configure {
+    fn run(self) -> Result<(), Failure> {
+        let changes = self.changes();
+        if changes.is_empty() {
+            let flags = "--set, --delete, --append or --subtract";
+            return Err(Failure::usage("nothing is to be changed").fix(format!(
+                "say what with {flags}; `tidemill topic describe` shows what is set"
+            )));
+        }
+        let topic = ConfigResource::Topic(self.name.clone());
+        let mut admin = self.bootstrap.admin(false)?;
+        admin.alter_configs(&topic, &changes).map_err(|error| {
+            settings_failure(&self.bootstrap, &self.name, error, changes.iter().map(name_of))
+        })?;
+        for change in &changes {
+            print_line(&format!("{}: {}", self.name, in_words(change)))?;
+        }
+        Ok(())
+    }
+
+    fn changes(&self) -> Vec<ConfigChange> {
+        let with = |change: fn(String, String) -> ConfigChange| {
+            move |(name, value): &(String, String)| change(name.clone(), value.clone())
+        };
+        let set = self.set.iter().map(with(ConfigChange::Set));
+        let reset = self.delete.iter().map(|name| ConfigChange::Reset(name.clone()));
+        let append = self.append.iter().map(with(ConfigChange::Append));
+        let subtract = self.subtract.iter().map(with(ConfigChange::Subtract));
+        set.chain(reset).chain(append).chain(subtract).collect()
+    }
+}
+
+fn name_of(change: &ConfigChange) -> &str {
+    match change {
+        ConfigChange::Reset(name)
+        | ConfigChange::Set(name, _)
+        | ConfigChange::Append(name, _)
+        | ConfigChange::Subtract(name, _) => name,
+    }
+}
+
+fn in_words(change: &ConfigChange) -> String {
+    match change {
+        ConfigChange::Set(name, value) => format!("{name} is {value}"),
+        ConfigChange::Reset(name) => format!("{name} is the default again"),
+        ConfigChange::Append(name, value) => format!("{name} has {value}"),
+        ConfigChange::Subtract(name, value) => format!("{name} is without {value}"),
+    }
 }
 
 impl Grow {
     fn run(self) -> Result<(), Failure> {
-        let request = CreatePartitionsRequest {
-            topics: vec![CreatePartitionsTopic {
-                name: self.name.clone(),
-                count: self.partitions,
-                assignments: None,
-            }],
-            timeout_ms: TIMEOUT_MS,
-            validate_only: false,
-        };
-        let answer = Client::new(&self.bootstrap.address).any()?.call(&request)?;
-        for result in answer.results {
-            outcome("grow", &self.name, result.error_code, result.error_message)?;
-        }
+        let mut admin = self.bootstrap.admin(false)?;
+        admin
+            .create_partitions(&self.name, self.partitions)
+            .map_err(|error| failure(&self.bootstrap, &self.name, error))?;
         let partitions = counted(self.partitions as u64, "partition", "partitions");
         print_line(&format!("{} has {partitions}", self.name))
     }
 }
 
+impl Trim {
+    fn run(self) -> Result<(), Failure> {
+        let mut admin = self.bootstrap.admin(false)?;
+        let numbers = self.bootstrap.partitions(&mut admin, &self.name, &self.partitions)?;
+        let before = match self.before {
+            // The broker knows the end best: records may come while we ask.
+            Place::End => numbers.iter().map(|partition| (*partition, None)).collect(),
+            place => self.find(&mut admin, &numbers, place)?,
+        };
+        let kept = admin
+            .delete_records(&self.name, &before)
+            .map_err(|error| failure(&self.bootstrap, &self.name, error))?;
+        if self.output.is_json() {
+            let rows: Vec<_> = kept
+                .iter()
+                .map(|(partition, first)| json!({"partition": partition, "start_offset": first}))
+                .collect();
+            return print_line(&json!(rows).to_string());
+        }
+        let rows =
+            kept.iter().map(|(partition, first)| vec![partition.to_string(), first.to_string()]);
+        print_table(&["PARTITION", "START"], rows.collect())
+    }
+
+    fn find(
+        &self,
+        admin: &mut Admin,
+        numbers: &[i32],
+        place: Place,
+    ) -> Result<Vec<(i32, Option<i64>)>, Failure> {
+        let (bootstrap, topic) = (&self.bootstrap, &*self.name);
+        let mut partitions = Partitions { bootstrap, admin, topic, numbers };
+        let found = match place {
+            // What is gone already need not be deleted; what is not yet there cannot be.
+            Place::At(offset) => partitions.reaching(offset)?,
+            place => partitions.find(place)?,
+        };
+        Ok(found.into_iter().map(|(partition, offset)| (partition, Some(offset))).collect())
+    }
+}
+
 impl Delete {
     fn run(self) -> Result<(), Failure> {
-        let by_name = |name: &String| DeleteTopicState {
-            name: Some(name.clone()),
-            ..DeleteTopicState::default()
-        };
-        // Versions below 6 carry one list, later ones the other.
-        let request = DeleteTopicsRequest {
-            topics: self.names.iter().map(by_name).collect(),
-            topic_names: self.names.clone(),
-            timeout_ms: TIMEOUT_MS,
-        };
-        let mut client = Client::new(&self.bootstrap.address);
-        let connection = client.any()?;
-        let answer = connection.call(&request)?;
-        if answer.responses.len() != self.names.len() {
-            return Err(connection.refused(ApiKey::DeleteTopics, ErrorCode::UnknownServerError));
-        }
+        let mut admin = self.bootstrap.admin(false)?;
         let mut first_failure = Ok(());
-        for deleted in answer.responses {
-            let name = deleted.name.unwrap_or_default();
-            match outcome("delete", &name, deleted.error_code, deleted.error_message) {
+        for name in &self.names {
+            match admin.delete_topic(name) {
                 Ok(()) => print_line(&format!("deleted {name}"))?,
-                Err(failure) => first_failure = first_failure.and(Err(failure)),
+                Err(error) => {
+                    let failure = failure(&self.bootstrap, name, error);
+                    first_failure = first_failure.and(Err(failure));
+                }
             }
         }
         first_failure
     }
 }
 
-/// An error code in the words of the command that met it.
-fn outcome(
-    verb: &str,
-    topic: &str,
-    error: ErrorCode,
-    message: Option<String>,
-) -> Result<(), Failure> {
-    if error == ErrorCode::None {
-        return Ok(());
-    }
-    let failure = Failure::new(format!("cannot {verb} topic {topic}")).because(match message {
-        Some(message) if !message.is_empty() => format!("{}: {message}", error.name()),
-        _ => error.name().to_owned(),
-    });
-    Err(match error {
-        ErrorCode::TopicAlreadyExists => {
-            failure.fix(format!("`tidemill topic describe {topic}` shows what is there"))
+/// What the client says, with the command that helps.
+fn failure(bootstrap: &Bootstrap, topic: &str, error: Error) -> Failure {
+    let kind = error.kind();
+    let failure = bootstrap.failure(error);
+    let flag = bootstrap.flag();
+    match kind {
+        ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => {
+            failure.fix(format!("`tidemill topic describe {topic}{flag}` shows what is there"))
         }
-        ErrorCode::UnknownTopicOrPartition => failure.fix("`tidemill topic list` shows all topics"),
-        ErrorCode::InvalidTopicException => failure.fix(
-            "a name has 1 to 249 letters, digits, dots, underscores or dashes, and differs from \
-             other names in more than dots and underscores",
-        ),
-        error => failure.advised(error),
-    })
+        ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition) => {
+            failure.fix(format!("`tidemill topic list{flag}` shows all topics"))
+        }
+        _ => failure,
+    }
+}
+
+/// The same of settings: if one of these is the name of none, with the name that was meant.
+fn settings_failure<'a>(
+    bootstrap: &Bootstrap,
+    topic: &str,
+    error: Error,
+    mut names: impl Iterator<Item = &'a str>,
+) -> Failure {
+    let is_about_them = error.kind() == ErrorKind::Refused(ErrorCode::InvalidConfig);
+    let failure = failure(bootstrap, topic, error);
+    match names.find(|name| topic_config(name).is_none()).filter(|_| is_about_them) {
+        None => failure,
+        Some(wrong) => match nearest_of(wrong, TOPIC_CONFIGS.iter().map(|config| config.name)) {
+            Some(meant) => failure.fix(format!("did you mean {meant}?")),
+            None => failure.fix("use Kafka's names: retention.ms, segment.bytes, cleanup.policy …"),
+        },
+    }
 }

@@ -366,10 +366,18 @@ pub fn find(name: &str) -> Option<&'static Setting> {
 pub fn nearest(wrong: &str) -> Option<&'static str> {
     let all =
         SETTINGS.iter().flat_map(|s| std::iter::once(s.name).chain(s.aliases.iter().copied()));
+    nearest_of(wrong, all)
+}
+
+/// The one of `names` that is most like `wrong`, if any is like it at all.
+pub(crate) fn nearest_of(
+    wrong: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
     let wrong = wrong.replace(['_', '-'], ".").to_ascii_lowercase();
     let wrong: String = wrong.chars().take(limits::SETTING_NAME_BYTES_MAX).collect();
 
-    let (distance, name) = all
+    let (distance, name) = names
         .map(|name| {
             (
                 edits_between(&wrong, name.strip_prefix("tidemill.").unwrap_or(name))

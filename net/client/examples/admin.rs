@@ -36,7 +36,7 @@ fn see_to(brokers: &str, topic: &str) -> Result<(), Error> {
     }
     let ends = admin.list_offsets(topic, &[0, 1, 2, 3], Start::Latest, Isolation::default())?;
     println!("ends: {ends:?}");
-    println!("first kept: {}", admin.delete_records(topic, 0, None)?);
+    println!("first kept: {:?}", admin.delete_records(topic, &[(0, None)])?);
     admin.delete_topic(topic)?;
     println!("deleted {topic}");
     Ok(())

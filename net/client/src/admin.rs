@@ -3,7 +3,11 @@
 //! [`Admin`] works while one of its methods is called, on the calling thread. Each call is sent to
 //! the broker it concerns, tried again while that may help, and ends within the timeout.
 
+mod asking;
+mod partitions;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +18,18 @@ use tidemill_net::kafka::create_partitions::{CreatePartitionsRequest, CreatePart
 use tidemill_net::kafka::create_topics::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
-use tidemill_net::kafka::delete_records::{
-    DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic, HIGH_WATERMARK,
-};
 use tidemill_net::kafka::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use tidemill_net::kafka::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult, resource,
 };
-use tidemill_net::kafka::list_offsets::{
-    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
-};
-use tidemill_net::kafka::{ErrorCode, Request};
 use tidemill_record::TopicId;
 
-use crate::cluster::{Address, Cluster, ClusterConfig, Heard, Map, NotSent, Peer, TopicView};
-use crate::connection::Reply;
-use crate::consumer::{Isolation, Start};
+use crate::cluster::{Address, Cluster, ClusterConfig, Map, Peer, TopicView};
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
-use crate::time::Instant;
+
+/// Told what keeps a call from ending.
+type Listener = Box<dyn FnMut(&Error) + Send>;
 
 /// A topic to be created.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -168,12 +165,19 @@ pub struct ClusterView {
 /// }
 /// # Ok::<(), tidemill_client::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Admin {
     cluster: Cluster<u64>,
     driver: Driver,
     timeout: Duration,
     next_tag: u64,
+    gives_up_early: bool,
+    listener: Option<Listener>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("cluster", self.cluster.config()).finish_non_exhaustive()
+    }
 }
 
 impl Admin {
@@ -193,8 +197,30 @@ impl Admin {
         if config.seed == 0 {
             config.seed = crate::driver::seed();
         }
-        let timeout = config.request_timeout;
-        Ok(Admin { cluster: Cluster::new(config), driver: Driver::new(), timeout, next_tag: 0 })
+        Ok(Admin {
+            timeout: config.request_timeout,
+            cluster: Cluster::new(config),
+            driver: Driver::new(),
+            next_tag: 0,
+            gives_up_early: false,
+            listener: None,
+        })
+    }
+
+    /// Makes calls fail at once if whom they concern cannot be connected to, for people who can
+    /// see to it and try again. Otherwise they go on trying until their time is over.
+    #[must_use]
+    pub fn giving_up_early(mut self) -> Admin {
+        self.gives_up_early = true;
+        self
+    }
+
+    /// About every second that a call takes, `listener` is told what it would fail with if its
+    /// time were over.
+    #[must_use]
+    pub fn telling(mut self, listener: impl FnMut(&Error) + Send + 'static) -> Admin {
+        self.listener = Some(Box::new(listener));
+        self
     }
 
     /// Creates a topic.
@@ -215,7 +241,7 @@ impl Admin {
             timeout_ms: self.timeout_ms(),
             validate_only: false,
         };
-        let made = self.try_until_done(&what, Self::controller, &request, |answer| {
+        let made = self.call(what, controller, &request, |answer| {
             let made = answer.topics.first()?;
             Some((made.error_code, made.error_message.clone(), made.clone()))
         })?;
@@ -233,7 +259,7 @@ impl Admin {
             timeout_ms: self.timeout_ms(),
         };
         let what = format!("cannot delete topic {name}");
-        self.try_until_done(&what, Self::controller, &request, |answer| {
+        self.call(what, controller, &request, |answer| {
             let deleted = answer.responses.first()?;
             Some((deleted.error_code, deleted.error_message.clone(), ()))
         })
@@ -251,7 +277,7 @@ impl Admin {
             validate_only: false,
         };
         let what = format!("cannot give topic {topic} {count} partitions");
-        self.try_until_done(&what, Self::controller, &request, |answer| {
+        self.call(what, controller, &request, |answer| {
             let grown = answer.results.first()?;
             Some((grown.error_code, grown.error_message.clone(), ()))
         })
@@ -259,49 +285,25 @@ impl Admin {
 
     /// All topics.
     pub fn topics(&mut self) -> Result<BTreeMap<Arc<str>, TopicView>, Error> {
-        let now = self.driver.now();
-        self.cluster.want_all_topics(now);
-        let until = self.deadline();
+        let mut call = self.begin("cannot list the topics");
+        self.cluster.want_all_topics(call.start);
         while !self.cluster.shows_all_topics() {
-            self.map_until("cannot list the topics", until)?;
+            self.next_map(&mut call)?;
         }
         Ok(self.cluster.map().topics().clone())
     }
 
-    /// One topic.
+    /// One topic, waited for while it is in the making: all its partitions have leaders.
     pub fn topic(&mut self, name: &str) -> Result<TopicView, Error> {
-        let what = format!("cannot describe topic {name}");
-        let start = self.driver.now();
-        let until = self.deadline();
-        self.cluster.want_topic(&Arc::from(name), start);
-        self.cluster.refresh_now(start);
-        loop {
-            self.map_until(&what, until)?;
-            let now = self.driver.now();
-            let seen = match self.cluster.map().topic(name) {
-                // Heard before this was asked for.
-                None => ErrorCode::LeaderNotAvailable,
-                Some(view) if !view.error.is_none() => view.error,
-                Some(view) if view.partitions.iter().any(|p| p.leader.is_none()) => {
-                    ErrorCode::LeaderNotAvailable
-                }
-                Some(view) => return Ok(view.clone()),
-            };
-            // What has just been made is not known to all nodes at once.
-            let patience = if is_passing(seen) { self.timeout } else { NEWS_TAKES };
-            if !seen.is_retriable() || patience <= now.since(start) {
-                return Err(Error::refused(what, seen, None));
-            }
-            self.cluster.refresh(now);
-        }
+        let mut call = self.begin(format!("cannot describe topic {name}"));
+        self.look_at(&mut call, name)
     }
 
     /// The cluster: its name, its nodes.
     pub fn cluster(&mut self) -> Result<ClusterView, Error> {
-        let now = self.driver.now();
-        self.cluster.refresh_now(now);
-        let until = self.deadline();
-        self.map_until("cannot describe the cluster", until)?;
+        let mut call = self.begin("cannot describe the cluster");
+        self.cluster.refresh_now(call.start);
+        self.next_map(&mut call)?;
         let map = self.cluster.map();
         Ok(ClusterView {
             id: map.cluster_id().map(str::to_owned),
@@ -326,8 +328,8 @@ impl Admin {
             ..DescribeConfigsRequest::default()
         };
         let peer = of.peer();
-        self.try_until_done(
-            &what,
+        self.call(
+            what,
             |_| peer,
             &request,
             |answer| {
@@ -354,8 +356,8 @@ impl Admin {
             validate_only: false,
         };
         let peer = of.peer();
-        self.try_until_done(
-            &what,
+        self.call(
+            what,
             |_| peer,
             &request,
             |answer| {
@@ -365,217 +367,13 @@ impl Admin {
         )
     }
 
-    /// The offset of each partition at a start; -1 where no record is that young.
-    pub fn list_offsets(
-        &mut self,
-        topic: &str,
-        partitions: &[i32],
-        at: Start,
-        isolation: Isolation,
-    ) -> Result<BTreeMap<i32, i64>, Error> {
-        let what = format!("cannot tell offsets of topic {topic}");
-        self.topic(topic)?;
-        let mut found = BTreeMap::new();
-        for &partition_index in partitions {
-            let request = ListOffsetsRequest {
-                isolation_level: isolation.to_wire(),
-                topics: vec![ListOffsetsTopic {
-                    name: topic.to_owned(),
-                    partitions: vec![ListOffsetsPartition {
-                        partition_index,
-                        timestamp: crate::consumer::wire_time(at),
-                        ..ListOffsetsPartition::default()
-                    }],
-                }],
-                timeout_ms: self.timeout_ms(),
-                ..ListOffsetsRequest::default()
-            };
-            let leader = |map: &Map| leader(map, topic, partition_index);
-            let offset = self.try_until_done(&what, leader, &request, |answer| {
-                let told = answer.topics.first()?.partitions.first()?;
-                Some((told.error_code, None, told.offset))
-            })?;
-            found.insert(partition_index, offset);
-        }
-        Ok(found)
-    }
-
-    /// Deletes the records of a partition before an offset (`None`: all there are). Tells the
-    /// first offset that is kept.
-    pub fn delete_records(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        before: Option<i64>,
-    ) -> Result<i64, Error> {
-        let what = format!("cannot delete records of partition {partition} of {topic}");
-        self.topic(topic)?;
-        let request = DeleteRecordsRequest {
-            topics: vec![DeleteRecordsTopic {
-                name: topic.to_owned(),
-                partitions: vec![DeleteRecordsPartition {
-                    partition_index: partition,
-                    offset: before.unwrap_or(HIGH_WATERMARK),
-                }],
-            }],
-            timeout_ms: self.timeout_ms(),
-        };
-        let leader = |map: &Map| leader(map, topic, partition);
-        self.try_until_done(&what, leader, &request, |answer| {
-            let trimmed = answer.topics.first()?.partitions.first()?;
-            Some((trimmed.error_code, None, trimmed.low_watermark))
-        })
-    }
-
     fn timeout_ms(&self) -> i32 {
         i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX)
     }
-
-    fn deadline(&self) -> Instant {
-        self.driver.now().plus(self.timeout)
-    }
-
-    /// Who decides for the cluster, if that is one we can reach; any broker passes it on.
-    fn controller(map: &Map) -> Peer {
-        let controller = map.controller().filter(|id| map.nodes().contains_key(id));
-        controller.map_or(Peer::Any, Peer::Node)
-    }
-
-    /// Sends a request until the answer's first part is no error, or one that will not pass.
-    fn try_until_done<R: Request, T>(
-        &mut self,
-        what: &str,
-        to: impl Fn(&Map) -> Peer,
-        request: &R,
-        read: impl Fn(&R::Response) -> Option<(ErrorCode, Option<String>, T)>,
-    ) -> Result<T, Error> {
-        let until = self.deadline();
-        let mut trouble: Option<Error> = None;
-        let mut tries = 0;
-        loop {
-            let now = self.driver.now();
-            if until <= now {
-                return Err(trouble.unwrap_or_else(|| self.unreachable(what)));
-            }
-            if !self.cluster.knows_the_cluster() {
-                self.map_until(what, until)?;
-            }
-            let to = to(self.cluster.map());
-            let Some(reply) = self.ask(what, to, request, until)? else { continue };
-            let answer = reply.decode::<R::Response>().map_err(|error| {
-                Error::new(ErrorKind::Damaged, what).because(format!("unreadable answer: {error}"))
-            })?;
-            let (code, words, result) = read(&answer).ok_or_else(|| {
-                Error::new(ErrorKind::Damaged, what).because("the broker did not answer for it")
-            })?;
-            if code.is_none() {
-                return Ok(result);
-            }
-            let error = Error::refused(what, code, words.as_deref());
-            if !is_passing(code) {
-                return Err(error);
-            }
-            trouble = Some(error);
-            tries += 1;
-            self.cluster.refresh(self.driver.now());
-            self.pause(tries, until);
-        }
-    }
-
-    /// Asks once; `None` if the question was lost and can be asked again.
-    fn ask<R: Request>(
-        &mut self,
-        what: &str,
-        to: Peer,
-        request: &R,
-        until: Instant,
-    ) -> Result<Option<Reply>, Error> {
-        self.next_tag += 1;
-        let tag = self.next_tag;
-        loop {
-            let now = self.driver.now();
-            match self.cluster.send(to, request, Duration::ZERO, tag, now) {
-                Ok(()) => break,
-                Err(NotSent::NotNow) => {}
-                Err(NotSent::UnknownNode) => self.cluster.refresh(now),
-                Err(NotSent::NoCommonVersion { api, theirs }) => {
-                    let name = api.api().name;
-                    let cause = match theirs {
-                        Some((low, high)) => format!("it takes versions {low} to {high} of {name}"),
-                        None => format!("it does not take {name}"),
-                    };
-                    return Err(Error::new(ErrorKind::Unsupported, what).because(cause));
-                }
-            }
-            if until <= now {
-                return Err(self.unreachable(what));
-            }
-            self.driver.turn(&mut self.cluster, until);
-            while self.cluster.poll_heard().is_some() {}
-        }
-        loop {
-            self.driver.turn(&mut self.cluster, until);
-            while let Some(heard) = self.cluster.poll_heard() {
-                match heard {
-                    Heard::Reply(found, reply) if found == tag => return Ok(Some(reply)),
-                    Heard::Lost(found) if found == tag => return Ok(None),
-                    _ => {}
-                }
-            }
-            if until <= self.driver.now() {
-                let error = Error::new(ErrorKind::TimedOut, what);
-                return Err(error.because("the broker has not answered in time"));
-            }
-        }
-    }
-
-    /// Waits for the next map.
-    fn map_until(&mut self, what: &str, until: Instant) -> Result<(), Error> {
-        loop {
-            self.driver.turn(&mut self.cluster, until);
-            while let Some(heard) = self.cluster.poll_heard() {
-                if matches!(heard, Heard::Map) {
-                    return Ok(());
-                }
-            }
-            if until <= self.driver.now() {
-                return Err(self.unreachable(what));
-            }
-        }
-    }
-
-    /// Waits before the next try, while the connections go on.
-    fn pause(&mut self, tries: u32, until: Instant) {
-        let wait = Duration::from_millis(50).saturating_mul(tries.min(20));
-        let pause_until = self.driver.now().plus(wait).min(until);
-        while self.driver.now() < pause_until {
-            self.driver.turn(&mut self.cluster, pause_until);
-        }
-        while self.cluster.poll_heard().is_some() {}
-    }
-
-    fn unreachable(&self, what: &str) -> Error {
-        let cause = self.cluster.trouble().unwrap_or("no broker has answered in time");
-        Error::new(ErrorKind::Unreachable, what)
-            .because(cause)
-            .fix("check the addresses of the brokers, and that they can be reached from here")
-    }
 }
 
-/// How long nodes take at most to hear of a new topic.
-const NEWS_TAKES: Duration = Duration::from_millis(500);
-
-fn leader(map: &Map, topic: &str, partition: i32) -> Peer {
-    map.leader(topic, partition).map_or(Peer::Any, Peer::Node)
-}
-
-/// Whether trying again may help. A topic that is said not to exist most likely does not.
-fn is_passing(error: ErrorCode) -> bool {
-    error.is_retriable()
-        && !matches!(
-            error,
-            ErrorCode::UnknownTopicOrPartition
-                | ErrorCode::UnknownTopicId
-                | ErrorCode::InconsistentTopicId
-        )
+/// Who decides for the cluster, if that is one we can reach; any broker passes it on.
+fn controller(map: &Map) -> Peer {
+    let controller = map.controller().filter(|id| map.nodes().contains_key(id));
+    controller.map_or(Peer::Any, Peer::Node)
 }

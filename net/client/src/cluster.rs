@@ -160,6 +160,8 @@ struct Line<A> {
 #[derive(Debug, Default)]
 struct Place {
     line: Option<LineId>,
+    /// Whether the last attempt to be connected to it came to nothing.
+    is_away: bool,
     failed_tries: u32,
     down_until: Instant,
 }
@@ -232,6 +234,21 @@ impl<A> Cluster<A> {
     /// The last thing that went wrong with a connection, for whoever waits in vain.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// Whether every broker known of was last tried in vain.
+    pub fn is_out_of_reach(&self) -> bool {
+        let mut known = self.map.nodes().values().chain(&self.config.bootstrap);
+        known.all(|address| self.is_away(address))
+    }
+
+    /// Whether a node was last tried in vain.
+    pub fn is_node_out_of_reach(&self, node: i32) -> bool {
+        self.map.nodes().get(&node).is_some_and(|address| self.is_away(address))
+    }
+
+    fn is_away(&self, address: &Address) -> bool {
+        self.places.get(address).is_some_and(|place| place.is_away)
     }
 
     /// Whether the map has been heard at least once.
@@ -472,6 +489,7 @@ impl<A> Cluster<A> {
                 Event::Ready => {
                     if let Some(place) = self.places.get_mut(&line.address) {
                         place.failed_tries = 0;
+                        place.is_away = false;
                     }
                     self.heard.push_back(Heard::Ready);
                 }
@@ -501,9 +519,16 @@ impl<A> Cluster<A> {
         let line = self.lines.remove(&id).expect("it has just told of its end");
         self.actions.push_back(Action::Disconnect(id));
         let was_ready = line.connection.versions() != &crate::versions::Versions::UNKNOWN;
-        self.trouble = Some(format!("{}: {trouble}", line.address));
+        let address = &line.address;
+        self.trouble = Some(match trouble {
+            Trouble::Ended { cause } if line.connecting_until.is_some() => {
+                format!("cannot connect to {address}: {cause}")
+            }
+            trouble => format!("{address}: {trouble}"),
+        });
         let place = self.places.entry(line.address).or_default();
         place.line = None;
+        place.is_away = !was_ready;
         place.failed_tries = place.failed_tries.saturating_add(1);
         // A connection that worked may be made again at once: brokers close idle ones.
         let again = place.failed_tries == 1 && was_ready;

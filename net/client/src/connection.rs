@@ -129,10 +129,10 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Ended { cause } => write!(f, "the connection ended: {cause}"),
             Trouble::Overdue { api, waited } => {
-                write!(f, "no answer to {} for {waited:?}", api.api().name)
+                write!(f, "no answer to {} for {waited:.0?}", api.api().name)
             }
             Trouble::NoFrame(error) => {
-                write!(f, "what the other side sent is not Kafka's protocol: {error}")
+                write!(f, "what the other side sent is not Kafka's protocol without TLS: {error}")
             }
             Trouble::Unreadable { api, error } => {
                 write!(f, "the answer to {} cannot be read: {error}", api.api().name)

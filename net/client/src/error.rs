@@ -2,13 +2,17 @@
 
 use std::fmt;
 
-use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::{ApiKey, ErrorCode};
+
+use crate::connection::SendError;
 
 /// What kind of trouble it is, for programs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErrorKind {
     /// No broker could be reached, or the last connection was lost.
     Unreachable,
+    /// The cluster names this node, but where it is said to be it cannot be reached.
+    NodeUnreachable(i32),
     /// It took longer than allowed. It may have happened all the same.
     TimedOut,
     /// A broker refused.
@@ -51,6 +55,34 @@ impl Error {
             Some(fix) => error.fix(fix),
             None => error,
         }
+    }
+
+    /// Nobody could be asked. `trouble` is what is known of the reason.
+    pub(crate) fn unreachable(
+        kind: ErrorKind,
+        what: impl Into<String>,
+        trouble: Option<&str>,
+    ) -> Error {
+        let error = Error::new(kind, what).because(trouble.unwrap_or("no broker has answered yet"));
+        match kind {
+            ErrorKind::NodeUnreachable(node) => error.fix(format!(
+                "the cluster names this address for node {node}: see advertised.listeners on that \
+                 broker (and tidemill.routing, if it is a tidemill)"
+            )),
+            _ => error.fix("see whether the brokers run, and can be reached from here"),
+        }
+    }
+
+    /// The broker and we have no version of an API in common; `theirs` is what it speaks.
+    pub(crate) fn unsupported(
+        what: impl Into<String>,
+        api: ApiKey,
+        theirs: Option<(i16, i16)>,
+    ) -> Error {
+        let is_newer = theirs.is_some_and(|(lowest, _)| api.api().max < lowest);
+        Error::new(ErrorKind::Unsupported, what)
+            .because(SendError::NoCommonVersion { api, theirs })
+            .fix(if is_newer { "use a newer client" } else { "use a newer broker" })
     }
 
     pub(crate) fn because(mut self, cause: impl fmt::Display) -> Error {
@@ -119,7 +151,11 @@ fn fix_for(code: ErrorCode) -> Option<&'static str> {
         | ErrorCode::GroupAuthorizationFailed => "give this client's user the right to do this",
         ErrorCode::OffsetOutOfRange => "seek to an offset that is kept, or set a reset policy",
         ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
-            "bring back brokers, or lower min.insync.replicas"
+            "bring back the brokers that are away, or lower min.insync.replicas of the topic"
+        }
+        ErrorCode::LeaderNotAvailable => "see whether all brokers of the cluster run",
+        ErrorCode::KafkaStorageError => {
+            "the broker's log says which file and why (`tidemill check` tests a tidemill's disk)"
         }
         _ => return None,
     })

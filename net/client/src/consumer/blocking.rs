@@ -78,7 +78,7 @@ impl Consumer {
                     let what = format!("cannot read topic {topic}");
                     return Err(match found {
                         Some((error, _)) if !error.is_none() => Error::refused(what, error, None),
-                        _ => self.unreachable(what),
+                        _ => self.core.unreachable(what),
                     });
                 }
                 _ => self.turn(until),
@@ -119,7 +119,7 @@ impl Consumer {
                 if self.core.cluster().knows_the_cluster() {
                     return Ok(records);
                 }
-                return Err(self.unreachable("cannot read records".to_owned()));
+                return Err(self.core.unreachable("cannot read records"));
             }
             self.turn(until);
         }
@@ -153,6 +153,12 @@ impl Consumer {
         self.core.high_watermark(topic, partition)
     }
 
+    /// What keeps records from being read just now, for whoever waits in vain; `None` if there
+    /// just are none. Polling on may help, as when a broker is about to come back.
+    pub fn trouble(&self) -> Option<Error> {
+        self.core.trouble()
+    }
+
     fn turn(&mut self, until: Instant) {
         self.core.tick(self.driver.now());
         if self.core.has_batches() {
@@ -161,13 +167,6 @@ impl Consumer {
         let until = earlier(self.core.next_deadline(), Some(until)).expect("one is given");
         self.driver.turn(self.core.cluster(), until);
         self.core.tick(self.driver.now());
-    }
-
-    fn unreachable(&mut self, what: String) -> Error {
-        let cause = self.core.cluster().trouble().unwrap_or("no broker has answered in time");
-        Error::new(ErrorKind::Unreachable, what)
-            .because(cause)
-            .fix("check the addresses of the brokers, and that they can be reached from here")
     }
 }
 

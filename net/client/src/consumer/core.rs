@@ -10,22 +10,18 @@
 //! and not yet taken: so memory holds one answer of each node at most. Answers to what was asked
 //! before a seek are not believed.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+mod answers;
+mod asking;
 
-use tidemill_net::kafka::fetch::{FetchPartition, FetchPartitionResponse, OutgoingFetch};
-use tidemill_net::kafka::list_offsets::{
-    EARLIEST, LATEST, ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest,
-    ListOffsetsResponse, ListOffsetsTopic,
-};
-use tidemill_net::kafka::{ApiKey, ErrorCode, NodeEndpoint, TopicRef};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidemill_net::kafka::list_offsets::{EARLIEST, LATEST};
 
 use super::fetched::{Fetched, FetchedBatch, Step};
 use super::{ConsumerConfig, Start};
 use crate::backoff::Random;
-use crate::cluster::{Address, Cluster, Heard, Map, NotSent, Peer};
-use crate::connection::Reply;
+use crate::cluster::{Cluster, Heard};
 use crate::error::{Error, ErrorKind};
 use crate::time::{Instant, earlier};
 
@@ -73,6 +69,8 @@ struct Part {
     high_watermark: Option<i64>,
     /// Since when the cluster has said that it does not exist.
     missing_since: Option<Instant>,
+    /// Why it was last asked for in vain; none since an answer has come.
+    trouble: Option<String>,
 }
 
 /// See the head of this file.
@@ -94,9 +92,6 @@ pub struct ConsumerCore {
 
 /// How many problems wait to be told at most; the oldest are forgotten.
 const PROBLEMS_MAX: usize = 100;
-
-/// How long a topic may be missing before that is told.
-const MISSING_PATIENCE: Duration = Duration::from_secs(5);
 
 impl ConsumerCore {
     /// A consumer of nothing yet.
@@ -149,6 +144,7 @@ impl ConsumerCore {
                 generation,
                 high_watermark: None,
                 missing_since: None,
+                trouble: None,
             });
         }
     }
@@ -248,6 +244,22 @@ impl ConsumerCore {
         self.problems.pop_front()
     }
 
+    /// What keeps records from being read just now, for whoever waits in vain. What will not pass
+    /// by itself is told by [`ConsumerCore::poll_problem`] instead.
+    pub fn trouble(&self) -> Option<Error> {
+        if !self.cluster.knows_the_cluster() {
+            return Some(self.unreachable("cannot read records"));
+        }
+        let part = self.parts.iter().find(|part| part.trouble.is_some())?;
+        let what = format!("cannot read partition {} of {}", part.partition, part.topic);
+        let trouble = part.trouble.as_deref();
+        Some(Error::new(ErrorKind::TimedOut, what).because(trouble.unwrap_or_default()))
+    }
+
+    pub(super) fn unreachable(&self, what: impl Into<String>) -> Error {
+        Error::unreachable(ErrorKind::Unreachable, what, self.cluster.trouble())
+    }
+
     /// Whether there is something to be polled.
     pub fn has_batches(&self) -> bool {
         !self.fetched.is_empty() || !self.problems.is_empty()
@@ -284,328 +296,11 @@ impl ConsumerCore {
         self.ask_for_records(now);
     }
 
-    /// Topics that cannot be used are told, once for each new map: at once if there is no hope,
-    /// and after a while if they may just be in the making.
-    fn look_for_missing(&mut self, now: Instant) {
-        let mut missing = Vec::new();
-        for part in &mut self.parts {
-            let view = self.cluster.map().topic(&part.topic);
-            let error = match view {
-                Some(view) if !view.error.is_none() => view.error,
-                Some(view) if view.partitions.len() <= part.partition.max(0) as usize => {
-                    ErrorCode::UnknownTopicOrPartition
-                }
-                _ => {
-                    part.missing_since = None;
-                    continue;
-                }
-            };
-            let since = *part.missing_since.get_or_insert(now);
-            if !error.is_retriable() || MISSING_PATIENCE <= now.since(since) {
-                let what = format!("cannot read partition {} of {}", part.partition, part.topic);
-                missing.push(Error::refused(what, error, None));
-            }
-        }
-        for error in missing {
-            self.complain(error);
-        }
-    }
-
     fn complain(&mut self, error: Error) {
         if PROBLEMS_MAX <= self.problems.len() {
             self.problems.pop_front();
         }
         self.problems.push_back(error);
-    }
-
-    /// Indexes of the partitions that something can be asked for, by leader.
-    fn askable(
-        &mut self,
-        now: Instant,
-        wanted: impl Fn(&Part) -> bool,
-    ) -> BTreeMap<i32, Vec<usize>> {
-        let mut by_leader: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-        let mut leaderless = false;
-        let count = self.parts.len();
-        for step in 0..count {
-            let index = (self.rotation + step) % count;
-            let part = &self.parts[index];
-            if part.asked || part.holds || now < part.not_before || !wanted(part) {
-                continue;
-            }
-            match self.cluster.map().leader(&part.topic, part.partition) {
-                Some(leader) => by_leader.entry(leader).or_default().push(index),
-                None => leaderless = true,
-            }
-        }
-        if leaderless && self.cluster.knows_the_cluster() {
-            self.cluster.refresh(now);
-        }
-        by_leader
-    }
-
-    fn ask_for_offsets(&mut self, now: Instant) {
-        let by_leader = self.askable(now, |part| matches!(part.place, Place::Find(_)));
-        for (leader, indexes) in by_leader {
-            let mut topics: Vec<ListOffsetsTopic> = Vec::new();
-            for &index in &indexes {
-                let part = &self.parts[index];
-                let Place::Find(start) = part.place else { unreachable!("just filtered") };
-                let partition = ListOffsetsPartition {
-                    partition_index: part.partition,
-                    current_leader_epoch: leader_epoch(self.cluster.map(), part),
-                    timestamp: wire_time(start),
-                };
-                match topics.iter_mut().find(|topic| *topic.name == *part.topic) {
-                    Some(topic) => topic.partitions.push(partition),
-                    None => topics.push(ListOffsetsTopic {
-                        name: part.topic.to_string(),
-                        partitions: vec![partition],
-                    }),
-                }
-            }
-            let request = ListOffsetsRequest {
-                isolation_level: self.config.isolation.to_wire(),
-                topics,
-                ..ListOffsetsRequest::default()
-            };
-            let asked = |&part: &usize| Asked { part, generation: self.parts[part].generation };
-            let ask = Ask::Find(indexes.iter().map(asked).collect());
-            let sent = self.cluster.send(Peer::Node(leader), &request, Duration::ZERO, ask, now);
-            self.after_asking(sent.map(|()| indexes), leader, now);
-        }
-    }
-
-    /// Notes what was sent; false if nothing was.
-    fn after_asking(&mut self, sent: Result<Vec<usize>, NotSent>, node: i32, now: Instant) -> bool {
-        match sent {
-            Ok(indexes) => {
-                for index in indexes {
-                    self.parts[index].asked = true;
-                }
-                true
-            }
-            Err(NotSent::NotNow) => false,
-            Err(NotSent::UnknownNode) => {
-                self.cluster.refresh(now);
-                false
-            }
-            Err(NotSent::NoCommonVersion { api, theirs }) => {
-                let name = api.api().name;
-                let error = Error::new(ErrorKind::Unsupported, format!("cannot ask node {node}"))
-                    .because(format!("it takes versions {theirs:?} of {name}"))
-                    .fix("use a broker of Apache Kafka 0.11 or later, or compatible with it");
-                self.complain(error);
-                false
-            }
-        }
-    }
-
-    fn ask_for_records(&mut self, now: Instant) {
-        let by_leader =
-            self.askable(now, |part| matches!(part.place, Place::At(_)) && !part.paused);
-        for (leader, indexes) in by_leader {
-            if !self.fetching.contains(&leader) {
-                self.fetch_from(leader, indexes, now);
-            }
-        }
-    }
-
-    fn fetch_from(&mut self, leader: i32, indexes: Vec<usize>, now: Instant) {
-        let room = self.cluster.room_at(leader, ApiKey::Fetch, now);
-        let takes_ids = match room {
-            Ok(takes_ids) => takes_ids,
-            Err(error) => {
-                self.after_asking(Err(error), leader, now);
-                return;
-            }
-        };
-        let id_of = |index: usize| {
-            let view = self.cluster.map().topic(&self.parts[index].topic);
-            view.map(|view| view.id).filter(|id| !id.is_zero())
-        };
-        let by_id = takes_ids && indexes.iter().all(|&index| id_of(index).is_some());
-        let partitions: Vec<FetchPartition<'_>> = indexes
-            .iter()
-            .map(|&index| {
-                let part = &self.parts[index];
-                let Place::At(offset) = part.place else { unreachable!("just filtered") };
-                let topic = match id_of(index) {
-                    Some(id) if by_id => TopicRef::Id(id),
-                    _ => TopicRef::Name(&part.topic),
-                };
-                let most = i32::try_from(self.config.partition_bytes).unwrap_or(i32::MAX);
-                FetchPartition {
-                    current_leader_epoch: leader_epoch(self.cluster.map(), part),
-                    ..FetchPartition::from_consumer(topic, part.partition, offset, most)
-                }
-            })
-            .collect();
-        // An answer that waits for records of these keeps back those of the others, which can be
-        // asked for as soon as what they brought has been taken.
-        let others_hold = self.parts.iter().any(|part| {
-            part.holds && self.cluster.map().leader(&part.topic, part.partition) == Some(leader)
-        });
-        let wait = if others_hold { Duration::ZERO } else { self.config.max_wait };
-        let max_wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        let request = OutgoingFetch {
-            max_wait_ms,
-            min_bytes: i32::try_from(self.config.min_bytes).unwrap_or(i32::MAX),
-            max_bytes: i32::try_from(self.config.max_bytes).unwrap_or(i32::MAX),
-            isolation_level: self.config.isolation.to_wire(),
-            partitions: &partitions,
-            ..OutgoingFetch::default()
-        };
-        let asked = |&part: &usize| Asked { part, generation: self.parts[part].generation };
-        let ask = Ask::Fetch { node: leader, parts: indexes.iter().map(asked).collect() };
-        let sent = self.cluster.fetch(leader, &request, ask, now);
-        self.rotation = indexes.last().map_or(0, |last| last + 1);
-        if self.after_asking(sent.map(|()| indexes), leader, now) {
-            self.fetching.push(leader);
-        }
-    }
-
-    /// The part that was asked for, if that is still meant.
-    fn still_meant(&mut self, asked: Asked) -> Option<&mut Part> {
-        self.parts.get_mut(asked.part).filter(|part| part.generation == asked.generation)
-    }
-
-    fn take_loss(&mut self, asked: &[Asked], now: Instant) {
-        for &asked in asked {
-            if self.still_meant(asked).is_some() {
-                self.parts[asked.part].asked = false;
-                self.rest(asked.part, now);
-            }
-        }
-    }
-
-    /// Asks again only after a while.
-    fn rest(&mut self, index: usize, now: Instant) {
-        let part = &mut self.parts[index];
-        part.failed_tries = part.failed_tries.saturating_add(1);
-        part.not_before = now.plus(self.config.retry.delay(part.failed_tries, &mut self.random));
-    }
-
-    fn take_offsets(&mut self, asked: &[Asked], reply: &Reply, now: Instant) {
-        let Ok(answer) = reply.decode::<ListOffsetsResponse>() else {
-            return self.take_loss(asked, now);
-        };
-        for &asked in asked {
-            let Some(part) = self.still_meant(asked) else { continue };
-            part.asked = false;
-            let (topic, partition) = (Arc::clone(&part.topic), part.partition);
-            let topics = answer.topics.iter().filter(|told| *told.name == *topic);
-            let told = topics
-                .flat_map(|told| &told.partitions)
-                .find(|told| told.partition_index == partition);
-            match told {
-                Some(told) => self.take_offset(asked.part, told, now),
-                None => self.rest(asked.part, now),
-            }
-        }
-    }
-
-    fn take_offset(&mut self, index: usize, told: &ListOffsetsPartitionResponse, now: Instant) {
-        let part = &mut self.parts[index];
-        match told.error_code {
-            ErrorCode::None if 0 <= told.offset => {
-                part.place = Place::At(told.offset);
-                part.failed_tries = 0;
-            }
-            // No record is that young.
-            ErrorCode::None => part.place = Place::Find(Start::Latest),
-            error => self.take_error(index, error, now),
-        }
-    }
-
-    fn take_error(&mut self, index: usize, error: ErrorCode, now: Instant) {
-        self.rest(index, now);
-        if error.is_retriable() {
-            return self.cluster.refresh(now);
-        }
-        let part = &self.parts[index];
-        let what = format!("cannot read partition {} of {}", part.partition, part.topic);
-        self.complain(Error::refused(what, error, None));
-    }
-
-    fn take_records(&mut self, asked: &[Asked], reply: &Reply, now: Instant) {
-        let response = match reply.fetch() {
-            Ok(response) if response.error_code.is_none() => response,
-            _ => return self.take_loss(asked, now),
-        };
-        for (at, &asked) in asked.iter().enumerate() {
-            if self.still_meant(asked).is_none() {
-                continue;
-            }
-            self.parts[asked.part].asked = false;
-            let fits = |told: &&FetchPartitionResponse<'_>| self.is_about(asked.part, told);
-            let told = response.partitions.get(at).filter(fits);
-            match told.or_else(|| response.partitions.iter().find(fits)) {
-                Some(told) => {
-                    let endpoints = &response.node_endpoints;
-                    self.take_partition(asked, told, endpoints, now);
-                }
-                None => self.rest(asked.part, now),
-            }
-        }
-    }
-
-    fn is_about(&self, index: usize, told: &FetchPartitionResponse<'_>) -> bool {
-        let part = &self.parts[index];
-        let same_topic = match told.topic {
-            TopicRef::Name(name) => name == &*part.topic,
-            TopicRef::Id(id) => {
-                self.cluster.map().topic(&part.topic).is_some_and(|view| view.id == id)
-            }
-        };
-        same_topic && told.partition == part.partition
-    }
-
-    fn take_partition(
-        &mut self,
-        asked: Asked,
-        told: &FetchPartitionResponse<'_>,
-        endpoints: &[NodeEndpoint<'_>],
-        now: Instant,
-    ) {
-        let index = asked.part;
-        let part = &mut self.parts[index];
-        match told.error_code {
-            ErrorCode::None => {
-                part.failed_tries = 0;
-                part.high_watermark = Some(told.high_watermark);
-                if let Some(records) = told.records.first() {
-                    let aborted = told.aborted_transactions.as_deref().unwrap_or(&[]);
-                    part.holds = true;
-                    self.fetched.push_back((asked, Fetched::new(records.clone(), aborted)));
-                }
-            }
-            ErrorCode::OffsetOutOfRange => self.leave_range(index, now),
-            error => {
-                let hinted = told.current_leader.is_some_and(|hint| {
-                    let endpoint = endpoints.iter().find(|e| e.node_id == hint.leader_id);
-                    let address = endpoint.and_then(|endpoint| {
-                        let port = u16::try_from(endpoint.port).ok()?;
-                        Some(Address { host: endpoint.host.into(), port })
-                    });
-                    let (topic, partition) = (Arc::clone(&part.topic), part.partition);
-                    self.cluster.map_mut().take_hint(&topic, partition, hint, address)
-                });
-                if !hinted {
-                    self.take_error(index, error, now);
-                }
-            }
-        }
-    }
-
-    /// The position does not exist: the policy says where to go on.
-    fn leave_range(&mut self, index: usize, now: Instant) {
-        if let Some(reset) = self.config.reset {
-            self.rest(index, now);
-            self.go_on_at(index, place(reset));
-            return;
-        }
-        self.take_error(index, ErrorCode::OffsetOutOfRange, now);
     }
 }
 
@@ -614,10 +309,6 @@ fn place(start: Start) -> Place {
         Start::Offset(offset) => Place::At(offset),
         other => Place::Find(other),
     }
-}
-
-fn leader_epoch(map: &Map, part: &Part) -> i32 {
-    map.partition(&part.topic, part.partition).map_or(-1, |view| view.leader_epoch)
 }
 
 /// What ListOffsets is asked for.

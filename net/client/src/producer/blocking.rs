@@ -147,22 +147,28 @@ impl Producer {
 
     /// Takes a record, and waits for room if there is none, at most for the delivery timeout.
     pub fn send_blocking(&self, record: Record) -> Result<(), SendRefused> {
+        let patience = self.shared.lock().core.delivery_timeout();
+        self.send_within(record, patience)
+    }
+
+    /// Takes a record, and waits for room if there is none, at most so long.
+    pub fn send_within(&self, record: Record, patience: Duration) -> Result<(), SendRefused> {
         let mut inner = self.shared.lock();
-        let patience = inner.core.delivery_timeout();
+        let mut refused = match self.send_locked(&mut inner, record) {
+            Err(refused) if refused.error.kind() == ErrorKind::Full => refused,
+            done => return done,
+        };
         let start = std::time::Instant::now();
-        let mut record = record;
         loop {
-            let refused = match self.send_locked(&mut inner, record) {
-                Ok(()) => return Ok(()),
-                Err(refused) if refused.error.kind() == ErrorKind::Full => refused,
-                Err(refused) => return Err(refused),
-            };
             let left = patience.saturating_sub(start.elapsed());
             if left.is_zero() || inner.core.has_reports() {
                 return Err(refused);
             }
-            record = *refused.record;
             inner = self.wait(inner, left);
+            refused = match self.send_locked(&mut inner, *refused.record) {
+                Err(refused) if refused.error.kind() == ErrorKind::Full => refused,
+                done => return done,
+            };
         }
     }
 
@@ -175,26 +181,40 @@ impl Producer {
     }
 
     /// Sends what is there and waits until all of it is stored. Fails if any record was given up
-    /// since the last flush: with the first reason, and how many.
+    /// since that was last told: with the first reason, and how many.
     ///
     /// It ends, because every record is stored or given up within the delivery timeout.
     pub fn flush(&self) -> Result<(), Error> {
+        while !self.flush_within(Duration::from_secs(1))? {}
+        Ok(())
+    }
+
+    /// As [`Producer::flush`], but waits at most so long; false if some are still under way.
+    pub fn flush_within(&self, patience: Duration) -> Result<bool, Error> {
+        let start = std::time::Instant::now();
         let mut inner = self.shared.lock();
         inner.core.flush();
         while !inner.core.is_drained() {
+            let left = patience.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
             self.shared.ring(&mut inner);
-            inner = self.wait(inner, Duration::from_secs(1));
+            inner = self.wait(inner, left);
         }
-        match inner.core.take_failures() {
-            None => Ok(()),
-            Some((1, first)) => Err(first),
-            Some((count, first)) => Err(Error::new(first.kind(), first.what())
-                .because(format!(
-                    "{}; {count} records in all were not stored",
-                    first.cause().unwrap_or("unknown")
-                ))
-                .fix(first.remedy().unwrap_or("send them again"))),
-        }
+        tell_failures(&mut inner.core).map(|()| true)
+    }
+
+    /// Fails if any record was given up since that was last told, without waiting for those under
+    /// way.
+    pub fn check(&self) -> Result<(), Error> {
+        tell_failures(&mut self.shared.lock().core)
+    }
+
+    /// What keeps records from being stored just now, for whoever waits in vain; `None` if nothing
+    /// is known to. They may be stored yet, as when a broker is about to come back.
+    pub fn trouble(&self) -> Option<Error> {
+        self.shared.lock().core.trouble()
     }
 
     /// Flushes, and ends the producer.
@@ -227,6 +247,18 @@ impl Drop for Producer {
     /// What was not flushed may be lost.
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+fn tell_failures(core: &mut ProducerCore) -> Result<(), Error> {
+    match core.take_failures() {
+        None => Ok(()),
+        Some((1, first)) => Err(first),
+        Some((count, first)) => {
+            let cause = first.cause().unwrap_or("unknown");
+            let all = format!("{cause}; {count} records in all were not stored");
+            Err(first.because(all))
+        }
     }
 }
 

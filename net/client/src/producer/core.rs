@@ -24,7 +24,7 @@ use tidemill_net::kafka::produce::{OutgoingBatch, OutgoingBatches};
 use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef};
 use tidemill_record::{Header, Producer as Identity, Timestamp, TopicId};
 
-use super::batch::State;
+use super::batch::{Batch, State};
 use super::part::{Next, Part, next_epoch};
 use super::{Acks, ProducerConfig, Record, Report, partition_of_key};
 use crate::backoff::Random;
@@ -91,6 +91,8 @@ pub struct ProducerCore {
     random: Random,
     identity: Option<Identity>,
     id_asked: bool,
+    /// Why there is no id yet.
+    id_trouble: Option<Error>,
     /// When to ask again for an id, after a refusal.
     id_again_at: Option<Instant>,
     topics: HashMap<Arc<str>, Topic>,
@@ -141,6 +143,7 @@ impl ProducerCore {
             config,
             identity: None,
             id_asked: false,
+            id_trouble: None,
             id_again_at: None,
             topics: HashMap::new(),
             parts: Vec::new(),
@@ -222,6 +225,24 @@ impl ProducerCore {
     pub fn take_failures(&mut self) -> Option<(u64, Error)> {
         let first = self.first_failure.take()?;
         Some((std::mem::take(&mut self.failures), first))
+    }
+
+    /// What keeps records from being stored just now, for whoever waits in vain: what the oldest
+    /// of them would be given up with. `None` if nothing is known to.
+    pub fn trouble(&self) -> Option<Error> {
+        if let Some(name) = self.unknown.first() {
+            return Some(self.no_topic(name));
+        }
+        if self.needs_id() && self.pending != 0 {
+            return self.id_trouble.clone().or_else(|| {
+                let trouble = self.cluster.is_out_of_reach();
+                trouble.then(|| self.unreachable("cannot get a producer id".to_owned()))
+            });
+        }
+        let tried =
+            |part: &Part| part.batches.front().is_some_and(|batch| batch.last_trouble.is_some());
+        let index = self.parts.iter().position(tried)?;
+        Some(self.too_late(index, &self.parts[index].batches[0]))
     }
 
     /// How long a record may take.
@@ -454,10 +475,7 @@ impl ProducerCore {
     }
 
     fn unreachable(&self, what: String) -> Error {
-        let cause = self.cluster.trouble().unwrap_or("no broker has answered yet");
-        Error::new(ErrorKind::TimedOut, what)
-            .because(cause)
-            .fix("check the addresses of the brokers, and that they can be reached from here")
+        Error::unreachable(ErrorKind::TimedOut, what, self.cluster.trouble())
     }
 
     /// Gives up what of a partition is too old and not under way.
@@ -472,15 +490,18 @@ impl ProducerCore {
             let batch = &self.parts[index].batches[at];
             let late = batch.created.plus(timeout) <= now;
             if late && batch.state != State::InFlight {
-                let what = self.what(index);
-                let error = match &batch.last_trouble {
-                    Some(trouble) => Error::new(ErrorKind::TimedOut, what).because(trouble),
-                    None => self.unreachable(what),
-                };
+                let error = self.too_late(index, batch);
                 self.give_up(index, at, error);
             } else {
                 at += 1;
             }
+        }
+    }
+
+    fn too_late(&self, index: usize, batch: &Batch) -> Error {
+        match &batch.last_trouble {
+            Some(trouble) => Error::new(ErrorKind::TimedOut, self.what(index)).because(trouble),
+            None => self.unreachable(self.what(index)),
         }
     }
 
@@ -519,7 +540,14 @@ impl ProducerCore {
             ..InitProducerIdRequest::default()
         };
         let wait = std::time::Duration::ZERO;
-        self.id_asked = self.cluster.send(Peer::Any, &request, wait, Ask::Id, now).is_ok();
+        match self.cluster.send(Peer::Any, &request, wait, Ask::Id, now) {
+            Ok(()) => self.id_asked = true,
+            Err(NotSent::NoCommonVersion { api, theirs }) => {
+                let error = Error::unsupported("cannot get a producer id", api, theirs);
+                self.give_up_all(&error.fix("use a newer broker, or set idempotent to false"));
+            }
+            Err(_) => {}
+        }
     }
 
     /// Fills one request for a node and sends it; false if there is nothing to send, or no room.
@@ -631,11 +659,9 @@ impl ProducerCore {
                 true
             }
             Ok(()) => true,
-            Err(NotSent::NoCommonVersion { .. }) => {
+            Err(NotSent::NoCommonVersion { api, theirs }) => {
                 for sent in &sent {
-                    let error = Error::new(ErrorKind::Unsupported, self.what(sent.part))
-                        .because("the broker takes no version of Produce that we send")
-                        .fix("use a broker of Apache Kafka 0.11 or later, or compatible with it");
+                    let error = Error::unsupported(self.what(sent.part), api, theirs);
                     let at = self.parts[sent.part].position(sent.number);
                     self.give_up(sent.part, at.expect("just sent"), error);
                 }

@@ -1,5 +1,9 @@
 //! The consumer against a cluster played by bytes: positions, order, leaders, policies.
 
+use std::time::Duration;
+
+use tidemill_net::kafka::ErrorCode;
+
 use super::*;
 use crate::backoff::Backoff;
 use crate::fake::{Fake, bootstrap};

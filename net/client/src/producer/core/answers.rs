@@ -56,21 +56,26 @@ impl ProducerCore {
                     id: ProducerId(answer.producer_id),
                     epoch: ProducerEpoch(answer.producer_epoch),
                 });
+                self.id_trouble = None;
                 return;
             }
             Ok(answer) => answer.error_code,
             Err(_) => ErrorCode::UnknownServerError,
         };
         self.id_again_at = Some(now.plus(self.config.retry.delay(1, &mut self.random)));
-        if error.is_retriable() {
-            return;
+        let refused = Error::refused("cannot get a producer id", error, None);
+        if !error.is_retriable() {
+            self.give_up_all(&refused);
         }
-        // Without an id nothing can be sent: say so to all that wait.
+        self.id_trouble = Some(refused);
+    }
+
+    /// Nothing can be sent: says so to all that wait.
+    pub(super) fn give_up_all(&mut self, error: &Error) {
         for index in 0..self.parts.len() {
             self.parts[index].close();
             while !self.parts[index].batches.is_empty() {
-                let what = "cannot get a producer id";
-                self.give_up(index, 0, Error::refused(what, error, None));
+                self.give_up(index, 0, error.clone());
             }
         }
     }
