@@ -165,6 +165,7 @@ class Broker:
         subprocess.run([os.environ["BENCH_BIN"], *LARGE, "--partitions", "4", "--connections", "4", "--fan-out", "1",
                         "--broker", f"127.0.0.1:{self.port}", "--topic", "warm-up", "--seconds", str(seconds),
                         "--delete-topic"], capture_output=True)
+        self.wait_until_deleted()
 
     def wait_until_deleted(self):
         """Until a deleted topic has left the disk: else the next run would share it."""
