@@ -13,7 +13,7 @@ run that lost, duplicated or damaged a record counts as failed, whatever its spe
 What the disk can do at most is measured first, by `tidemill perf disk`, so that rates can be told as a
 share of it. Every process may open as many descriptors as the machine allows: 10,000 partitions want them.
 
-Results lie in DIR, one file for each run: what is there is not measured again (--fresh begins anew).
+Results lie in DIR, one file for each run: what succeeded is not measured again (--fresh begins anew).
 """
 
 import argparse
@@ -181,6 +181,7 @@ class Broker:
 
     def stop(self):
         if self.process.poll() is None:
+            # A frozen process would not hear that it is to end.
             self.thaw()
             self.process.terminate()
             try:
@@ -227,6 +228,10 @@ class Comparison:
         files = [self.file(workload, kind, n) for n in range(self.repetitions)]
         return [json.loads(file.read_text()) for file in files if file.exists()]
 
+    def is_measured(self, workload, kind, repetition):
+        file = self.file(workload, kind, repetition)
+        return file.exists() and is_sound(json.loads(file.read_text()))
+
     def measure(self):
         rounds = [(w, n) for w in self.workloads for n in range(self.repetitions)]
         if self.options.quick:
@@ -239,7 +244,7 @@ class Comparison:
                     if self.until and self.until < time.monotonic():
                         print("the time is up; what is missing is left out")
                         return
-                    if not self.file(workload, kind, repetition).exists():
+                    if not self.is_measured(workload, kind, repetition):
                         self.one(workload, kind, repetition)
         finally:
             for broker in self.brokers.values():
@@ -248,8 +253,11 @@ class Comparison:
                 shutil.rmtree(self.dir / kind / "data", ignore_errors=True)
 
     def broker(self, kind):
+        if kind in self.brokers and self.brokers[kind].process.poll() is not None:
+            print(f"{kind} has ended by itself: see {self.dir / kind}/log.txt; it is started again", flush=True)
+            del self.brokers[kind]
         if kind not in self.brokers:
-            port = self.options.port + 10 * len(self.brokers)
+            port = self.options.port + 10 * [kind for kind, _, _ in SYSTEMS].index(kind)
             self.brokers[kind] = Broker(kind, port, self.dir / kind)
             self.brokers[kind].warm_up(5 if self.options.quick else 20)
             self.brokers[kind].freeze()
@@ -290,9 +298,13 @@ class Comparison:
               flush=True)
 
 
+def is_sound(run):
+    return bool(run.get("clean")) and run.get("exit") == 0
+
+
 def figures(runs, disk_limit=None):
     """The medians of clean runs; none if there are none."""
-    runs = [run for run in runs if run.get("clean") and run.get("exit") == 0]
+    runs = [run for run in runs if is_sound(run)]
     if not runs:
         return None
     def median(of):
