@@ -65,7 +65,7 @@ fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
 #[test]
 fn topics_are_made_listed_described_and_deleted() {
     let broker = Broker::start("commands-topics", &["--shards", "2"]);
-    let at = ["--bootstrap", &broker.address()];
+    let at = ["--bootstrap-server", &broker.address()];
     let run = |arguments: &[&str]| output(&[arguments, &at[..]].concat(), "");
     let made = run(&["topic", "create", "words", "-p", "3", "-X", "retention.ms=60000"]);
     assert_eq!(made, "created words with 3 partitions\n");
@@ -95,7 +95,7 @@ fn topics_are_made_listed_described_and_deleted() {
 fn a_topic_is_configured() {
     let broker = Broker::start("commands-configure", &["--shards", "1"]);
     let address = broker.address();
-    let at = ["--bootstrap", address.as_str()];
+    let at = ["--bootstrap-server", address.as_str()];
     output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
     let configure = ["topic", "configure", "words", at[0], at[1]];
     let complaint = |arguments: &[&str]| complaint(&[&configure, arguments].concat());
@@ -131,7 +131,7 @@ fn a_topic_is_configured() {
 fn a_topic_is_trimmed() {
     let broker = Broker::start("commands-trim", &["--shards", "2"]);
     let address = broker.address();
-    let at = ["--bootstrap", address.as_str()];
+    let at = ["--bootstrap-server", address.as_str()];
     output(&[&["topic", "create", "words", "-p", "2"][..], &at[..]].concat(), "");
     for partition in ["0", "1"] {
         let produce = [&["produce", "-t", "words", "-p", partition][..], &at[..]].concat();
@@ -197,7 +197,7 @@ fn a_broker_that_is_not_there_is_told_at_once() {
 fn typed_lines_are_stored_once_across_kill_9() {
     let mut broker = Broker::start("commands-kill", &["--shards", "1"]);
     let address = broker.address();
-    let at = ["--bootstrap", address.as_str()];
+    let at = ["--bootstrap-server", address.as_str()];
     output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
     let mut typing = Command::new(env!("CARGO_BIN_EXE_tidemill"))
         .args([&["produce", "-t", "words"][..], &at[..]].concat())
@@ -233,7 +233,7 @@ fn typed_lines_are_stored_once_across_kill_9() {
 fn records_go_in_come_out_and_are_seen_on_disk() {
     let mut broker = Broker::start("commands-records", &["--shards", "1"]);
     let address = broker.address();
-    let at = ["--bootstrap", address.as_str()];
+    let at = ["--bootstrap-server", address.as_str()];
     output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
     let produce = [&["produce", "-t", "words", "-K", ":"][..], &at[..]].concat();
     output(&produce, "a:one\nb:two\n");
@@ -294,7 +294,7 @@ fn what_is_not_there_is_told_at_once() {
         &["--shards", "1", "--set", "auto.create.topics.enable=false"],
     );
     let address = broker.address();
-    let at = ["--bootstrap", address.as_str()];
+    let at = ["--bootstrap-server", address.as_str()];
     output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
     output(&[&["produce", "-t", "words"][..], &at[..]].concat(), "one\ntwo\n");
     let beyond = complaint(&[&["consume", "-t", "words", "-o", "7", "-e"][..], &at[..]].concat());

@@ -16,7 +16,7 @@ use tidemill_net::kafka::fetch::{FetchPartition, OutgoingFetch};
 
 fn command(broker: &Broker, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-    command.args(arguments).args(["--bootstrap", &broker.address()]);
+    command.args(arguments).args(["--bootstrap-server", &broker.address()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }

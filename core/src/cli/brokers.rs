@@ -34,7 +34,7 @@ pub(super) struct Bootstrap {
     /// A broker of the cluster.
     #[arg(
         short = 'b',
-        long = "bootstrap",
+        long = "bootstrap-server",
         value_name = "HOST:PORT",
         default_value = USUAL_BROKER,
         value_parser = parse_bootstrap
@@ -107,7 +107,7 @@ impl Bootstrap {
         let mut failure = Failure::from(error);
         if is_nobody_there {
             failure.what = format!("cannot reach a broker at {}", self.address);
-            let fix = "start one with `tidemill start`, or name another with --bootstrap HOST:PORT";
+            let fix = "start one with `tidemill start`, or name another with --bootstrap-server HOST:PORT";
             return failure.fix(fix);
         }
         failure
