@@ -79,7 +79,7 @@ fn request_meaning(api_key: ApiKey, version: i16, frame: &[u8]) -> String {
 }
 
 fn response_meaning(api_key: ApiKey, version: i16, frame: &Bytes) -> String {
-    use tidemill_net::kafka::{fetch, produce};
+    use tidemill_net::kafka::{fetch, produce, share_fetch};
     macro_rules! meaning_of {
         ($($api:ident: $module:ident::($request:ident, $response:ident);)*) => {
             match api_key {
@@ -92,6 +92,12 @@ fn response_meaning(api_key: ApiKey, version: i16, frame: &Bytes) -> String {
                 ApiKey::Fetch => {
                     let (correlation_id, body) = body_of_response(api_key, version, frame);
                     let response = fetch::FetchResponse::parse(version, &body).expect("a response");
+                    format!("{correlation_id}: {response:?}")
+                }
+                ApiKey::ShareFetch => {
+                    let (correlation_id, body) = body_of_response(api_key, version, frame);
+                    let response =
+                        share_fetch::ShareFetchResponse::parse(version, &body).expect("a response");
                     format!("{correlation_id}: {response:?}")
                 }
                 $( ApiKey::$api => same::<kafka::$module::$response>(version, frame), )*

@@ -9,6 +9,7 @@ use std::path::Path;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::fetch::FetchResponse;
 use tidemill_net::kafka::produce::ProduceResponse;
+use tidemill_net::kafka::share_fetch::ShareFetchResponse;
 use tidemill_net::kafka::{APIS, AnyRequest, ApiKey, Message, create_topics, metadata};
 
 #[global_allocator]
@@ -37,6 +38,9 @@ fn every_reader(body: &[u8]) {
             });
             let shared = Bytes::copy_from_slice(body);
             bounded("Fetch response", body, || FetchResponse::parse(version, &shared).is_ok());
+            bounded("ShareFetch response", body, || {
+                ShareFetchResponse::parse(version, &shared).is_ok()
+            });
         }
     }
 }

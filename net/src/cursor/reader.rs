@@ -85,6 +85,12 @@ impl<'a> Reader<'a> {
         Ok(i16::from_be_bytes(self.array()?))
     }
 
+    /// A 16-bit integer without a sign.
+    #[inline]
+    pub fn u16(&mut self) -> Result<u16, WireError> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
     /// A 32-bit integer.
     #[inline]
     pub fn i32(&mut self) -> Result<i32, WireError> {
@@ -95,6 +101,12 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn i64(&mut self) -> Result<i64, WireError> {
         Ok(i64::from_be_bytes(self.array()?))
+    }
+
+    /// A 64-bit fraction. Any bits are one, infinities and what is no number included.
+    #[inline]
+    pub fn f64(&mut self) -> Result<f64, WireError> {
+        Ok(f64::from_be_bytes(self.array()?))
     }
 
     /// A UUID, sixteen bytes as they are.

@@ -1,4 +1,4 @@
-//! Values that know their own form on the wire: integers, texts, bytes, lists, and nulls.
+//! Values that know their own form on the wire: numbers, texts, bytes, lists, and nulls.
 
 use super::{Form, Reader, WireError, Writer};
 use bytes::Bytes;
@@ -42,8 +42,10 @@ fixed_width! {
     bool, 1, bool;
     i8, 1, i8;
     i16, 2, i16;
+    u16, 2, u16;
     i32, 4, i32;
     i64, 8, i64;
+    f64, 8, f64;
     TopicId, 16, topic_id;
 }
 

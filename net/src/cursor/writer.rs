@@ -36,6 +36,11 @@ impl<'a> Writer<'a> {
         self.out.put_i16(value);
     }
 
+    /// A 16-bit integer without a sign.
+    pub fn u16(&mut self, value: u16) {
+        self.out.put_u16(value);
+    }
+
     /// A 32-bit integer.
     pub fn i32(&mut self, value: i32) {
         self.out.put_i32(value);
@@ -44,6 +49,11 @@ impl<'a> Writer<'a> {
     /// A 64-bit integer.
     pub fn i64(&mut self, value: i64) {
         self.out.put_i64(value);
+    }
+
+    /// A 64-bit fraction.
+    pub fn f64(&mut self, value: f64) {
+        self.out.put_f64(value);
     }
 
     /// A UUID, sixteen bytes as they are.

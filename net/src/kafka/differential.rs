@@ -9,6 +9,7 @@
 
 mod corpus;
 mod hot;
+mod share;
 
 use super::*;
 use crate::cursor::{Reader, Wire};
@@ -67,7 +68,13 @@ macro_rules! random_integers {
         }
     )* };
 }
-random_integers! { i8 i16 i32 i64 }
+random_integers! { i8 i16 u16 i32 i64 }
+
+impl Random for f64 {
+    fn random(seed: &mut Seed, _: Form) -> Self {
+        seed.integer() as f64 / 16.0
+    }
+}
 
 impl Random for bool {
     fn random(seed: &mut Seed, _: Form) -> Self {
@@ -196,7 +203,7 @@ fn without(mut fields: Vec<String>, names: &[&str]) -> Vec<String> {
     fields
 }
 
-/// Fields of versions that we do not serve, or whose value where a version lacks them differs.
+/// Fields of versions that only one of the two has, or whose value where a version lacks them differs.
 fn passed_over(api_key: ApiKey, version: i16) -> &'static [&'static str] {
     match api_key {
         ApiKey::InitProducerId => &[
@@ -205,10 +212,17 @@ fn passed_over(api_key: ApiKey, version: i16) -> &'static [&'static str] {
             "ongoing_txn_producer_id:",
             "ongoing_txn_producer_epoch:",
         ],
+        // Of versions that they do not have.
+        ApiKey::DescribeLogDirs => &["is_cordoned:"],
+        ApiKey::WriteTxnMarkers => &["transaction_version:"],
+        ApiKey::ShareAcknowledge => &["is_renew_ack:", "acquisition_lock_timeout_ms:"],
+        ApiKey::ShareFetch => &["share_acquire_mode:", "is_renew_ack:", "partition_max_bytes:"],
+        ApiKey::DescribeShareGroupOffsets => &["lag:"],
         ApiKey::DescribeConfigs if version < 3 => &["documentation:"],
         // They have a type for the topics of one group, and one for those of many; we have one.
         ApiKey::OffsetFetch if version < 8 => &["topic_id:"],
         // What a version lacks is null here and empty there.
+        ApiKey::DescribeQuorum if version < 2 => &["error_message:"],
         ApiKey::FindCoordinator if !(1..=3).contains(&version) => &["error_message:"],
         _ => &[],
     }
@@ -216,7 +230,12 @@ fn passed_over(api_key: ApiKey, version: i16) -> &'static [&'static str] {
 
 /// Where our name of a field is not theirs: many messages share a type of ours, though Kafka calls
 /// its fields by other names in each.
-const OUR_NAMES: &[(&str, &str)] = &[("name:", "topic:"), ("partition_indexes:", "partitions:")];
+const OUR_NAMES: &[(&str, &str)] = &[
+    ("name:", "topic:"),
+    ("topic_name:", "topic:"),
+    ("partition_indexes:", "partitions:"),
+    ("_match:", "matched:"),
+];
 
 fn in_our_names(mut fields: Vec<String>) -> Vec<String> {
     for field in &mut fields {

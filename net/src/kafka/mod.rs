@@ -9,46 +9,77 @@
 //!
 //! [`APIS`] is the one table of what can be read and written, and of what is served.
 //! [`RequestHeader`] reads the header, [`AnyRequest`] the body. [`produce`] and [`fetch`] are walked
-//! in place, without a copy and without an allocation; every other message is one declaration in a
-//! file of its own (see [`message`]), named in [`declared_messages`](crate::declared_messages).
+//! in place, without a copy and without an allocation, and so is the response of [`share_fetch`];
+//! every other message is one declaration in a file of its own (see [`message`]), named in
+//! [`declared_messages`](crate::declared_messages).
 
 #[cfg(test)]
 mod differential;
 mod error;
 mod header;
 pub mod message;
+mod parts;
 mod topic;
 pub mod topic_partitions;
 
 pub mod api_versions;
 pub mod fetch;
 pub mod produce;
+pub mod share_fetch;
 
+pub mod acl;
+pub mod add_offsets_to_txn;
+pub mod add_partitions_to_txn;
+pub mod alter_client_quotas;
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
+pub mod alter_share_group_offsets;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
 pub mod consumer_protocol;
+pub mod create_acls;
 pub mod create_partitions;
 pub mod create_topics;
+pub mod delete_acls;
 pub mod delete_groups;
 pub mod delete_records;
+pub mod delete_share_group_offsets;
 pub mod delete_topics;
+pub mod describe_acls;
+pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_log_dirs;
+pub mod describe_producers;
+pub mod describe_quorum;
+pub mod describe_share_group_offsets;
+pub mod describe_topic_partitions;
+pub mod describe_transactions;
+pub mod elect_leaders;
+pub mod end_txn;
 pub mod find_coordinator;
 pub mod heartbeat;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
+pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
+pub mod list_transactions;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
 pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
+pub mod share_acknowledge;
+pub mod share_group_describe;
+pub mod share_group_heartbeat;
 pub mod sync_group;
+pub mod txn_offset_commit;
+pub mod update_features;
+pub mod write_txn_markers;
 
 pub use error::ErrorCode;
 pub use header::{HeaderError, RequestHeader, parse_response_header, write_response_header};
@@ -180,22 +211,80 @@ apis! {
     InitProducerId = 22, 0, 0, 5, 2, served;
     /// Where leader epochs end.
     OffsetForLeaderEpoch = 23, 2, 2, 4, 4, served;
+    /// Which partitions a transaction writes to. Versions from 4 come from brokers.
+    AddPartitionsToTxn = 24, 0, 0, 5, 3, known;
+    /// For which group a transaction commits offsets.
+    AddOffsetsToTxn = 25, 0, 0, 4, 3, known;
+    /// A transaction is committed or aborted.
+    EndTxn = 26, 0, 0, 5, 3, known;
+    /// Leaders are told how transactions ended.
+    WriteTxnMarkers = 27, 1, 1, 2, 1, known;
+    /// Where a group's members have read to, once a transaction is committed.
+    TxnOffsetCommit = 28, 0, 0, 5, 3, known;
+    /// Access rules.
+    DescribeAcls = 29, 1, 1, 3, 2, known;
+    /// New access rules.
+    CreateAcls = 30, 1, 1, 3, 2, known;
+    /// Access rules to delete.
+    DeleteAcls = 31, 1, 1, 3, 2, known;
     /// Settings of topics and nodes.
     DescribeConfigs = 32, 1, 1, 4, 4, served;
+    /// New settings in place of all that were.
+    AlterConfigs = 33, 0, 0, 2, 2, known;
+    /// How much of its disks each partition takes.
+    DescribeLogDirs = 35, 1, 1, 5, 2, known;
     /// More partitions for a topic.
     CreatePartitions = 37, 0, 0, 3, 2, served;
     /// Groups to delete.
     DeleteGroups = 42, 0, 0, 2, 2, known;
+    /// Other replicas are to lead.
+    ElectLeaders = 43, 0, 0, 2, 2, known;
     /// Changes of settings, one by one.
     IncrementalAlterConfigs = 44, 0, 0, 1, 1, served;
+    /// Replicas are to move to other nodes.
+    AlterPartitionReassignments = 45, 0, 0, 1, 0, known;
+    /// Replicas on their way to other nodes.
+    ListPartitionReassignments = 46, 0, 0, 0, 0, known;
     /// Committed offsets to delete. Its one version was never made flexible.
     OffsetDelete = 47, 0, 0, 0, NEVER, known;
+    /// How much clients may do.
+    DescribeClientQuotas = 48, 0, 0, 1, 1, known;
+    /// Clients may do more or less.
+    AlterClientQuotas = 49, 0, 0, 1, 1, known;
+    /// Who votes on the cluster's metadata.
+    DescribeQuorum = 55, 0, 0, 2, 0, known;
+    /// Other levels of the cluster's features.
+    UpdateFeatures = 57, 0, 0, 2, 0, known;
     /// The nodes of the cluster.
     DescribeCluster = 60, 0, 0, 2, 0, served;
+    /// What partitions know of their producers.
+    DescribeProducers = 61, 0, 0, 0, 0, known;
+    /// Transactions.
+    DescribeTransactions = 65, 0, 0, 0, 0, known;
+    /// Which transactions there are.
+    ListTransactions = 66, 0, 0, 2, 0, known;
     /// A member of a group of the newer kind says what has changed, and learns what to read.
     ConsumerGroupHeartbeat = 68, 0, 0, 1, 0, known;
     /// Groups of the newer kind and their members.
     ConsumerGroupDescribe = 69, 0, 0, 1, 0, known;
+    /// What has settings of its own.
+    ListConfigResources = 74, 0, 0, 1, 0, known;
+    /// Topics and their partitions, some at a time.
+    DescribeTopicPartitions = 75, 0, 0, 0, 0, known;
+    /// A member of a share group says what has changed, and learns what to read.
+    ShareGroupHeartbeat = 76, 1, 1, 1, 0, known;
+    /// Share groups and their members.
+    ShareGroupDescribe = 77, 1, 1, 1, 0, known;
+    /// Records for a member of a share group, and what became of earlier ones.
+    ShareFetch = 78, 1, 1, 2, 0, known;
+    /// What became of records that a member of a share group got.
+    ShareAcknowledge = 79, 1, 1, 2, 0, known;
+    /// Where share groups begin to read.
+    DescribeShareGroupOffsets = 90, 0, 0, 1, 0, known;
+    /// Share groups are to begin elsewhere.
+    AlterShareGroupOffsets = 91, 0, 0, 0, 0, known;
+    /// Share groups forget topics.
+    DeleteShareGroupOffsets = 92, 0, 0, 0, 0, known;
 }
 
 impl ApiKey {
@@ -252,8 +341,9 @@ pub fn decode_response<M: Message>(version: i16, frame: &[u8]) -> Result<(i32, M
 }
 
 /// Hands the list of all messages that are one declaration to a macro, so that nobody keeps a
-/// second list. Each row is an API, its module, its request and its response. What is missing
-/// ([`produce`](crate::kafka::produce), [`fetch`](crate::kafka::fetch)) is walked by hand.
+/// second list. Each row is an API, its module, its request and its response. What carries records
+/// is missing: [`produce`](crate::kafka::produce), [`fetch`](crate::kafka::fetch) and
+/// [`share_fetch`](crate::kafka::share_fetch).
 #[macro_export]
 macro_rules! declared_messages {
     ($then:ident) => {
@@ -276,18 +366,62 @@ macro_rules! declared_messages {
             InitProducerId: init_producer_id::(InitProducerIdRequest, InitProducerIdResponse);
             OffsetForLeaderEpoch: offset_for_leader_epoch::(
                 OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse);
+            AddPartitionsToTxn: add_partitions_to_txn::(
+                AddPartitionsToTxnRequest, AddPartitionsToTxnResponse);
+            AddOffsetsToTxn: add_offsets_to_txn::(AddOffsetsToTxnRequest, AddOffsetsToTxnResponse);
+            EndTxn: end_txn::(EndTxnRequest, EndTxnResponse);
+            WriteTxnMarkers: write_txn_markers::(WriteTxnMarkersRequest, WriteTxnMarkersResponse);
+            TxnOffsetCommit: txn_offset_commit::(TxnOffsetCommitRequest, TxnOffsetCommitResponse);
+            DescribeAcls: describe_acls::(DescribeAclsRequest, DescribeAclsResponse);
+            CreateAcls: create_acls::(CreateAclsRequest, CreateAclsResponse);
+            DeleteAcls: delete_acls::(DeleteAclsRequest, DeleteAclsResponse);
             DescribeConfigs: describe_configs::(DescribeConfigsRequest, DescribeConfigsResponse);
+            AlterConfigs: alter_configs::(AlterConfigsRequest, AlterConfigsResponse);
+            DescribeLogDirs: describe_log_dirs::(DescribeLogDirsRequest, DescribeLogDirsResponse);
             CreatePartitions: create_partitions::(
                 CreatePartitionsRequest, CreatePartitionsResponse);
             DeleteGroups: delete_groups::(DeleteGroupsRequest, DeleteGroupsResponse);
+            ElectLeaders: elect_leaders::(ElectLeadersRequest, ElectLeadersResponse);
             IncrementalAlterConfigs: alter_configs::(
                 IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse);
+            AlterPartitionReassignments: alter_partition_reassignments::(
+                AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse);
+            ListPartitionReassignments: list_partition_reassignments::(
+                ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse);
             OffsetDelete: offset_delete::(OffsetDeleteRequest, OffsetDeleteResponse);
+            DescribeClientQuotas: describe_client_quotas::(
+                DescribeClientQuotasRequest, DescribeClientQuotasResponse);
+            AlterClientQuotas: alter_client_quotas::(
+                AlterClientQuotasRequest, AlterClientQuotasResponse);
+            DescribeQuorum: describe_quorum::(DescribeQuorumRequest, DescribeQuorumResponse);
+            UpdateFeatures: update_features::(UpdateFeaturesRequest, UpdateFeaturesResponse);
             DescribeCluster: describe_cluster::(DescribeClusterRequest, DescribeClusterResponse);
+            DescribeProducers: describe_producers::(
+                DescribeProducersRequest, DescribeProducersResponse);
+            DescribeTransactions: describe_transactions::(
+                DescribeTransactionsRequest, DescribeTransactionsResponse);
+            ListTransactions: list_transactions::(
+                ListTransactionsRequest, ListTransactionsResponse);
             ConsumerGroupHeartbeat: consumer_group_heartbeat::(
                 ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse);
             ConsumerGroupDescribe: consumer_group_describe::(
                 ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse);
+            ListConfigResources: list_config_resources::(
+                ListConfigResourcesRequest, ListConfigResourcesResponse);
+            DescribeTopicPartitions: describe_topic_partitions::(
+                DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse);
+            ShareGroupHeartbeat: share_group_heartbeat::(
+                ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse);
+            ShareGroupDescribe: share_group_describe::(
+                ShareGroupDescribeRequest, ShareGroupDescribeResponse);
+            ShareAcknowledge: share_acknowledge::(
+                ShareAcknowledgeRequest, ShareAcknowledgeResponse);
+            DescribeShareGroupOffsets: describe_share_group_offsets::(
+                DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse);
+            AlterShareGroupOffsets: alter_share_group_offsets::(
+                AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse);
+            DeleteShareGroupOffsets: delete_share_group_offsets::(
+                DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse);
         }
     };
 }
@@ -301,6 +435,8 @@ macro_rules! any_request {
             Produce(produce::ProduceRequest<'a>),
             /// See [`fetch::FetchRequest`].
             Fetch(fetch::FetchRequest<'a>),
+            /// See [`share_fetch::ShareFetchRequest`].
+            ShareFetch(share_fetch::ShareFetchRequest),
             $(
                 #[doc = concat!(
                     "See [`", stringify!($module), "::", stringify!($request), "`]."
@@ -323,6 +459,8 @@ macro_rules! any_request {
                     ApiKey::Fetch => {
                         fetch::FetchRequest::parse(version, body).map(AnyRequest::Fetch)
                     }
+                    ApiKey::ShareFetch => share_fetch::ShareFetchRequest::decode(version, body)
+                        .map(AnyRequest::ShareFetch),
                     $(
                         ApiKey::$api => {
                             $module::$request::decode(version, body).map(AnyRequest::$api)
@@ -351,6 +489,39 @@ mod tests {
             assert_eq!(api.key.api(), *api);
             assert!(0 <= api.advertised_min && api.advertised_min <= api.served_min);
             assert!(api.served_min <= api.max && api.max < NEVER);
+        }
+    }
+
+    /// Some clients send versions without a look at what is advertised (kafka-go), or look for the
+    /// very version they have in mind and give up a feature without it (librdkafka before 2.12).
+    #[test]
+    fn versions_that_clients_insist_on_are_known() {
+        let insisted: &[(ApiKey, &[i16])] = &[
+            (ApiKey::Produce, &[0, 2, 3, 7]),
+            (ApiKey::Fetch, &[4, 5, 10, 11, 12]),
+            (ApiKey::ListOffsets, &[1]),
+            (ApiKey::Metadata, &[1, 6]),
+            (ApiKey::OffsetCommit, &[2, 9]),
+            (ApiKey::OffsetFetch, &[1, 9]),
+            (ApiKey::FindCoordinator, &[0]),
+            (ApiKey::JoinGroup, &[0, 1, 2]),
+            (ApiKey::Heartbeat, &[0]),
+            (ApiKey::LeaveGroup, &[0]),
+            (ApiKey::SyncGroup, &[0]),
+            (ApiKey::ListGroups, &[1]),
+            (ApiKey::ApiVersions, &[0]),
+            (ApiKey::InitProducerId, &[0]),
+            (ApiKey::OffsetForLeaderEpoch, &[2]),
+            (ApiKey::AddPartitionsToTxn, &[0]),
+            (ApiKey::EndTxn, &[1]),
+            (ApiKey::ConsumerGroupHeartbeat, &[1]),
+            (ApiKey::ShareFetch, &[1, 2]),
+            (ApiKey::ShareAcknowledge, &[1, 2]),
+        ];
+        for (key, versions) in insisted {
+            for &version in *versions {
+                assert!(key.form(version).is_some(), "{} {version}", key.api().name);
+            }
         }
     }
 }

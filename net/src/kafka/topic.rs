@@ -1,4 +1,4 @@
-//! What Produce and Fetch have in common: lists of topics with lists of partitions, walked flat.
+//! What Produce, Fetch and ShareFetch have in common: lists of topics with lists of partitions, walked flat.
 //!
 //! On the wire partitions are grouped by topic. Reading, [`ByTopic`] yields them one after the
 //! other, each with its topic; writing, neighbours of the same topic are put into one group.
@@ -195,13 +195,19 @@ impl LeaderHint {
         Ok((hint != LeaderHint::NONE).then_some(hint))
     }
 
+    /// Writes the structure where it always stands; -1 for nobody.
+    pub(crate) fn write(hint: Option<LeaderHint>, writer: &mut Writer<'_>) {
+        let hint = hint.unwrap_or(LeaderHint::NONE);
+        writer.i32(hint.leader_id);
+        writer.i32(hint.leader_epoch);
+        writer.tag_count(0, true);
+    }
+
     /// Writes the structure as a tagged field: fixed width, so its size is known.
     pub(crate) fn write_tagged(self, writer: &mut Writer<'_>, tag: u32) {
         writer.unsigned_varint(tag);
         writer.unsigned_varint(9);
-        writer.i32(self.leader_id);
-        writer.i32(self.leader_epoch);
-        writer.tag_count(0, true);
+        LeaderHint::write(Some(self), writer);
     }
 }
 

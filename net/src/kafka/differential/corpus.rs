@@ -6,6 +6,7 @@
 use super::hot::{
     Names, random_fetch, random_fetch_response, random_produce, random_produce_response,
 };
+use super::share::random_share_fetch_response;
 use super::*;
 use crate::kafka::fetch::OutgoingFetch;
 use crate::kafka::produce::OutgoingProduce;
@@ -34,6 +35,7 @@ fn body(api_key: ApiKey, version: i16, response: bool) -> BytesMut {
             match api_key {
                 ApiKey::Produce => produce_body(version, response),
                 ApiKey::Fetch => fetch_body(version, response),
+                ApiKey::ShareFetch => share_fetch_body(version, response),
                 $(
                     ApiKey::$key if response => message_body::<$module::$response>(version),
                     ApiKey::$key => message_body::<$module::$request>(version),
@@ -97,6 +99,20 @@ fn fetch_body(version: i16, response: bool) -> BytesMut {
     let mut frame = BytesMut::new();
     request.encode(&mut frame, version, 0, None);
     body_of_request(frame)
+}
+
+fn share_fetch_body(version: i16, response: bool) -> BytesMut {
+    if !response {
+        return message_body::<share_fetch::ShareFetchRequest>(version);
+    }
+    let mut seed = Seed(version as u64);
+    let names = names(&mut seed);
+    let response = random_share_fetch_response(&names, &mut seed, version);
+    let (mut out, mut parts) = (BytesMut::new(), Vec::new());
+    response.encode(&mut out, &mut parts, version, 0);
+    let mut frame = BytesMut::from(&parts.concat()[..]);
+    let (_, start) = parse_response_header(ApiKey::ShareFetch, version, &frame[4..]).unwrap();
+    frame.split_off(4 + start)
 }
 
 fn body_of_request(mut frame: BytesMut) -> BytesMut {

@@ -32,12 +32,12 @@ impl Names {
         if by_id { TopicRef::Id(self.ids[at]) } else { TopicRef::Name(&self.names[at]) }
     }
 
-    fn text(&self, seed: &mut Seed) -> Option<&str> {
+    pub(super) fn text(&self, seed: &mut Seed) -> Option<&str> {
         (seed.below(3) != 0).then(|| &self.names[seed.below(8) as usize][..])
     }
 }
 
-fn topic_of<'a>(by_id: bool, name: &'a str, id: &[u8; 16]) -> TopicRef<'a> {
+pub(super) fn topic_of<'a>(by_id: bool, name: &'a str, id: &[u8; 16]) -> TopicRef<'a> {
     if by_id { TopicRef::Id(TopicId(*id)) } else { TopicRef::Name(name) }
 }
 
@@ -155,7 +155,7 @@ pub(super) fn random_produce_response<'a>(
     }
 }
 
-fn random_endpoints<'a>(
+pub(super) fn random_endpoints<'a>(
     names: &'a Names,
     seed: &mut Seed,
     carried: bool,

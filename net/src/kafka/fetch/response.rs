@@ -3,11 +3,10 @@
 
 use super::{BY_ID_FROM, SESSIONS_FROM, form};
 use crate::cursor::{Form, Reader, WireError, Writer};
-use crate::frame::{begin_frame, end_frame};
+use crate::kafka::parts::{Parts, write_in_parts};
 use crate::kafka::topic::write_by_topic;
 use crate::kafka::{
     ApiKey, ByTopic, ErrorCode, LeaderHint, NodeEndpoint, OfTopic, PartitionWire, TopicRef,
-    write_response_header,
 };
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
@@ -172,42 +171,6 @@ impl OfTopic for FetchPartitionResponse<'_> {
     }
 }
 
-/// A frame being cut into slices: what has been written, and what has been handed over.
-struct Parts<'b> {
-    parts: &'b mut Vec<Bytes>,
-    /// Held back until the whole length is known, because the frame's length stands in it.
-    first: Option<BytesMut>,
-    records_bytes: usize,
-    handed_over_bytes: usize,
-}
-
-impl Parts<'_> {
-    /// Cuts here, if anything has been written since the last cut.
-    fn cut(&mut self, out: &mut BytesMut) {
-        let written = out.split();
-        self.handed_over_bytes += written.len();
-        if self.first.is_none() {
-            // The parts' order is kept by an empty place for the first one.
-            self.first = Some(written);
-            self.parts.push(Bytes::new());
-        } else if !written.is_empty() {
-            self.parts.push(written.freeze());
-        }
-    }
-
-    fn insert(&mut self, out: &mut BytesMut, records: &[Bytes]) {
-        let mut records = records.iter().filter(|slice| !slice.is_empty()).peekable();
-        if records.peek().is_none() {
-            return;
-        }
-        self.cut(out);
-        for slice in records {
-            self.records_bytes += slice.len();
-            self.parts.push(slice.clone());
-        }
-    }
-}
-
 impl<'a> FetchResponse<'a> {
     /// Appends a whole response frame to `parts`, to be sent one slice after the other. What is
     /// written around the records lies in `out`, which must be empty and can be used again.
@@ -221,19 +184,9 @@ impl<'a> FetchResponse<'a> {
         version: i16,
         correlation_id: i32,
     ) {
-        assert!(out.is_empty());
-        let frame = begin_frame(out);
-        let place = parts.len();
-        let mut cutting = Parts { parts, first: None, records_bytes: 0, handed_over_bytes: 0 };
-        write_response_header(&mut Writer::new(out), ApiKey::Fetch, version, correlation_id);
-        self.write_body(out, &mut cutting, version);
-        cutting.cut(out);
-
-        let Parts { first, records_bytes, handed_over_bytes, .. } = cutting;
-        let mut first = first.expect("cut at least once, just now");
-        let elsewhere_bytes = handed_over_bytes - first.len() + records_bytes;
-        end_frame(&mut first, frame, elsewhere_bytes);
-        parts[place] = first.freeze();
+        write_in_parts(out, parts, ApiKey::Fetch, version, correlation_id, |out, parts| {
+            self.write_body(out, parts, version);
+        });
     }
 
     fn write_body(&self, out: &mut BytesMut, parts: &mut Parts<'_>, version: i16) {
