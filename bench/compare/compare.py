@@ -342,7 +342,7 @@ def figures(runs, disk_limit=None):
 
 
 COLUMNS = [
-    ("rate", "produced MB/s", True), ("noise", "± %", None), ("disk", "% of disk", None), ("records", "records/s", True), ("read", "read MB/s", True),
+    ("runs", "runs", None), ("rate", "produced MB/s", True), ("noise", "± %", None), ("disk", "% of disk", None), ("records", "records/s", True), ("read", "read MB/s", True),
     ("gb", "CPU s/GB", False), ("million", "CPU s/M records", False), ("p50", "p50 ms", False),
     ("p99", "p99 ms", False), ("p99.9", "p99.9 ms", False), ("p99.99", "p99.99 ms", False), ("rss", "memory MB", False),
 ]
@@ -368,7 +368,7 @@ def facts(comparison):
     java = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr.splitlines()[:1]
     return [
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), machine(), f"commit {commit.stdout.strip()}", *java,
-        f"{comparison.repetitions} repetitions of {comparison.seconds} s after 1 s of warm-up, medians",
+        f"up to {comparison.repetitions} runs of {comparison.seconds} s after 1 s of warm-up, medians",
         "generator and broker share the machine; the generator verifies every record",
         f"up to {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} descriptors each",
         *([f"the disk writes at most {limit:,.0f} MB/s (tidemill perf disk)"] if (limit := comparison.disk_limit()) else []),
