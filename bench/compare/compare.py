@@ -290,7 +290,7 @@ class Comparison:
         broker.wait_until_deleted()
         broker.freeze()
         found = json.loads(ended.stdout) if ended.stdout.strip() else {"clean": False}
-        found["exit"], found["command"], found["said"] = ended.returncode, command[1:], ended.stderr[-2000:]
+        found["commit"], found["exit"], found["command"], found["said"] = commit(self.options.root), ended.returncode, command[1:], ended.stderr[-2000:]
         self.file(workload, kind, repetition).write_text(json.dumps(found, indent=1))
         shown = figures([found])
         print(f"{workload.name:14} {kind:11} {repetition}: "
@@ -362,12 +362,17 @@ def machine():
     return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}"
 
 
+def commit(root):
+    return subprocess.check_output(["git", "-C", root, "rev-parse", "--short", "HEAD"], text=True).strip()
+
+
 def facts(comparison):
     root = comparison.options.root
-    commit = subprocess.run(["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    runs = [run for w in comparison.workloads for kind, _, _ in SYSTEMS for run in comparison.read(w, kind)]
+    commits = sorted({run["commit"] for run in runs if "commit" in run}) or [commit(root)]
     java = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr.splitlines()[:1]
     return [
-        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), machine(), f"commit {commit.stdout.strip()}", *java,
+        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), machine(), f"commit {' and '.join(commits)}", *java,
         f"up to {comparison.repetitions} runs of {comparison.seconds} s after 1 s of warm-up, medians",
         "generator and broker share the machine; the generator verifies every record",
         f"up to {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} descriptors each",
@@ -385,7 +390,7 @@ def table(comparison):
             of = found[kind]
             if of is None:
                 tried = comparison.read(workload, kind)
-                failed = tried[-1].get("said", "").strip() if tried else ""
+                failed = " ".join(tried[-1].get("said", "").split()) if tried else ""
                 rows.append((title, [("failed: " + failed[:200]) if tried else "not measured"]))
                 continue
             rows.append((title + (" ⚠" if of["bound"] else ""), [number(of[key]) for key, _, _ in COLUMNS]))
