@@ -15,6 +15,7 @@ use std::time::Duration;
 use tidemill_net::kafka::{APIS, ApiKey};
 use tidemill_perf::lateness::Lateness;
 use tidemill_perf::turn::Stall;
+use tidemill_perf::units;
 use tidemill_perf::{
     MEASURING, Meter, MeterLimits, ShardReading, ShardSlow, Stage, Stamps, Whose, Work,
 };
@@ -156,7 +157,9 @@ impl Measures {
         let untold = std::mem::take(&mut self.stalls_untold);
         let parts = Work::ALL.iter().zip(stall.parts).filter(|(_, (ns, _))| 1000 <= *ns);
         let parts: Vec<String> = parts
-            .map(|(work, (ns, items))| format!("{} {} us ({items})", work.name(), ns / 1000))
+            .map(|(work, (ns, items))| {
+                format!("{} {} ({items})", work.name(), units::nanos(ns as f64))
+            })
             .collect();
         let (turn_ms, parts) = (stall.turn_ns / 1_000_000, parts.join(", "));
         tracing::warn!(shard = shard.0, turn_ms, parts, untold, "a turn took too long");

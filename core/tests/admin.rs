@@ -233,7 +233,7 @@ fn a_load_is_recorded_and_seen() {
         load(&broker, RECORDS);
         watcher.join().unwrap()
     });
-    for words in ["produce", "shards: busy", "where the time goes", "connections"] {
+    for words in ["produce.total", "of limit", "to others", "stages, last", "connection"] {
         assert!(screen.contains(words), "{words} is missing in\n{screen}");
     }
     let after = AdminPort::at(&address).latency().unwrap();

@@ -96,10 +96,10 @@ impl Between {
         let mut mesh = self.shards.iter().flat_map(|shard| &shard.mesh).map(|(_, sent)| *sent);
         let mut received = self.shards.iter().map(|shard| shard.bytes_in);
         vec![
-            (Flow::DiskWrites, self.sum(|shard| shard.disk_written)),
-            (Flow::DiskReads, self.sum(|shard| shard.disk_read)),
             (Flow::BytesIn, self.sum(|shard| shard.bytes_in)),
             (Flow::BytesOut, self.sum(|shard| shard.bytes_out)),
+            (Flow::DiskWrites, self.sum(|shard| shard.disk_written)),
+            (Flow::DiskReads, self.sum(|shard| shard.disk_read)),
             (Flow::MeshMessages, busiest(&mut mesh)),
             (Flow::Checksums, busiest(&mut received)),
         ]

@@ -14,6 +14,7 @@ use crate::hlog::{LogError, Writer};
 use crate::interval::Between;
 use crate::machine::limits::Limits;
 use crate::outcome::{Figure, Outcome, Series};
+use crate::stage::Kind;
 
 /// A recording under way.
 pub struct Recording<W> {
@@ -75,8 +76,8 @@ impl<W: Write> Recording<W> {
             "tidemill {} node {}: nanoseconds per request and stage",
             first.node.version, first.node.id
         );
-        let mut outcome = Outcome::new("recorded from a broker", start);
-        outcome.notes.push(format!("admin address {}", admin.address()));
+        let title = format!("tidemill node {} at {}", first.node.id, admin.address());
+        let outcome = Outcome::new(&title, start);
         let log = Writer::new(out, start, &[&comment])?;
         let last = first.clone();
         Ok(Self { log, first, last, offset: Duration::ZERO, outcome })
@@ -121,6 +122,10 @@ impl<W: Write> Recording<W> {
         outcome.add(at, bytes("in"), between.sum(|shard| shard.bytes_in));
         outcome.add(at, bytes("out"), between.sum(|shard| shard.bytes_out));
         outcome.add(at, bytes("disk writes"), between.sum(|shard| shard.disk_written));
+        outcome.add(at, bytes("disk reads"), between.sum(|shard| shard.disk_read));
+        for kind in Kind::ALL.map(Kind::name) {
+            outcome.add(at, Series::new("requests", kind, "/s"), between.requests(kind));
+        }
         self.offset += length;
         Ok(())
     }
@@ -134,11 +139,13 @@ impl<W: Write> Recording<W> {
             let mut figure = |name: &str, value: f64, unit: &str| {
                 self.outcome.figures.push(Figure::new(name, value, unit));
             };
-            for kind in ["produce", "fetch", "other"] {
+            for kind in Kind::ALL.map(Kind::name) {
                 figure(&format!("{kind} requests"), whole.requests(kind), "/s");
             }
             figure("bytes in", whole.sum(|shard| shard.bytes_in), "B/s");
             figure("bytes out", whole.sum(|shard| shard.bytes_out), "B/s");
+            figure("disk writes", whole.sum(|shard| shard.disk_written), "B/s");
+            figure("disk reads", whole.sum(|shard| shard.disk_read), "B/s");
             for shard in &whole.shards {
                 figure(&format!("shard {} busy", shard.shard), shard.busy, "ratio");
             }

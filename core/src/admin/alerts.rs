@@ -114,3 +114,30 @@ pub fn rules() -> String {
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts may hold whatever YAML would take for its own.
+    #[test]
+    fn texts_are_quoted_as_yaml_wants_it() {
+        assert_eq!(quoted("it's: {{ x }} # \"y\""), "'it''s: {{ x }} # \"y\"'");
+    }
+
+    /// Each rule says for how long, how bad, what it means and what to do; names are told apart.
+    #[test]
+    fn rules_are_complete() {
+        let mut names: Vec<_> = ALERTS.iter().map(|alert| alert.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALERTS.len());
+        for alert in ALERTS {
+            let number = alert.lasting.trim_end_matches(['s', 'm', 'h']);
+            assert!(number.parse::<u32>().is_ok(), "{alert:?}");
+            assert!(["critical", "warning"].contains(&alert.severity), "{alert:?}");
+            assert!(alert.summary.contains("$labels.instance"), "{alert:?}");
+            assert!(!alert.advice.is_empty());
+        }
+    }
+}

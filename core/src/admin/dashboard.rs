@@ -214,7 +214,12 @@ fn panel(place: usize, panel: &Panel) -> Value {
             "defaults": { "unit": panel.unit, "min": 0, "custom": { "fillOpacity": 10 } },
             "overrides": [],
         },
-        "options": { "tooltip": { "mode": "multi", "sort": "desc" } },
+        "options": {
+            "tooltip": { "mode": "multi", "sort": "desc" },
+            "legend": {
+                "displayMode": "list", "placement": "bottom", "showLegend": true, "calcs": [],
+            },
+        },
         "targets": targets,
     })
 }
@@ -223,4 +228,51 @@ fn panel(place: usize, panel: &Panel) -> Value {
 #[must_use]
 pub fn expressions() -> Vec<&'static str> {
     PANELS.iter().flat_map(|panel| panel.lines).map(|(expression, _)| *expression).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Panels have ids and places of their own, inside of Grafana's 24 columns; lines of a panel
+    /// have names of their own: what shares one is not shown.
+    #[test]
+    fn panels_do_not_cover_each_other() {
+        let board = dashboard();
+        let panels = board["panels"].as_array().unwrap();
+        assert_eq!(panels.len(), PANELS.len());
+        let mut taken = BTreeSet::new();
+        let mut ids = BTreeSet::new();
+        for panel in panels {
+            assert!(ids.insert(panel["id"].as_u64().unwrap()));
+            let of = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+            assert!(of("x") + of("w") <= 24);
+            for x in of("x")..of("x") + of("w") {
+                for y in of("y")..of("y") + of("h") {
+                    assert!(taken.insert((x, y)), "{}: {x}, {y}", panel["title"]);
+                }
+            }
+            let targets = panel["targets"].as_array().unwrap();
+            let names: BTreeSet<_> =
+                targets.iter().map(|target| &target["refId"]).map(|id| id.as_str()).collect();
+            assert_eq!(names.len(), targets.len(), "{}", panel["title"]);
+        }
+    }
+
+    /// Expressions use no variable that the dashboard does not have, and close what they open.
+    #[test]
+    fn expressions_are_whole() {
+        for expression in expressions() {
+            for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
+                let count = |c| expression.matches(c).count();
+                assert_eq!(count(open), count(close), "{expression}");
+            }
+            let variables = expression.split('$').skip(1);
+            for rest in variables {
+                let known = rest.starts_with("instance") || rest.starts_with("__rate_interval");
+                assert!(known, "{expression}");
+            }
+        }
+    }
 }

@@ -148,12 +148,12 @@ pub static METRICS: &[Metric] = &[
     in_full(gauge("tidemill_partition_size_bytes", &["topic", "partition"], "Of its log.")),
     in_full(gauge(
         "tidemill_partition_lateness_seconds",
-        &["topic", "partition", "quantile"],
+        &["topic", "partition", "q"],
         "How old the newest record of a batch was when it was appended, since the start.",
     )),
     in_full(gauge(
         "tidemill_partition_disorder_seconds",
-        &["topic", "partition", "quantile"],
+        &["topic", "partition", "q"],
         "How far a batch's oldest record lay behind the newest before it, since the start.",
     )),
 ];

@@ -260,3 +260,6 @@ pub fn unix_ms() -> u64 {
     let past = SystemTime::now().duration_since(UNIX_EPOCH);
     past.map_or(0, |past| u64::try_from(past.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,15 +130,16 @@ impl Top {
     fn run(self) -> Result<(), Failure> {
         let every = self.admin.every()?;
         let admin = Admin::at(&self.admin.address);
+        let limits = self.admin.limits(&admin)?;
         if self.once {
-            let screen = top::once(&admin, every).map_err(|error| unanswered(&error))?;
+            let screen = top::once(&admin, every, limits).map_err(|error| unanswered(&error))?;
             return print_line(screen.trim_end());
         }
         if !std::io::stdout().is_terminal() {
             return Err(Failure::usage("the live view needs a terminal")
                 .fix("print it once with --once, or record with `tidemill perf record DIR`"));
         }
-        top::run(&admin, every).map_err(|error| unanswered(&error))
+        top::run(&admin, every, limits).map_err(|error| unanswered(&error))
     }
 }
 

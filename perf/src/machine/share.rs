@@ -123,7 +123,7 @@ impl Share {
     /// One line for people: `disk writes: 34 % of 1.9 GB/s (disk: write 1 MiB x 4)`.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let most = units::figure(self.most, &self.unit);
+        let most = units::brief_figure(self.most, &self.unit);
         format!("{}: {} of {most} ({})", self.name, percent(self.ratio()), self.case)
     }
 }

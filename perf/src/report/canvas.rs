@@ -153,9 +153,9 @@ pub(super) const STYLE: &str = "\
 --h0:#16253f;--h1:#1a3562;--h2:#1f4a8c;--h3:#2a66ba;--h4:#4387e0;--h5:#74abf3;--h6:#addbff;\
 --h7:#eef8ff;--mark:#ff9254;--mid:#0b2038}}\
 svg text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;\
-fill:var(--soft)}svg text.s{fill:var(--ink)}svg text.b{fill:var(--ink);font-weight:600}\
+font-variant-numeric:tabular-nums;fill:var(--soft)}svg text.s{fill:var(--ink)}svg text.b{fill:var(--ink);font-weight:600}\
 .grid{stroke:var(--grid);stroke-width:1}.axis{stroke:var(--edge);stroke-width:1}\
-.curve{fill:none;stroke-width:1.6;stroke-linejoin:round}.wide{stroke-width:2.6}\
+.curve{fill:none;stroke-width:1.6;stroke-linejoin:round}.wide{stroke-width:2.6}.faint{stroke-width:1;opacity:.45}\
 .area{stroke:none;opacity:.75}.track{fill:var(--grid);opacity:.55}\
 .mark{fill:none;stroke:var(--mark);stroke-width:1.5}\
 .median{fill:none;stroke:var(--mid);stroke-width:1.6;stroke-dasharray:5 3}\

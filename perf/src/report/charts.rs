@@ -1,25 +1,26 @@
-//! The drawings of a report: percentile curves, heat map over time, waterfall of stages, strips
-//! of busy shards, lines over time. Each is drawn for the width it is given.
+//! The drawings of a report but for the heat map: percentile curves, waterfall of stages, shares
+//! of the limits, strips of busy shards, lines over time. Each is drawn for the width it is given.
 
 use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 
-use super::Curve;
-use super::canvas::{Anchor, CHAR_WIDTH, COLOURS, Canvas, LINE_HEIGHT, SHADES};
+use super::canvas::{Anchor, CHAR_WIDTH, COLOURS, Canvas, LINE_HEIGHT};
+use super::heat::floor;
 use super::scale::{Axis, LogAxis, round_up};
+use super::{Curve, SAMPLES_ABOVE_MIN, is_told};
 use crate::machine::share::{Share, percent};
 use crate::outcome::Series;
 use crate::units;
 
 /// Room for the values beside a vertical axis.
-const LEFT: f64 = 58.0;
+pub(super) const LEFT: f64 = 58.0;
 
 /// Room at the right, so that the last value of an axis is not cut.
-const RIGHT: f64 = 18.0;
+pub(super) const RIGHT: f64 = 18.0;
 
 /// Below this a drawing is made for a telephone.
-const NARROW: f64 = 600.0;
+pub(super) const NARROW: f64 = 600.0;
 
 /// Percentile curves: how long the slowest one in 10, 100, 1000 … took. Both axes logarithmic.
 pub(super) fn percentiles(width: f64, curves: &[Curve]) -> String {
@@ -28,7 +29,7 @@ pub(super) fn percentiles(width: f64, curves: &[Curve]) -> String {
     let top = canvas.legend((4.0, 10.0), &names) + 12.0;
     let height = top + if width < NARROW { 250.0 } else { 340.0 };
     let bottom = height - 40.0;
-    let low = curves.iter().map(|(_, h)| h.value_at_quantile(0.0)).min().unwrap_or(1).max(1);
+    let low = curves.iter().map(|(_, h)| floor(h)).min().unwrap_or(1);
     let high = curves.iter().map(|(_, h)| h.max()).max().unwrap_or(10);
     let largest = curves.iter().map(|(_, h)| h.len()).max().unwrap_or(1).max(10);
     let y = LogAxis::new(low as f64, high as f64, bottom, top);
@@ -46,16 +47,26 @@ pub(super) fn percentiles(width: f64, curves: &[Curve]) -> String {
             2 => "99 %".to_owned(),
             more => format!("99.{} %", "9".repeat(more as usize - 2)),
         };
-        canvas.words("t", (at, bottom + 16.0), Anchor::Middle, &name);
+        // The last one does not run out of the drawing.
+        let over = at + name.chars().count() as f64 * CHAR_WIDTH / 2.0 - width;
+        canvas.words("t", (at - over.max(0.0), bottom + 16.0), Anchor::Middle, &name);
     }
     canvas.line("axis", (LEFT, bottom), (width - RIGHT, bottom));
     let below = (width / 2.0, bottom + 33.0);
-    canvas.words("t", below, Anchor::Middle, "so many took at most");
+    let caption = match width < NARROW {
+        true => "so many took at most",
+        false => "so many took at most (faint: fewer than ten samples lie above)",
+    };
+    canvas.words("t", below, Anchor::Middle, caption);
 
     for (i, (name, histogram)) in curves.iter().enumerate() {
         let wide = if name == "total" { " wide" } else { "" };
         let points = percentile_points(histogram, &x, &y);
-        canvas.curve(&format!("curve{wide} c{}", i % COLOURS), &points);
+        // Beyond this fewer than ten samples lie above, and the curve is chance.
+        let told = x.at((histogram.len() as f64 / SAMPLES_ABOVE_MIN).max(1.0).log10());
+        let (told, chance) = cut(&points, told);
+        canvas.curve(&format!("curve{wide} c{}", i % COLOURS), &told);
+        canvas.curve(&format!("curve faint c{}", i % COLOURS), &chance);
     }
     canvas.finish(height, "percentile curves")
 }
@@ -65,9 +76,9 @@ pub(crate) fn is_total(tag: &str) -> bool {
     tag == "total" || tag.ends_with(".total") || !tag.contains('.')
 }
 
-fn percentile_points(histogram: &Histogram<u64>, x: &Axis, y: &LogAxis) -> Vec<(f64, f64)> {
+fn percentile_points(histogram: &Histogram<u64>, x: &Axis, y: &LogAxis) -> Vec<Point> {
     let total = histogram.len() as f64;
-    let mut points: Vec<(f64, f64)> = Vec::new();
+    let mut points: Vec<Point> = Vec::new();
     let mut below = 0;
     for step in histogram.iter_recorded() {
         let value = y.at(step.value_iterated_to() as f64);
@@ -85,115 +96,40 @@ fn percentile_points(histogram: &Histogram<u64>, x: &Axis, y: &LogAxis) -> Vec<(
     points
 }
 
-fn latency_axis(canvas: &mut Canvas, y: &LogAxis, left: f64, right: f64) {
+/// Where a curve passes.
+type Point = (f64, f64);
+
+/// A curve in two: up to an abscissa, and from there.
+fn cut(points: &[Point], at: f64) -> (Vec<Point>, Vec<Point>) {
+    let first = points.iter().position(|(x, _)| at < *x).unwrap_or(points.len());
+    let (before, after) = points.split_at(first);
+    let (mut before, mut after) = (before.to_vec(), after.to_vec());
+    if let (Some(last), Some(next)) = (before.last().copied(), after.first().copied()) {
+        let share = (at - last.0) / (next.0 - last.0).max(1e-9);
+        let between = (at, last.1 + (next.1 - last.1) * share.clamp(0.0, 1.0));
+        before.push(between);
+        after.insert(0, between);
+    }
+    (before, after)
+}
+
+pub(super) fn latency_axis(canvas: &mut Canvas, y: &LogAxis, left: f64, right: f64) {
     for tick in y.ticks() {
         let at = y.at(tick);
         canvas.line("grid", (left, at), (right, at));
-        canvas.words("t", (left - 6.0, at + 4.0), Anchor::End, &units::nanos(tick));
+        canvas.words("t", (left - 6.0, at + 4.0), Anchor::End, &units::brief_nanos(tick));
     }
 }
 
-fn time_axis(canvas: &mut Canvas, x: &Axis, top: f64, bottom: f64) {
+pub(super) fn time_axis(canvas: &mut Canvas, x: &Axis, top: f64, bottom: f64) {
     let about = if canvas.width() < NARROW { 4 } else { 9 };
     for tick in x.ticks(about) {
         let at = x.at(tick);
         canvas.line("grid", (at, top), (at, bottom));
-        let name = format!("{} s", units::digits(tick));
+        let name = format!("{} s", units::brief_digits(tick));
         canvas.words("t", (at, bottom + 16.0), Anchor::Middle, &name);
     }
     canvas.line("axis", (x.from, bottom), (x.to, bottom));
-}
-
-/// Histograms over time: the intervals of one tag, gathered into columns of equal length.
-#[derive(Clone, Debug)]
-pub(super) struct Columns {
-    /// Seconds from the start to the end.
-    pub(super) seconds: f64,
-    /// One histogram for each, none where nothing happened.
-    pub(super) columns: Vec<Option<Histogram<u64>>>,
-}
-
-impl Columns {
-    /// Whether there is anything to see over time.
-    pub(super) fn is_history(&self) -> bool {
-        2 < self.columns.iter().flatten().count()
-    }
-}
-
-/// A heat map: time from left to right, latency upwards, the darker (lighter in the dark) the
-/// more. The dashed line is the median, the other one the 99th percentile of each column.
-pub(super) fn heat_map(width: f64, tag: &str, columns: &Columns) -> String {
-    let mut canvas = Canvas::new(width);
-    let met = || columns.columns.iter().flatten();
-    let low = met().map(|h| h.value_at_quantile(0.0)).min().unwrap_or(1).max(1) as f64;
-    let high = met().map(|h| h.max()).max().unwrap_or(10) as f64;
-    // The median runs where the map is densest, so its colour is chosen against that.
-    canvas.rect("h6", (3.0, 4.0), (20.0, 12.0));
-    canvas.line("median", (4.0, 10.0), (22.0, 10.0));
-    canvas.words("t", (26.0, 14.0), Anchor::Start, "median");
-    canvas.line("mark", (86.0, 10.0), (104.0, 10.0));
-    canvas.words("t", (108.0, 14.0), Anchor::Start, "99th percentile");
-    let top = 26.0;
-    let height = top + if width < NARROW { 210.0 } else { 260.0 };
-    let bottom = height - 24.0;
-    let y = LogAxis::new(low, high, bottom, top);
-    let x = Axis { low: 0.0, high: columns.seconds, from: LEFT, to: width - RIGHT };
-    latency_axis(&mut canvas, &y, LEFT, width - RIGHT);
-    time_axis(&mut canvas, &x, top, bottom);
-    cells(&mut canvas, columns, &x, (top, bottom), &y);
-    let column = columns.seconds / columns.columns.len().max(1) as f64;
-    for (class, quantile) in [("median", 0.5), ("mark", 0.99)] {
-        let mut path = String::new();
-        let mut pen = "M";
-        for (i, histogram) in columns.columns.iter().enumerate() {
-            let Some(histogram) = histogram else {
-                pen = "M";
-                continue;
-            };
-            let at = x.at((i as f64 + 0.5) * column);
-            let value = y.at(histogram.value_at_quantile(quantile) as f64);
-            let _ = write!(path, "{pen}{at:.1} {value:.1}");
-            pen = "L";
-        }
-        canvas.path(class, &path);
-    }
-    canvas.finish(height, &format!("latency of {tag} over time"))
-}
-
-fn cells(canvas: &mut Canvas, columns: &Columns, x: &Axis, (top, bottom): (f64, f64), y: &LogAxis) {
-    const ROW: f64 = 6.0;
-    let rows = ((bottom - top) / ROW).ceil().max(1.0) as usize;
-    let mut counts = vec![vec![0u64; rows]; columns.columns.len()];
-    for (row_counts, histogram) in counts.iter_mut().zip(&columns.columns) {
-        for step in histogram.iter().flat_map(|histogram| histogram.iter_recorded()) {
-            let at = (y.at(step.value_iterated_to() as f64) - top) / ROW;
-            row_counts[(at as usize).min(rows - 1)] += step.count_at_value();
-        }
-    }
-    let most = counts.iter().flatten().copied().max().unwrap_or(1).max(1);
-    let shade = |count: u64| {
-        let share = (count as f64).ln_1p() / (most as f64).ln_1p();
-        ((share * SHADES as f64) as usize).min(SHADES - 1)
-    };
-    let width = (x.to - x.from) / columns.columns.len().max(1) as f64;
-    let mut paths = vec![String::new(); SHADES];
-    for (column, counts) in counts.iter().enumerate() {
-        let left = x.from + column as f64 * width;
-        for (row, count) in counts.iter().enumerate().filter(|(_, count)| 0 < **count) {
-            let from = top + row as f64 * ROW;
-            let size = ROW.min(bottom - from);
-            // A little wider than a column: no gaps where the edges are smoothed.
-            let _ = write!(
-                paths[shade(*count)],
-                "M{left:.1} {from:.0}h{:.1}v{size:.0}h-{:.1}z",
-                width + 0.3,
-                width + 0.3
-            );
-        }
-    }
-    for (shade, path) in paths.iter().enumerate() {
-        canvas.path(&format!("h{shade}"), path);
-    }
 }
 
 /// Where the mean request spends its time: the stages one after the other, as long as their
@@ -205,31 +141,47 @@ pub(super) fn waterfall(width: f64, stages: &[Curve], total: &Histogram<u64>) ->
     let longest = stages.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let left = longest as f64 * CHAR_WIDTH + 14.0;
     let narrow = width < NARROW;
-    // The words beside a bar: its mean, its share, and its own 99th percentile.
-    let room = if narrow { 4.0 } else { 250.0 };
+    // Beside a bar its mean, its share, and its own 99th percentile; below it on a telephone.
+    let room = if narrow { 4.0 } else { 230.0 };
     let row = if narrow { 2.0 * LINE_HEIGHT + 6.0 } else { LINE_HEIGHT + 9.0 };
     let x = Axis { low: 0.0, high: whole, from: left, to: width - room };
+    let beside = |canvas: &mut Canvas, class: &str, top: f64, words: [String; 3]| {
+        if narrow {
+            let [mean, share, p99] = words;
+            let text = format!("{mean}  ({share})  p99 {p99}");
+            canvas.words(class, (left, top + LINE_HEIGHT + 13.0), Anchor::Start, &text);
+            return;
+        }
+        for (column, text) in [70.0, 140.0, 226.0].into_iter().zip(words) {
+            canvas.words(class, (x.to + column, top + 13.0), Anchor::End, &text);
+        }
+    };
+    let head = if narrow { 4.0 } else { LINE_HEIGHT + 2.0 };
+    if !narrow {
+        beside(&mut canvas, "t", -2.0, ["mean", "share", "p99"].map(str::to_owned));
+    }
+    let p99 = |met: &Histogram<u64>| match is_told(met, 0.99) {
+        true => units::nanos(met.value_at_quantile(0.99) as f64),
+        false => "–".to_owned(),
+    };
     let mut begun = 0.0;
     for (i, (name, histogram)) in stages.iter().enumerate() {
-        let top = 6.0 + i as f64 * row;
+        let top = head + i as f64 * row;
         let mean = histogram.mean() * histogram.len() as f64 / requests;
         let (from, to) = (x.at(begun), x.at(begun + mean));
         canvas.rect("track", (left, top), (x.to - left, LINE_HEIGHT));
         canvas.rect(&format!("f{}", i % COLOURS), (from, top), ((to - from).max(1.5), LINE_HEIGHT));
         canvas.words("s", (left - 8.0, top + 13.0), Anchor::End, name);
         let share = units::figure(mean / whole, "ratio");
-        let p99 = units::nanos(histogram.value_at_quantile(0.99) as f64);
-        let words = format!("{} ({share}), p99 {p99}", units::nanos(mean));
-        let at = if narrow { (left, top + LINE_HEIGHT + 13.0) } else { (x.to + 10.0, top + 13.0) };
-        canvas.words("t", at, Anchor::Start, &words);
+        beside(&mut canvas, "s", top, [units::nanos(mean), share, p99(histogram)]);
         begun += mean;
     }
-    let top = 6.0 + stages.len() as f64 * row;
-    canvas.words("b", (left - 8.0, top + 13.0), Anchor::End, "total");
-    let p99 = units::nanos(total.value_at_quantile(0.99) as f64);
-    let words = format!("{}, p99 {p99}", units::nanos(whole));
-    let at = if narrow { left } else { x.to + 10.0 };
-    canvas.words("b", (at, top + 13.0), Anchor::Start, &words);
+    let top = head + stages.len() as f64 * row;
+    let class = "b";
+    canvas.words(class, (left - 8.0, top + 13.0), Anchor::End, "total");
+    let all = units::figure(begun / whole, "ratio");
+    let above = if narrow { top - LINE_HEIGHT } else { top };
+    beside(&mut canvas, class, above, [units::nanos(whole), all, p99(total)]);
     canvas.finish(top + LINE_HEIGHT + 9.0, "where the mean request spends its time")
 }
 
@@ -239,7 +191,7 @@ pub(super) fn shares(width: f64, shares: &[Share]) -> String {
     let longest = shares.iter().map(|share| share.name.chars().count()).max().unwrap_or(0);
     let left = longest as f64 * CHAR_WIDTH + 14.0;
     let narrow = width < NARROW;
-    let room = if narrow { 56.0 } else { 400.0 };
+    let room = if narrow { 64.0 } else { 430.0 };
     let row = if narrow { 2.0 * LINE_HEIGHT + 6.0 } else { LINE_HEIGHT + 9.0 };
     let x = Axis { low: 0.0, high: 1.0, from: left, to: width - room };
     for (i, share) in shares.iter().enumerate() {
@@ -248,14 +200,14 @@ pub(super) fn shares(width: f64, shares: &[Share]) -> String {
         let filled = (x.at(share.ratio()) - left).max(1.5);
         canvas.rect("f0", (left, top), (filled, LINE_HEIGHT));
         canvas.words("s", (left - 8.0, top + 13.0), Anchor::End, &share.name);
-        let beside = x.to + 48.0;
+        let beside = x.to + 60.0;
         canvas.words("b", (beside, top + 13.0), Anchor::End, &percent(share.ratio()));
         let rate = units::figure(share.rate, &share.unit);
-        let most = units::figure(share.most, &share.unit);
+        let most = units::brief_figure(share.most, &share.unit);
         let (words, at) = if narrow {
             (format!("{rate} of {most}"), (left, top + LINE_HEIGHT + 13.0))
         } else {
-            (format!("{rate} of {most} ({})", share.case), (beside + 10.0, top + 13.0))
+            (format!("{rate} of {most} ({})", share.case), (beside + 16.0, top + 13.0))
         };
         canvas.words("t", at, Anchor::Start, &words);
     }
@@ -300,7 +252,13 @@ pub(super) fn strips(width: f64, seconds: f64, series: &[&Series]) -> String {
 /// Lines over time, from zero.
 pub(super) fn lines(width: f64, seconds: f64, series: &[&Series]) -> String {
     let mut canvas = Canvas::new(width);
-    let names: Vec<_> = series.iter().enumerate().map(|(i, s)| (i, s.name.as_str())).collect();
+    // The mean stands beside the name: lines that lie upon each other can still be told.
+    let mean = |series: &Series| {
+        let sum: f64 = series.points.iter().map(|(_, value)| value).sum();
+        units::figure(sum / (series.points.len() as f64).max(1.0), &series.unit)
+    };
+    let told: Vec<_> = series.iter().map(|s| format!("{}: {}", s.name, mean(s))).collect();
+    let names: Vec<_> = told.iter().enumerate().map(|(i, name)| (i, name.as_str())).collect();
     let top = canvas.legend((4.0, 10.0), &names) + 12.0;
     let height = top + if width < NARROW { 170.0 } else { 200.0 };
     let bottom = height - 24.0;
@@ -310,7 +268,7 @@ pub(super) fn lines(width: f64, seconds: f64, series: &[&Series]) -> String {
     let most = if most <= 0.0 { 1.0 } else { most * 1.02 };
     let y = Axis { low: 0.0, high: most.min(round_up(most)), from: bottom, to: top };
     let ticks = y.ticks(4);
-    let written: Vec<_> = ticks.iter().map(|tick| units::figure(*tick, unit)).collect();
+    let written: Vec<_> = ticks.iter().map(|tick| units::brief_figure(*tick, unit)).collect();
     let longest = written.iter().map(|text| text.chars().count()).max().unwrap_or(0);
     let left = (longest as f64 * CHAR_WIDTH + 12.0).max(LEFT);
     let x = Axis { low: 0.0, high: seconds, from: left, to: width - RIGHT };
@@ -327,4 +285,50 @@ pub(super) fn lines(width: f64, seconds: f64, series: &[&Series]) -> String {
     }
     let name = series.first().map_or("", |series| series.group.as_str());
     canvas.finish(height, &format!("{name} over time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is chance is drawn faint, and begins where the rest ends.
+    #[test]
+    fn a_curve_is_cut_where_it_becomes_chance() {
+        let points = [(0.0, 0.0), (10.0, 10.0), (20.0, 10.0)];
+        let (told, chance) = cut(&points, 5.0);
+        assert_eq!(told, [(0.0, 0.0), (5.0, 5.0)]);
+        assert_eq!(chance, [(5.0, 5.0), (10.0, 10.0), (20.0, 10.0)]);
+        assert_eq!(cut(&points, 30.0), (points.to_vec(), Vec::new()));
+        assert_eq!(cut(&[], 30.0), (Vec::new(), Vec::new()));
+    }
+
+    /// The words at the end of an axis stay inside of the drawing: `99.9999 %` was cut off.
+    #[test]
+    fn the_last_percentile_is_not_cut_off() {
+        let mut met = crate::counts::empty();
+        met.record_n(1000, 1_200_000).unwrap();
+        let svg = percentiles(1040.0, &[("e2e".to_owned(), met)]);
+        let before = svg.split("99.9999 %").next().unwrap();
+        let at = before.rsplit("x=\"").next().unwrap().split('"').next().unwrap();
+        let at: f64 = at.parse().unwrap();
+        assert!(at + 9.0 * CHAR_WIDTH / 2.0 <= 1040.5, "{at}");
+    }
+
+    /// Nothing busier than all there is runs out of its strip, and nothing divides by nothing.
+    #[test]
+    fn absurd_values_stay_in_their_drawing() {
+        let mut busy = Series::busy("shard 0");
+        busy.points = vec![(1.0, 7.0), (2.0, 0.0)];
+        let share = Share { name: "disk writes".to_owned(), rate: 9e9, ..Share::default() };
+        let empty = Series::new("mesh", "0 to 1", "/s");
+        let drawings = [
+            strips(360.0, 2.0, &[&busy]),
+            shares(360.0, &[share]),
+            lines(360.0, 0.0, &[&empty]),
+            waterfall(360.0, &[], &crate::counts::empty()),
+        ];
+        for drawing in drawings {
+            assert!(!drawing.contains("NaN") && !drawing.contains("inf"), "{drawing}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 
 mod canvas;
 mod charts;
+mod heat;
 mod page;
 mod scale;
 
@@ -25,11 +26,8 @@ use crate::hlog::LogError;
 use crate::machine::share::Share;
 use crate::outcome::{Environment, Found, Outcome};
 use canvas::STYLE;
-use charts::Columns;
 pub(crate) use charts::is_total;
-
-/// How many columns a heat map has at most.
-const COLUMNS_MAX: usize = 120;
+use heat::Columns;
 
 /// A quantile is told only if at least so many samples lie above it.
 const SAMPLES_ABOVE_MIN: f64 = 10.0;
@@ -58,19 +56,19 @@ type Curve = (String, Histogram<u64>);
 impl Report {
     /// Gathers the histograms of a run. Each interval is inflated once, one at a time.
     pub fn of(found: Found) -> Result<Self, LogError> {
-        let Found { environment, outcome, log } = found;
+        let Found { environment, outcome, mut log } = found;
         let seconds = log.end().max(1e-3);
-        let count = columns_of(&log.intervals, seconds);
+        // Files that were written side by side follow each other in the log.
+        log.intervals.sort_by(|a, b| a.offset.total_cmp(&b.offset));
         let mut tags: Vec<(String, Histogram<u64>, Columns)> = Vec::new();
         for interval in &log.intervals {
             let histogram = interval.histogram()?;
             let place = match tags.iter().position(|(tag, ..)| *tag == interval.tag) {
                 Some(place) => place,
                 None => {
-                    let columns = Columns { seconds, columns: vec![None; count] };
                     let mut whole = Histogram::new_from(&histogram);
                     whole.auto(true);
-                    tags.push((interval.tag.clone(), whole, columns));
+                    tags.push((interval.tag.clone(), whole, Columns::new(seconds)));
                     tags.len() - 1
                 }
             };
@@ -79,17 +77,8 @@ impl Report {
                 LogError::NotAHistogram(format!("intervals of {tag} do not add up: {error}"))
             };
             whole.add(&histogram).map_err(differ)?;
-            // Intervals belong to the column of their middle: ends may lie on a border.
-            let middle = (interval.offset + interval.length / 2.0).max(0.0);
-            let column = ((middle / seconds * count as f64) as usize).min(count - 1);
-            match &mut columns.columns[column] {
-                Some(sum) => sum.add(&histogram).map_err(differ)?,
-                None => {
-                    let mut first = histogram;
-                    first.auto(true);
-                    columns.columns[column] = Some(first);
-                }
-            }
+            let to = interval.offset + interval.length;
+            columns.add(interval.offset, to, histogram).map_err(differ)?;
         }
         tags.retain(|(_, whole, _)| !whole.is_empty());
         let title = outcome.as_ref().map_or("latency", |outcome| outcome.title.as_str()).to_owned();
@@ -194,14 +183,14 @@ impl Report {
             svg.replacen('>', &format!("><style>{STYLE}{paper}</style>"), 1)
         };
         let mut drawings = Vec::new();
-        for group in self.groups() {
+        for group in self.groups().iter().filter(|group| group.can_be_drawn()) {
             let name = |what: &str| format!("{}-{what}", group.name);
             drawings.push((name("percentiles"), charts::percentiles(WIDTH, &group.curves())));
             if let Some((stages, total)) = group.stages() {
                 drawings.push((name("waterfall"), charts::waterfall(WIDTH, &stages, total)));
             }
             for (tag, _, columns) in &group.members {
-                drawings.push((format!("{tag}-heat"), charts::heat_map(WIDTH, tag, columns)));
+                drawings.push((format!("{tag}-heat"), heat::heat_map(WIDTH, tag, columns)));
             }
         }
         drawings.into_iter().map(|(name, svg)| (name, styled(svg))).collect()
@@ -222,6 +211,11 @@ impl Report {
 }
 
 impl Group<'_> {
+    /// Whether there are samples enough for a drawing to say something.
+    fn can_be_drawn(&self) -> bool {
+        self.members.iter().any(|(_, whole, _)| is_told(whole, 0.5))
+    }
+
     /// The curves with their short names.
     fn curves(&self) -> Vec<Curve> {
         let short = |tag: &str| tag.rsplit_once('.').map_or(tag, |(_, stage)| stage).to_owned();
@@ -268,13 +262,6 @@ fn row(whole: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
 /// Whether so few samples lie above a quantile that it is chance.
 pub(crate) fn is_told(whole: &Histogram<u64>, quantile: f64) -> bool {
     1.0 <= quantile || SAMPLES_ABOVE_MIN <= whole.len() as f64 * (1.0 - quantile) + 1e-9
-}
-
-/// As many columns as there are intervals one after the other, up to the most.
-fn columns_of(intervals: &[crate::hlog::Interval], seconds: f64) -> usize {
-    let lengths = intervals.iter().map(|interval| interval.length).filter(|l| 0.0 < *l);
-    let shortest = lengths.fold(seconds, f64::min);
-    ((seconds / shortest).round() as usize).clamp(1, COLUMNS_MAX)
 }
 
 /// A tag as the name of a file.
@@ -355,7 +342,9 @@ mod tests {
     fn shares_of_the_limits_are_told() {
         let report = Report::of(found()).unwrap();
         let html = report.to_html();
-        for words in ["25 %", "500 MB/s of 2 GB/s", "2023-11-14 22:13:20 UTC on ext4 on /dev/vda"] {
+        for words in
+            ["25 %", "500 MB/s of 2 GB/s", "ext4 on /dev/vda, measured 2023-11-14 22:13:20"]
+        {
             assert!(html.contains(words), "{words}");
         }
         let line = "disk writes: 25 % of 2 GB/s (disk: write 1 MiB x 4)";

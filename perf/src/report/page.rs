@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::canvas::{STYLE, escaped};
-use super::{Group, Report, charts, is_told};
+use super::{Group, Report, charts, heat, is_told};
 use crate::histogram::QUANTILES;
 use crate::outcome::{BUSY, Outcome, Series};
 use crate::units;
@@ -20,7 +20,8 @@ font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif
 main{max-width:1104px;margin:0 auto;padding:28px 32px 64px}\
 h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
 h2{font-size:19px;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--grid)}\
-h3{font-size:15px;margin:26px 0 4px}p{margin:4px 0 10px}.soft{color:var(--soft)}\
+h3{font-size:15px;margin:26px 0 4px}p{margin:4px 0 10px;overflow-wrap:anywhere}\
+code{font:13px ui-monospace,'DejaVu Sans Mono',monospace}.soft{color:var(--soft)}\
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:10px;\
 margin:20px 0}.tile{background:var(--card);border:1px solid var(--grid);border-radius:8px;\
 padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600;white-space:nowrap}\
@@ -29,6 +30,7 @@ padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600;white-spa
 font-variant-numeric:tabular-nums}th,td{padding:5px 10px;text-align:right;white-space:nowrap;\
 border-bottom:1px solid var(--grid)}th{color:var(--soft);font-weight:600}\
 th:first-child,td:first-child{text-align:left;padding-left:0}\
+.scroll th:first-child,.scroll td:first-child{position:sticky;left:0;background:var(--paper)}\
 tr.total td{font-weight:600}table.env td{white-space:normal;text-align:left;\
 overflow-wrap:anywhere}table.env td:first-child{color:var(--soft);width:150px;\
 white-space:nowrap;vertical-align:top}\
@@ -37,7 +39,8 @@ details{margin:12px 0}summary{cursor:pointer;color:var(--soft)}\
 @media (max-width:720px){main{padding:18px 18px 48px}h1{font-size:22px}\
 .desk{display:none}.phone{display:block}.phone svg{max-width:480px}\
 .tiles{grid-template-columns:repeat(auto-fill,minmax(130px,1fr))}\
-table.env td:first-child{width:96px;white-space:normal}}";
+table.env td:first-child{width:96px;white-space:normal}.scroll th,.scroll td{padding:5px 6px;\
+font-size:13px}}";
 
 pub(super) fn page(report: &Report) -> String {
     let title = escaped(&report.title);
@@ -48,6 +51,10 @@ pub(super) fn page(report: &Report) -> String {
          <h1>{title}</h1>\n<p class=\"soft\">{}</p>\n",
         when(report)
     );
+    if let Some(environment) = &report.environment {
+        let command = escaped(&environment.command.join(" "));
+        let _ = writeln!(out, "<p class=\"soft\"><code>{command}</code></p>");
+    }
     if let Some(outcome) = &report.outcome {
         tiles(&mut out, outcome);
     }
@@ -68,7 +75,7 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 fn when(report: &Report) -> String {
-    let lasted = units::figure(report.seconds, "s");
+    let lasted = units::brief_figure(report.seconds, "s");
     let began = utc(report.start_seconds);
     let version = env!("CARGO_PKG_VERSION");
     format!("{began}, over {lasted}; drawn by tidemill {version}")
@@ -151,20 +158,29 @@ fn shares(out: &mut String, outcome: &Outcome) {
     if outcome.shares.is_empty() {
         return;
     }
-    out.push_str("<h2>Share of what this machine can do</h2>");
+    out.push_str("<h2>Share of what the machine can do</h2>");
     drawing(out, |width| charts::shares(width, &outcome.shares));
-    out.push_str("<p class=\"soft\">");
+    out.push_str(
+        "<p class=\"soft\">100 % is what a program that does nothing else reached there:</p>\
+         <table class=\"env\">",
+    );
     let mut told: Vec<&str> = Vec::new();
     for share in &outcome.shares {
         let probe = share.case.split(':').next().unwrap_or_default();
         if !told.contains(&probe) {
             told.push(probe);
+            // Mount options say nothing here.
+            let place = share.place.split(" (").next().unwrap_or_default();
             let measured = utc(share.measured_unix_ms as f64 / 1000.0);
-            let line = format!("{probe}: measured {measured} on {}. ", share.place);
-            out.push_str(&escaped(&line));
+            let _ = write!(
+                out,
+                "<tr><td>perf {}</td><td>{}, measured {measured}</td></tr>",
+                escaped(probe),
+                escaped(place)
+            );
         }
     }
-    out.push_str("Both are of this machine; programs that do nothing else set the limits.</p>\n");
+    out.push_str("</table>\n");
 }
 
 /// A drawing, wide and narrow.
@@ -176,8 +192,14 @@ fn drawing(out: &mut String, draw: impl Fn(f64) -> String) {
 fn section(out: &mut String, group: &Group<'_>, groups: usize) {
     let name = if groups == 1 && group.name == "latency" { "Latency" } else { group.name };
     let _ = writeln!(out, "<h2>{}</h2>", escaped(&capital(name)));
+    if !group.can_be_drawn() {
+        let count = group.members.iter().map(|(_, whole, _)| whole.len()).max().unwrap_or(0);
+        let count = units::count(count);
+        let _ = writeln!(out, "<p class=\"soft\">Too few to draw: {count}.</p>");
+        return;
+    }
     let curves = group.curves();
-    let _ = writeln!(out, "<h3>Percentiles</h3>");
+    let _ = writeln!(out, "<h3>Latency percentiles</h3>");
     drawing(out, |width| charts::percentiles(width, &curves));
     if let Some((stages, total)) = group.stages() {
         out.push_str("<h3>Where the mean request spends its time</h3>");
@@ -188,13 +210,13 @@ fn section(out: &mut String, group: &Group<'_>, groups: usize) {
         group.members.iter().partition(|(tag, ..)| leading.contains(tag));
     for (tag, _, columns) in first.into_iter().filter(|(_, _, columns)| columns.is_history()) {
         let _ = writeln!(out, "<h3>{} over time</h3>", escaped(tag));
-        drawing(out, |width| charts::heat_map(width, tag, columns));
+        drawing(out, |width| heat::heat_map(width, tag, columns));
     }
     if rest.iter().any(|(_, _, columns)| columns.is_history()) {
         out.push_str("<details><summary>Each stage over time</summary>");
         for (tag, _, columns) in rest {
             let _ = writeln!(out, "<h3>{} over time</h3>", escaped(tag));
-            drawing(out, |width| charts::heat_map(width, tag, columns));
+            drawing(out, |width| heat::heat_map(width, tag, columns));
         }
         out.push_str("</details>\n");
     }
@@ -221,7 +243,12 @@ fn over_time(out: &mut String, outcome: &Outcome, seconds: f64) {
     let seconds = ends.fold(seconds, f64::max);
     for (group, members) in groups {
         let _ = writeln!(out, "<h3>{}</h3>", escaped(&capital(group)));
-        if group == BUSY {
+        let is_zero = members.iter().flat_map(|s| &s.points).all(|(_, value)| *value == 0.0);
+        if is_zero && group != BUSY {
+            let names: Vec<_> = members.iter().map(|series| series.name.as_str()).collect();
+            let names = escaped(&names.join(", "));
+            let _ = writeln!(out, "<p class=\"soft\">None the whole time ({names}).</p>");
+        } else if group == BUSY {
             drawing(out, |width| charts::strips(width, seconds, &members));
         } else {
             drawing(out, |width| charts::lines(width, seconds, &members));
@@ -243,10 +270,8 @@ fn notes(out: &mut String, outcome: &Outcome) {
 fn environment(out: &mut String, report: &Report) {
     let Some(environment) = &report.environment else { return };
     out.push_str("<h2>Environment</h2><table class=\"env\">");
-    let command = ("command line".to_owned(), environment.command.join(" "));
-    let machine = environment.machine.iter().map(|(name, value)| (name.clone(), value.clone()));
-    for (name, value) in std::iter::once(command).chain(machine) {
-        let _ = write!(out, "<tr><td>{}</td><td>{}</td></tr>", escaped(&name), escaped(&value));
+    for (name, value) in &environment.machine {
+        let _ = write!(out, "<tr><td>{}</td><td>{}</td></tr>", escaped(name), escaped(value));
     }
     out.push_str("</table>\n");
 }

@@ -8,6 +8,8 @@
 //! Start reading at [`Top`].
 
 mod draw;
+mod heat;
+mod stages;
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,15 +23,21 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use crate::admin::Admin;
 use crate::document::LatencyDocument;
 use crate::interval::Between;
+use crate::machine::limits::Limits;
 
 /// How many intervals are kept: the widest terminal's heat map.
 const HISTORY_MAX: usize = 400;
+
+/// How many intervals the table of stages is of.
+const RECENT: usize = 10;
 
 /// What the view knows.
 #[derive(Debug)]
 pub struct Top {
     address: String,
     every: Duration,
+    /// What the broker's machine can do at most, as far as it was measured.
+    limits: Limits,
     last: Option<LatencyDocument>,
     history: VecDeque<Between>,
     /// The tag whose heat map is shown.
@@ -39,12 +47,14 @@ pub struct Top {
 }
 
 impl Top {
-    /// A view of the broker at this admin address that is renewed so often.
+    /// A view of the broker at this admin address that is renewed so often; its rates stand
+    /// beside the limits of its machine.
     #[must_use]
-    pub fn new(address: &str, every: Duration) -> Self {
+    pub fn new(address: &str, every: Duration, limits: Limits) -> Self {
         Self {
             address: address.to_owned(),
             every,
+            limits,
             last: None,
             history: VecDeque::new(),
             shown: 0,
@@ -94,6 +104,22 @@ impl Top {
         tags
     }
 
+    /// The tag whose heat map is shown.
+    fn shown_tag(&self) -> Option<String> {
+        let tags = self.tags();
+        let last = tags.len().checked_sub(1)?;
+        Some(tags[self.shown.min(last)].clone())
+    }
+
+    /// Turns of a shard that were above the limit, in the time shown.
+    fn stalls(&self, shard: u16) -> u64 {
+        let of_shard = |between: &Between| {
+            let found = between.shards.iter().find(|other| other.shard == shard);
+            found.map_or(0, |found| found.stalls)
+        };
+        self.history.iter().map(of_shard).sum()
+    }
+
     /// The latest interval.
     fn now(&self) -> Option<&Between> {
         self.history.back()
@@ -101,8 +127,7 @@ impl Top {
 
     /// A stage's times over the last few intervals: single ones are too short for p99.9.
     fn recent(&self, tag: &str) -> Option<Histogram<u64>> {
-        const INTERVALS: usize = 10;
-        let recent = self.history.iter().rev().take(INTERVALS);
+        let recent = self.history.iter().rev().take(RECENT);
         recent.filter_map(|between| between.stage(tag)).fold(None, |sum, next| match sum {
             None => Some(next.clone()),
             Some(mut sum) => {
@@ -114,11 +139,16 @@ impl Top {
             }
         })
     }
+
+    /// How long those intervals were.
+    fn recent_seconds(&self) -> f64 {
+        self.history.iter().rev().take(RECENT).map(|between| between.seconds).sum()
+    }
 }
 
 /// Shows the view until `q`, Esc or Ctrl-C.
-pub fn run(admin: &Admin, every: Duration) -> io::Result<()> {
-    let mut top = Top::new(admin.address(), every);
+pub fn run(admin: &Admin, every: Duration, limits: Limits) -> io::Result<()> {
+    let mut top = Top::new(admin.address(), every, limits);
     // What cannot be reached at all is told before the screen is taken.
     top.take(Ok(admin.latency().map_err(io::Error::other)?));
     let mut terminal = ratatui::try_init()?;
@@ -131,9 +161,9 @@ pub fn run(admin: &Admin, every: Duration) -> io::Result<()> {
 ///
 /// # Errors
 /// If the broker does not answer.
-pub fn once(admin: &Admin, every: Duration) -> io::Result<String> {
+pub fn once(admin: &Admin, every: Duration, limits: Limits) -> io::Result<String> {
     const USUAL: (u16, u16) = (100, 40);
-    let mut top = Top::new(admin.address(), every);
+    let mut top = Top::new(admin.address(), every, limits);
     let begun = Instant::now();
     top.take(Ok(admin.latency().map_err(io::Error::other)?));
     std::thread::sleep(every.saturating_sub(begun.elapsed()));

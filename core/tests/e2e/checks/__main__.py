@@ -22,6 +22,7 @@ CHECKS = {
     "many-partitions": "many_partitions",
     "golden": "golden",
     "histogram-logs": "histogram_logs",
+    "prometheus": "prometheus",
     "big-restart": "big_restart",
     "start": "start",
     "oldest-kernel": "oldest_kernel",
