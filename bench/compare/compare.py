@@ -278,12 +278,13 @@ class Comparison:
             decided.write_text(str(max(100, int(min(taken) * workload.share))))
         return int(decided.read_text())
 
-    def read_from_start(self, broker, target):
+    def read_from_start(self, target):
         """A reader beside the producer, from the first record to where the topic ended when it began."""
         command = [os.environ["BENCH_BIN"], "--json", "consume", *target, "--connections", "4", "--seconds", "60"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def add_reading(self, found, reading, broker, target):
+    def add_reading(self, found, reading, target):
+        """Waits for the reader, adds what it found, and deletes the topic, which both have left."""
         told, said = reading.communicate()
         read = json.loads(told) if told.strip() else {"clean": False}
         found["clean"] = bool(found["clean"]) and is_sound({**read, "exit": reading.returncode})
@@ -313,13 +314,13 @@ class Comparison:
                 broker.freeze()
                 return
             command += ["--rate", str(rate)]
-        reading = self.read_from_start(broker, target) if workload.old else None
+        reading = self.read_from_start(target) if workload.old else None
         ended = subprocess.run(command, capture_output=True, text=True)
-        broker.wait_until_deleted()
-        broker.freeze()
         found = json.loads(ended.stdout) if ended.stdout.strip() else {"clean": False}
         if reading:
-            self.add_reading(found, reading, broker, target)
+            self.add_reading(found, reading, target)
+        broker.wait_until_deleted()
+        broker.freeze()
         found["commit"], found["exit"], found["command"], found["said"] = commit(self.options.root), ended.returncode, command[1:], ended.stderr[-2000:]
         self.file(workload, kind, repetition).write_text(json.dumps(found, indent=1))
         shown = figures([found])
