@@ -43,6 +43,14 @@ SMALL = ["produce", "--rate", "max", "--batch-bytes", "250", "--value-bytes", "1
 E2E = ["e2e", "--partitions", "16", "--connections", "4", "--value-bytes", "1024", "--linger", "1"]
 
 
+def number(value):
+    if value is None:
+        return "–"
+    if 1000 <= value:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.3g}"
+
+
 class Workload:
     """`share` of the slowest system's rate in the workload `of`, where the load is open; `old`: what is
     produced to the topic before, not measured, and no longer in the kernel's memory when the run begins."""
@@ -53,7 +61,7 @@ class Workload:
 
 
 def produce(partitions, connections, quick=True):
-    return Workload(f"produce-{partitions}", f"1 KB in 64 KiB batches, {partitions} partitions",
+    return Workload(f"produce-{partitions}", f"1 KB in 64 KiB batches, {number(partitions)} partition{'s' * (1 < partitions)}",
                     LARGE + ["--partitions", str(partitions), "--connections", str(connections)], quick)
 
 
@@ -68,7 +76,7 @@ def open_loop(percent, quick):
 
 
 def small(connections, quick):
-    return Workload(f"unbatched-{connections}", f"100 B unbatched, {connections} connections, one request at a time",
+    return Workload(f"unbatched-{connections}", f"100 B unbatched, {number(connections)} connection{'s' * (1 < connections)}, one request at a time",
                     SMALL + ["--partitions", "8", "--connections", str(connections)], quick)
 
 
@@ -378,14 +386,6 @@ COLUMNS = [
 ]
 
 
-def number(value):
-    if value is None:
-        return "–"
-    if 1000 <= value:
-        return f"{value:,.0f}".replace(",", "\u202f")
-    return f"{value:.3g}"
-
-
 def machine():
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = int(open("/proc/meminfo").readline().split()[1]) / 1024 / 1024
@@ -455,10 +455,10 @@ def markdown(comparison):
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--back:#fff;--soft:#667;--line:#dde;--a:#0a7d6c;--b:#b4632a;--c:#7a5cc0}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--back:#15181c;--soft:#99a;--line:#333a42;--a:#3cc4ae;--b:#e2975c;--c:#ae95ee}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:80rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:92rem;margin:2rem auto;padding:0 1rem}
 h2{margin-top:2.2rem;font-size:1.1rem}.soft{color:var(--soft)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+td,th{padding:.25rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 td:first-child,th:first-child{text-align:left}th{font-weight:500;color:var(--soft)}tr.ratio td{color:var(--soft)}
 .bar{display:grid;grid-template-columns:11rem 1fr 7rem;gap:.6rem;align-items:center;margin:.15rem 0}
 .bar i{display:block;height:.8rem;border-radius:2px}.bar b{font-weight:500;text-align:right}
