@@ -43,8 +43,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How much of an answer is written at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// What a client that was refused may still send before it is cut off.
+/// What a client that was refused may still send before it is cut off, and for how long.
 const IGNORED_BYTES_MAX: usize = 64 * 1024;
+const IGNORE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The served admin port. Dropped, it takes no more connections.
 #[derive(Debug)]
@@ -163,7 +164,12 @@ fn serve(mut stream: TcpStream, pages: &Pages) -> io::Result<()> {
         send(&mut stream, &response.body)?;
     }
     let refused = response.status != Status::OK;
-    if refused { wait_for_end(&mut stream) } else { Ok(()) }
+    if refused {
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let answered = Instant::now();
+        wait_for_end(&mut stream, || IGNORE_WITHIN <= answered.elapsed())?;
+    }
+    Ok(())
 }
 
 fn is_too_early(error: &io::Error) -> bool {
@@ -189,16 +195,45 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Lets a client that is still sending read why it was refused: closed with bytes unread, the
-/// kernel would throw the answer away.
-fn wait_for_end(stream: &mut TcpStream) -> io::Result<()> {
-    stream.shutdown(std::net::Shutdown::Write)?;
+/// kernel would throw the answer away. Bounded in bytes and in time.
+fn wait_for_end(stream: &mut impl Read, is_over: impl Fn() -> bool) -> io::Result<()> {
     let mut ignored = 0;
     let mut bytes = [0; 4096];
-    while ignored < IGNORED_BYTES_MAX {
+    while ignored < IGNORED_BYTES_MAX && !is_over() {
         match stream.read(&mut bytes)? {
             0 => break,
             received => ignored += received,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A client that was refused and went on sending, a byte now and then, kept its place for
+    /// hours; as many of those as there are places, and nobody else was served.
+    #[test]
+    fn a_refused_client_that_goes_on_sending_is_cut_off() {
+        let seconds = Cell::new(0);
+        let is_over = || {
+            seconds.set(seconds.get() + 1);
+            5 <= seconds.get()
+        };
+        struct Dripping(usize);
+        impl Read for Dripping {
+            fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                Ok(usize::from(!bytes.is_empty()))
+            }
+        }
+        let mut client = Dripping(0);
+        wait_for_end(&mut client, is_over).expect("nothing failed");
+        assert_eq!(client.0, 4, "until the time was over");
+
+        wait_for_end(&mut io::repeat(7), || false).expect("until there were enough bytes");
+        wait_for_end(&mut io::empty(), || false).expect("until its end");
+    }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use std::fmt::Debug;
 use tidemill_net::cursor::WireError;
 use tidemill_net::frame::frame_size;
+use tidemill_net::http::{self, Method, RequestReader, Response};
 use tidemill_net::kafka;
 use tidemill_net::kafka::fetch::{FetchRequest, FetchResponse, OutgoingFetch};
 use tidemill_net::kafka::produce::{
@@ -35,6 +36,54 @@ pub(crate) fn frame(bytes: &[u8]) {
             let body = &frame[4..][header.body_start..];
             drop(AnyRequest::parse(header.api_key, header.version, body));
         }
+    }
+}
+
+/// How many bytes come at a time, and a request to the admin port as it comes.
+pub(crate) fn http(bytes: &[u8]) {
+    let [piece_bytes, stream @ ..] = bytes else { return };
+    let told = read_http(stream, stream.len());
+    assert_eq!(told, read_http(stream, (*piece_bytes).into()), "however it is cut");
+    let behind: Vec<u8> = [stream, b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"].concat();
+    match told {
+        Ok(None) => {
+            assert!(stream.len() < http::HEAD_BYTES_MAX, "no more than this is held");
+            assert!(!stream.windows(4).any(|four| four == b"\r\n\r\n"), "it has not ended");
+            return;
+        }
+        Ok(Some(ref request)) => same_http_again(request),
+        Err(refusal) => {
+            let response = Response::text(refusal.status(), &refusal.to_string());
+            assert!((400..=505).contains(&response.status.0));
+            assert!(response.head().contains(&format!("Length: {}\r\n", response.body.len())));
+        }
+    }
+    assert_eq!(told, read_http(&behind, behind.len()), "what lies behind means nothing");
+}
+
+/// Reads until something is told.
+fn read_http(stream: &[u8], piece_bytes: usize) -> Result<Option<http::Request>, http::Refusal> {
+    let mut reader = RequestReader::default();
+    let mut pieces = stream.chunks(piece_bytes.max(1));
+    let told = pieces.find_map(|piece| reader.handle_bytes(piece).transpose());
+    told.transpose()
+}
+
+/// What a request says is plain, and written again it says the same.
+fn same_http_again(request: &http::Request) {
+    assert!(request.path.starts_with('/') && !request.path.contains('?'));
+    let method = match request.method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+    };
+    let pairs: Vec<_> =
+        request.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let (path, query) = (&request.path, pairs.join("&"));
+    assert!(format!("{path}{query}").bytes().all(|byte| byte.is_ascii_graphic()));
+    let head = format!("{method} {path}?{query} HTTP/1.1\r\n\r\n");
+    // With an equals sign behind each name it may be longer than it came.
+    if head.len() <= http::HEAD_BYTES_MAX {
+        assert_eq!(read_http(head.as_bytes(), head.len()).as_ref(), Ok(&Some(request.clone())));
     }
 }
 

@@ -36,6 +36,12 @@ fn the_corpus_of_frames_is_read_without_a_panic() {
     replay("frame", check::frame);
 }
 
+/// A stream of any bytes is one request to the admin port, or refused, or not enough; cut anywhere.
+#[test]
+fn the_corpus_of_http_is_read_without_a_panic() {
+    replay("http", check::http);
+}
+
 /// The body of any request is a request or an error, never a panic.
 #[test]
 fn the_corpus_of_requests_is_read_without_a_panic() {
