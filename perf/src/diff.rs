@@ -306,8 +306,14 @@ fn apart(before: (f64, f64), after: (f64, f64)) -> Verdict {
     }
 }
 
+/// The tag of how late a load generator took records up: its own doing, not the broker's.
+pub const LATE_TAG: &str = "late";
+
 /// Whether a tag is that of whole requests: a total, or one whose kind has no total.
 fn is_whole(tag: &str, comparison: &Comparison) -> bool {
+    if tag == LATE_TAG {
+        return false;
+    }
     let Some((kind, _)) = tag.rsplit_once('.') else { return true };
     let total = format!("{kind}.total");
     is_total(tag) || comparison.tags.iter().all(|other| other.tag != total)

@@ -2,7 +2,8 @@
 //! directory.
 //!
 //! Each interval's histograms go into the log as they come; an interrupted recording keeps what
-//! it has. A broker started anew leaves a gap, told in the result. Clocks are the broker's: an
+//! it has. A broker started anew leaves a gap, told in the result, and so does one that does not answer
+//! for a while. Clocks are the broker's: an
 //! interval is as long as the broker says it was.
 
 use std::io::{self, Write};
@@ -20,6 +21,8 @@ use crate::stage::Kind;
 pub struct Recording<W> {
     log: Writer<W>,
     first: LatencyDocument,
+    /// The first reading of the broker as it runs now: the figures are of the time since.
+    since: LatencyDocument,
     last: LatencyDocument,
     /// Where the time stands in the log: the broker's clock, since the first reading.
     offset: Duration,
@@ -79,8 +82,8 @@ impl<W: Write> Recording<W> {
         let title = format!("tidemill node {} at {}", first.node.id, admin.address());
         let outcome = Outcome::new(&title, start);
         let log = Writer::new(out, start, &[&comment])?;
-        let last = first.clone();
-        Ok(Self { log, first, last, offset: Duration::ZERO, outcome })
+        let (since, last) = (first.clone(), first.clone());
+        Ok(Self { log, first, since, last, offset: Duration::ZERO, outcome })
     }
 
     /// Takes the next reading; what came between it and the one before, if the broker was the
@@ -92,10 +95,12 @@ impl<W: Write> Recording<W> {
             Some(between) => self.write(between)?,
             None => {
                 self.outcome.notes.push(format!(
-                    "the broker was started anew after {:.0} s; the time between is missing",
+                    "the broker was started anew after {:.0} s; the time between is missing, and \
+                     the figures are of the time since",
                     self.offset.as_secs_f64()
                 ));
-                self.offset = since(&self.first, &now);
+                self.offset = elapsed(&self.first, &now);
+                self.since = now.clone();
             }
         }
         self.last = now;
@@ -135,7 +140,7 @@ impl<W: Write> Recording<W> {
     pub fn finish(mut self, limits: &Limits) -> Result<(W, Outcome), RecordError> {
         self.log.flush()?;
         self.outcome.seconds = self.offset.as_secs_f64();
-        if let Some(whole) = Between::new(&self.first, &self.last)? {
+        if let Some(whole) = Between::new(&self.since, &self.last)? {
             let mut figure = |name: &str, value: f64, unit: &str| {
                 self.outcome.figures.push(Figure::new(name, value, unit));
             };
@@ -157,7 +162,7 @@ impl<W: Write> Recording<W> {
     }
 }
 
-fn since(first: &LatencyDocument, now: &LatencyDocument) -> Duration {
+fn elapsed(first: &LatencyDocument, now: &LatencyDocument) -> Duration {
     Duration::from_millis(now.taken_unix_ms.saturating_sub(first.taken_unix_ms))
 }
 
@@ -206,6 +211,7 @@ mod tests {
         let (bytes, outcome) = recording.finish(&Limits::default()).unwrap();
         server.join().unwrap();
         assert!(outcome.notes.iter().any(|note| note.contains("started anew")));
+        assert!(outcome.figures.iter().any(|figure| figure.name == "produce requests"));
         let log = Log::read(bytes.as_slice()).unwrap();
         assert!((log.intervals[0].offset - 1.0).abs() < 1e-3, "after the gap");
     }

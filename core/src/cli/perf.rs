@@ -14,7 +14,7 @@ use tidemill_perf::admin::Admin;
 use tidemill_perf::diff::{Comparison, Condition};
 use tidemill_perf::machine::limits::Limits;
 use tidemill_perf::outcome::{Environment, Found, ResultDir, find};
-use tidemill_perf::record::Recording;
+use tidemill_perf::record::{RecordError, Recording};
 use tidemill_perf::report::Report;
 use tidemill_perf::top;
 
@@ -181,14 +181,22 @@ impl Record {
         let log = BufWriter::new(dir.create_log().map_err(|e| failed(&e))?);
         let mut recording = Recording::begin(&admin, log).map_err(|error| unanswered(&error))?;
         let begun = Instant::now();
-        let mut next = begun + every;
+        let (mut next, mut answers) = (begun + every, true);
         while next <= begun + whole && !stop.load(Ordering::Relaxed) {
             pause_until(next, &stop);
             next += every;
-            if let Err(error) = recording.step(&admin) {
-                // What there is is kept: a broker that ends is worth recording to its end.
-                eprintln!("tidemill: the recording ends here: {error}");
-                break;
+            match recording.step(&admin) {
+                Ok(_) => answers = true,
+                // A broker that is started again is worth recording on; what there is is kept.
+                Err(RecordError::Admin(error)) => {
+                    if std::mem::take(&mut answers) {
+                        eprintln!("tidemill: no answer, a gap in the recording: {error}");
+                    }
+                }
+                Err(error) => {
+                    eprintln!("tidemill: the recording ends here: {error}");
+                    break;
+                }
             }
         }
         let (_, outcome) = recording.finish(&limits).map_err(|error| failed(&error))?;
