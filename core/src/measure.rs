@@ -299,7 +299,7 @@ impl Shard {
                 self.add_counts(&mut reading);
                 reading
             }),
-            slowest: slowest.then(|| meter.read_slowest()),
+            slowest: slowest.then(|| meter.read_slowest(times.wall_ms)),
             partitions: partitions_after.map_or_else(Vec::new, |skip| self.partition_states(skip)),
         };
         // Who asked may have given up; then nobody misses the answer.

@@ -173,14 +173,14 @@ impl Meter {
         }
     }
 
-    /// A copy of the slowest requests and latest stalls, to be handed over.
+    /// A copy of the slowest requests, as of `wall_ms`, and the latest stalls, to be handed over.
     #[must_use]
-    pub fn read_slowest(&self) -> ShardSlow {
+    pub fn read_slowest(&self, wall_ms: i64) -> ShardSlow {
         ShardSlow {
             shard: self.shard,
             scale: self.recorder.scale(),
             window_ms: self.slowest.window_ms(),
-            requests: self.slowest.read(),
+            requests: self.slowest.read(wall_ms),
             stalls: self.turn.stalls(),
         }
     }
@@ -325,7 +325,7 @@ mod tests {
     /// The slowest of all shards are told, the slowest first, with whose they were; so are stalls.
     #[test]
     fn the_slowest_are_told_with_their_stages() {
-        let shards = [meter(0).read_slowest(), meter(1).read_slowest()];
+        let shards = [meter(0).read_slowest(2000), meter(1).read_slowest(2000)];
         let document = SlowestDocument::new(NodeLabel::default(), &shards);
         assert_eq!(document.requests.len(), 20);
         let first = &document.requests[0];

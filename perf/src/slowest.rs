@@ -74,7 +74,8 @@ impl<T: Clone> Slowest<T> {
     /// A request has ended; `describe` says whose it was, if it is among the slowest.
     #[inline]
     pub fn offer(&mut self, stamps: &Stamps, wall_ms: i64, describe: impl FnOnce() -> T) {
-        if self.window_ms <= wall_ms - self.window_began_ms {
+        // A clock that was set back, too, begins a window: its difference is huge without a sign.
+        if self.window_ms as u64 <= (wall_ms - self.window_began_ms) as u64 {
             self.roll(wall_ms);
         }
         if self.threshold < stamps.total_ticks() {
@@ -109,11 +110,14 @@ impl<T: Clone> Slowest<T> {
         }
     }
 
-    /// The slowest of this window and the one before, the slowest first; at most twice the
-    /// capacity.
+    /// The slowest of this window and the one before, as of `wall_ms`, the slowest first; at most
+    /// twice the capacity.
     #[must_use]
-    pub fn read(&self) -> Vec<Slow<T>> {
-        let mut all: Vec<_> = self.kept.iter().chain(&self.before).cloned().collect();
+    pub fn read(&self, wall_ms: i64) -> Vec<Slow<T>> {
+        // Windows roll when requests end: since the last one both may be over.
+        let is_recent = |slow: &&Slow<T>| wall_ms - slow.ended_unix_ms < 2 * self.window_ms;
+        let kept = self.kept.iter().chain(&self.before);
+        let mut all: Vec<_> = kept.filter(is_recent).cloned().collect();
         all.sort_by_key(|slow| std::cmp::Reverse(slow.stamps.total_ticks()));
         all
     }
@@ -136,8 +140,13 @@ mod tests {
         slowest.offer(&stamps, wall_ms, || total);
     }
 
+    /// Looked at when the last request ended.
     fn kept(slowest: &Slowest<u64>) -> Vec<u64> {
-        slowest.read().into_iter().map(|slow| slow.whose).collect()
+        kept_at(slowest, slowest.window_began_ms)
+    }
+
+    fn kept_at(slowest: &Slowest<u64>, wall_ms: i64) -> Vec<u64> {
+        slowest.read(wall_ms).into_iter().map(|slow| slow.whose).collect()
     }
 
     /// Of many requests the slowest few are kept, the slowest first.
@@ -162,6 +171,26 @@ mod tests {
         assert_eq!(kept(&slowest), [3, 2]);
         offer(&mut slowest, 1, 20_000);
         assert_eq!(kept(&slowest), [1], "both windows were over");
+    }
+
+    /// The bug: a broker that nobody asked any more told the slowest requests of yesterday for
+    /// those of the last minute.
+    #[test]
+    fn what_is_long_over_is_not_told() {
+        let mut slowest = Slowest::new(2, 1000);
+        offer(&mut slowest, 9, 5000);
+        assert_eq!(kept_at(&slowest, 6999), [9]);
+        assert!(kept_at(&slowest, 7000).is_empty());
+    }
+
+    /// The bug: after the clock was set back by an hour, the slowest of that hour stayed.
+    #[test]
+    fn a_clock_set_back_begins_a_window() {
+        let mut slowest = Slowest::new(1, 1000);
+        offer(&mut slowest, 9, 3_600_000);
+        offer(&mut slowest, 2, 10_000);
+        offer(&mut slowest, 3, 11_000);
+        assert_eq!(kept_at(&slowest, 11_000), [3, 2]);
     }
 
     /// Clients choose their names; we choose how much of them we keep.

@@ -24,6 +24,14 @@ pub struct Alert {
 /// All rules.
 pub static ALERTS: &[Alert] = &[
     Alert {
+        name: "TidemillDown",
+        expression: "up{job=~\".*tidemill.*\"} == 0",
+        lasting: "1m",
+        severity: "critical",
+        summary: "Nothing answers a scrape of {{ $labels.instance }}.",
+        advice: "Does the process run? Its log says why it ended; is its admin port reached?",
+    },
+    Alert {
         name: "TidemillNotReady",
         expression: "tidemill_ready == 0",
         lasting: "1m",
