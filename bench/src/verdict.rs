@@ -58,8 +58,11 @@ impl Verdict {
         let is_theirs = |seen: &&Seen| seen.run == run && seen.producer == produced.producer;
         let seen = read.seen.iter().find(is_theirs);
         let mut missing: Vec<Range<u64>> = seen.map_or_else(Vec::new, |seen| seen.gaps.clone());
-        let next = seen.map_or(0, |seen| seen.next);
-        missing.push(next..produced.sent.max(next));
+        // What a reader that is behind has not come to yet may be there.
+        if read.caught_up {
+            let next = seen.map_or(0, |seen| seen.next);
+            missing.push(next..produced.sent.max(next));
+        }
         for gap in missing {
             let excused: u64 = produced.failed.iter().map(|failed| overlap(failed, &gap)).sum();
             let lost = (gap.end - gap.start).saturating_sub(excused);
@@ -128,10 +131,22 @@ mod tests {
     #[test]
     fn each_set_is_judged() {
         let mut ends = ends(seen(100, vec![]), vec![]);
-        let second = ReadBack { set: 1, seen: vec![seen(60, vec![])], ..ReadBack::default() };
+        let caught_up = true;
+        let second =
+            ReadBack { set: 1, caught_up, seen: vec![seen(60, vec![])], ..ReadBack::default() };
         ends.read.push(second);
         let verdict = Verdict::of(7, &ends);
-        assert_eq!((verdict.lost, verdict.behind), (40, 1));
+        assert_eq!((verdict.lost, verdict.behind), (40, 0));
         assert!(verdict.texts[0].contains("readers 1"), "{:?}", verdict.texts);
+    }
+
+    /// A reader that did not come to the end says nothing about what it has not read, and all about
+    /// what it has: records behind it were once told as lost.
+    #[test]
+    fn what_was_not_come_to_is_not_lost() {
+        let mut ends = ends(seen(60, vec![10..15]), vec![]);
+        ends.read[0].caught_up = false;
+        let verdict = Verdict::of(7, &ends);
+        assert_eq!((verdict.lost, verdict.behind), (5, 1));
     }
 }
