@@ -214,6 +214,21 @@ pub(super) fn shares(width: f64, shares: &[Share]) -> String {
     canvas.finish(6.0 + shares.len() as f64 * row, "shares of what this machine can do")
 }
 
+/// The mean of a series, each point for as long as it tells of: the time since the one before.
+fn mean_over_time(series: &Series) -> f64 {
+    let mut points = series.points.iter();
+    let Some(first) = points.next() else { return 0.0 };
+    // Nobody says when the first interval began; it is taken for as long as the second.
+    let second = series.points.get(1).map_or(first.0, |second| second.0 - first.0);
+    let length = second.clamp(1e-9, first.0.max(1e-9));
+    let (mut sum, mut seconds, mut last) = (first.1 * length, length, first.0);
+    for (at, value) in points {
+        let length = (at - last).max(0.0);
+        (sum, seconds, last) = (sum + value * length, seconds + length, *at);
+    }
+    sum / seconds
+}
+
 /// One strip for each series, from 0 to 1: how busy each shard is.
 pub(super) fn strips(width: f64, seconds: f64, series: &[&Series]) -> String {
     const STRIP: f64 = 34.0;
@@ -235,8 +250,7 @@ pub(super) fn strips(width: f64, seconds: f64, series: &[&Series]) -> String {
         let _ = write!(path, "H{:.1}V{:.1}Z", x.at(until), y.from);
         canvas.path(&format!("area f{}", i % COLOURS), &path);
         canvas.words("s", (left - 8.0, top + STRIP / 2.0 + 4.0), Anchor::End, &series.name);
-        let count = series.points.len().max(1) as f64;
-        let mean = series.points.iter().map(|(_, busy)| busy).sum::<f64>() / count;
+        let mean = mean_over_time(series);
         let most = series.points.iter().map(|(_, busy)| *busy).fold(0.0, f64::max);
         let beside = x.to + 8.0;
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
@@ -253,10 +267,7 @@ pub(super) fn strips(width: f64, seconds: f64, series: &[&Series]) -> String {
 pub(super) fn lines(width: f64, seconds: f64, series: &[&Series]) -> String {
     let mut canvas = Canvas::new(width);
     // The mean stands beside the name: lines that lie upon each other can still be told.
-    let mean = |series: &Series| {
-        let sum: f64 = series.points.iter().map(|(_, value)| value).sum();
-        units::figure(sum / (series.points.len() as f64).max(1.0), &series.unit)
-    };
+    let mean = |series: &Series| units::figure(mean_over_time(series), &series.unit);
     let told: Vec<_> = series.iter().map(|s| format!("{}: {}", s.name, mean(s))).collect();
     let names: Vec<_> = told.iter().enumerate().map(|(i, name)| (i, name.as_str())).collect();
     let top = canvas.legend((4.0, 10.0), &names) + 12.0;
@@ -312,6 +323,19 @@ mod tests {
         let at = before.rsplit("x=\"").next().unwrap().split('"').next().unwrap();
         let at: f64 = at.parse().unwrap();
         assert!(at + 9.0 * CHAR_WIDTH / 2.0 <= 1040.5, "{at}");
+    }
+
+    /// The bug: a second of 100 MB/s and a pause of nine that was told as one point made a mean of
+    /// 50 MB/s, beside a tile that rightly said 10.
+    #[test]
+    fn means_are_over_time_not_over_points() {
+        let mut series = Series::new("throughput", "in", "B/s");
+        series.points = vec![(1.0, 100.0), (2.0, 100.0), (20.0, 0.0)];
+        assert!((mean_over_time(&series) - 10.0).abs() < 1e-9);
+        series.points.truncate(1);
+        assert!((mean_over_time(&series) - 100.0).abs() < 1e-9);
+        series.points.clear();
+        assert_eq!(mean_over_time(&series), 0.0);
     }
 
     /// Nothing busier than all there is runs out of its strip, and nothing divides by nothing.

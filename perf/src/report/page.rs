@@ -22,9 +22,10 @@ h1{font-size:26px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
 h2{font-size:19px;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--grid)}\
 h3{font-size:15px;margin:26px 0 4px}p{margin:4px 0 10px;overflow-wrap:anywhere}\
 code{font:13px ui-monospace,'DejaVu Sans Mono',monospace}.soft{color:var(--soft)}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:10px;\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(172px,1fr));gap:10px;\
 margin:20px 0}.tile{background:var(--card);border:1px solid var(--grid);border-radius:8px;\
-padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600;white-space:nowrap}\
+padding:10px 12px}.tile b{display:block;font-size:18px;font-weight:600;\
+line-height:1.3;overflow-wrap:anywhere}\
 .tile span{color:var(--soft);font-size:13px}\
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px;\
 font-variant-numeric:tabular-nums}th,td{padding:5px 10px;text-align:right;white-space:nowrap;\
@@ -38,7 +39,7 @@ svg{display:block;width:100%;height:auto;max-width:1040px}.phone{display:none}\
 details{margin:12px 0}summary{cursor:pointer;color:var(--soft)}\
 @media (max-width:720px){main{padding:18px 18px 48px}h1{font-size:22px}\
 .desk{display:none}.phone{display:block}.phone svg{max-width:480px}\
-.tiles{grid-template-columns:repeat(auto-fill,minmax(130px,1fr))}\
+.tiles{grid-template-columns:repeat(auto-fill,minmax(140px,1fr))}.tile b{font-size:16px}\
 table.env td:first-child{width:96px;white-space:normal}.scroll th,.scroll td{padding:5px 6px;\
 font-size:13px}}";
 
