@@ -124,6 +124,20 @@ pub enum Taken {
     Broken(FrameError),
 }
 
+/// What has come of a request whose slot was filled.
+#[derive(Debug)]
+pub enum Filled<'a> {
+    /// Its reply is sent when it is its turn.
+    ToBeSent,
+    /// It ends here: no reply is due.
+    Silently {
+        /// What was measured of it.
+        measured: &'a Measured,
+        /// What its client calls itself.
+        client_id: &'a str,
+    },
+}
+
 impl Connection {
     /// A connection that has just been accepted.
     pub fn new(
@@ -262,19 +276,24 @@ impl Connection {
         ReplySlot { connection: self.id, number }
     }
 
-    /// What is measured of the request whose reply goes into this slot, until that has left; and
-    /// what its client calls itself.
+    /// What is measured of the request whose reply goes into this slot, until that has left.
     #[inline]
-    pub fn measured(&mut self, number: u64) -> Option<(&mut Measured, &str)> {
-        let index = number.checked_sub(self.first_slot)?;
-        let slot = self.slots.get_mut(index as usize)?;
-        Some((&mut slot.measured, self.client_id.as_deref().unwrap_or_default()))
+    pub fn measured(&mut self, number: u64) -> Option<&mut Measured> {
+        let index = number.wrapping_sub(self.first_slot);
+        self.slots.get_mut(index as usize).map(|slot| &mut slot.measured)
     }
 
-    /// Fills a slot; an empty reply means that the client expects none.
+    /// Fills a slot; an empty reply means that the client expects none. `ended` is the last stage
+    /// before that, and when it ended.
     ///
     /// The request's bytes are given back to the budget, the reply's taken until it is sent.
-    pub fn fill_slot(&mut self, number: u64, parts: Vec<Bytes>, budget: &mut Budget) {
+    pub fn fill_slot(
+        &mut self,
+        number: u64,
+        ended: Option<(RequestStage, u64)>,
+        parts: Vec<Bytes>,
+        budget: &mut Budget,
+    ) -> Filled<'_> {
         let index = (number - self.first_slot) as usize;
         let slot = self.slots.get_mut(index).expect("a slot is filled once, after it was opened");
         let Reply::Working(held) = slot.reply else { unreachable!("a request is answered once") };
@@ -282,7 +301,16 @@ impl Connection {
         budget.release_request(held);
         budget.take_reply(reply_bytes);
         self.ready_bytes += reply_bytes;
-        slot.reply = if parts.is_empty() { Reply::Silent } else { Reply::Ready(parts) };
+        if let Some((stage, at)) = ended {
+            slot.measured.stamps.end(stage, at);
+        }
+        if parts.is_empty() {
+            slot.reply = Reply::Silent;
+            let client_id = self.client_id.as_deref().unwrap_or_default();
+            return Filled::Silently { measured: &slot.measured, client_id };
+        }
+        slot.reply = Reply::Ready(parts);
+        Filled::ToBeSent
     }
 
     /// What to send next: all replies at the front that are ready. At most one send at a time.
@@ -472,10 +500,15 @@ mod tests {
         let first = connection.open_slot(0, 0, &mut budget());
         let second = connection.open_slot(0, 0, &mut budget());
 
-        connection.fill_slot(second.number, vec![Bytes::from_static(b"second")], &mut budget());
+        connection.fill_slot(
+            second.number,
+            None,
+            vec![Bytes::from_static(b"second")],
+            &mut budget(),
+        );
         assert_eq!(connection.next_send(), None, "the first reply is still missing");
 
-        connection.fill_slot(first.number, vec![Bytes::from_static(b"first")], &mut budget());
+        connection.fill_slot(first.number, None, vec![Bytes::from_static(b"first")], &mut budget());
         let parts = connection.next_send().unwrap();
         assert_eq!(parts, [Bytes::from_static(b"first"), Bytes::from_static(b"second")]);
     }
@@ -486,8 +519,8 @@ mod tests {
         let mut connection = connection();
         let silent = connection.open_slot(0, 0, &mut budget());
         let loud = connection.open_slot(0, 0, &mut budget());
-        connection.fill_slot(loud.number, vec![Bytes::from_static(b"loud")], &mut budget());
-        connection.fill_slot(silent.number, Vec::new(), &mut budget());
+        connection.fill_slot(loud.number, None, vec![Bytes::from_static(b"loud")], &mut budget());
+        connection.fill_slot(silent.number, None, Vec::new(), &mut budget());
         assert_eq!(connection.next_send().unwrap(), [Bytes::from_static(b"loud")]);
     }
 
@@ -498,7 +531,7 @@ mod tests {
         let mut connection = connection();
         let open = |connection: &mut Connection, size| {
             let slot = connection.open_slot(size, 0, &mut budget());
-            connection.measured(slot.number).unwrap().0.stamps.end(RequestStage::Work, 1600);
+            connection.measured(slot.number).unwrap().stamps.end(RequestStage::Work, 1600);
             slot.number
         };
         let send = |connection: &mut Connection, well| {
@@ -512,13 +545,13 @@ mod tests {
         };
         let reply = || vec![Bytes::from_static(b"x")];
         let numbers: Vec<u64> = (1..=4).map(|size| open(&mut connection, size)).collect();
-        connection.fill_slot(numbers[0], reply(), &mut full_budget());
-        connection.fill_slot(numbers[1], Vec::new(), &mut full_budget());
-        connection.fill_slot(numbers[2], reply(), &mut full_budget());
+        connection.fill_slot(numbers[0], None, reply(), &mut full_budget());
+        connection.fill_slot(numbers[1], None, Vec::new(), &mut full_budget());
+        connection.fill_slot(numbers[2], None, reply(), &mut full_budget());
         assert_eq!(send(&mut connection, true), [1, 3]);
         assert!(connection.measured(numbers[2]).is_none(), "it has left");
 
-        connection.fill_slot(numbers[3], reply(), &mut full_budget());
+        connection.fill_slot(numbers[3], None, reply(), &mut full_budget());
         assert!(send(&mut connection, false).is_empty());
         assert!(connection.should_close());
     }
@@ -535,7 +568,7 @@ mod tests {
             Receive::Nothing
         ));
 
-        connection.fill_slot(slots[0].number, vec![Bytes::from_static(b"x")], &mut budget());
+        connection.fill_slot(slots[0].number, None, vec![Bytes::from_static(b"x")], &mut budget());
         let _parts = connection.next_send();
         connection.sent(true, &mut full_budget(), |_, _| ());
         assert!(matches!(

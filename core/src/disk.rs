@@ -7,13 +7,16 @@
 //!
 //! Start reading at [`Disk::submit`].
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use slab::Slab;
+use tidemill_record::IdMap;
+use tidemill_replication::quorum::io as metadata;
 use tidemill_runtime::edge::{Chore, Done, Edge, Fault, FileId, Op, OpenHow};
+use tidemill_storage::io as storage;
 
 use crate::limits::FILES_OPEN_MAX;
 use crate::token::{TokenKind, token};
@@ -32,7 +35,26 @@ pub enum Owner {
     Metadata,
 }
 
-/// One request, with its path below the data directory.
+/// A file, as the one calls it that asks.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum FileName {
+    /// Of the logs and journals.
+    Storage(storage::FileName),
+    /// Of the metadata log.
+    Metadata(metadata::FileName),
+}
+
+impl FileName {
+    /// Its path below the data directory.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Storage(name) => PathBuf::from(name.to_string()),
+            Self::Metadata(name) => PathBuf::from(name.to_string()),
+        }
+    }
+}
+
+/// One request.
 #[derive(Debug)]
 pub struct Request {
     /// Who asks.
@@ -49,20 +71,20 @@ pub enum Work {
     /// Something on one file.
     File {
         /// Which file.
-        path: PathBuf,
+        name: FileName,
         /// Whether it may be made by this request.
         create: bool,
         /// What to do with it.
         op: FileOp,
     },
     /// Close a file if it is open and idle.
-    Close(PathBuf),
+    Close(FileName),
     /// File system work away from the shard. Open descriptors of `forget` are closed first.
     Chore {
         /// What to do, with paths below the data directory.
         chore: Chore,
         /// Files that are gone or replaced afterwards.
-        forget: Vec<PathBuf>,
+        forget: Vec<FileName>,
     },
     /// Move a directory below `quarantine/`.
     Quarantine(PathBuf),
@@ -114,9 +136,9 @@ pub struct Finished {
 /// The open files and requests under way of one shard.
 #[derive(Default)]
 pub struct Disk {
-    files: HashMap<PathBuf, File>,
-    /// Paths of open files in about the order of their last use, for closing idle ones.
-    clock: VecDeque<PathBuf>,
+    files: IdMap<FileName, File>,
+    /// Names of open files in about the order of their last use, for closing idle ones.
+    clock: VecDeque<FileName>,
     in_flight: Slab<InFlight>,
     finished: VecDeque<Finished>,
     submitted: u64,
@@ -137,8 +159,8 @@ enum State {
 }
 
 enum InFlight {
-    Open { path: PathBuf },
-    File { path: PathBuf, owner: Owner, id: u64 },
+    Open { name: FileName },
+    File { name: FileName, owner: Owner, id: u64 },
     Close,
     Chore { owner: Owner, id: u64 },
     QuarantineDir { path: PathBuf, owner: Owner, id: u64 },
@@ -150,16 +172,16 @@ impl Disk {
         let Request { owner, id, work } = request;
         self.submitted += 1;
         match work {
-            Work::File { path, create, op } => {
-                self.submit_on_file(owner, id, path, create, op, edge)
+            Work::File { name, create, op } => {
+                self.submit_on_file(owner, id, name, create, op, edge)
             }
-            Work::Close(path) => {
-                self.forget(&path, edge);
+            Work::Close(name) => {
+                self.forget(&name, edge);
                 self.finished.push_back(Finished { owner, id, result: Ok(Done::Complete) });
             }
             Work::Chore { chore, forget } => {
-                for path in &forget {
-                    self.forget(path, edge);
+                for name in &forget {
+                    self.forget(name, edge);
                 }
                 let index = self.in_flight.insert(InFlight::Chore { owner, id });
                 edge.submit(token(TokenKind::Disk, index), Op::Chore(chore));
@@ -180,12 +202,12 @@ impl Disk {
         edge: &mut E,
     ) {
         match self.in_flight.remove(index) {
-            InFlight::Open { path } => self.opened(path, result, edge),
-            InFlight::File { path, owner, id } => {
-                let file = self.files.get_mut(&path).expect("a file stays known while in use");
+            InFlight::Open { name } => self.opened(name, result, edge),
+            InFlight::File { name, owner, id } => {
+                let file = self.files.get_mut(&name).expect("a file stays known while in use");
                 file.in_flight -= 1;
                 if file.in_flight == 0 && file.forget {
-                    self.forget(&path, edge);
+                    self.forget(&name, edge);
                 }
                 self.finished.push_back(Finished { owner, id, result });
             }
@@ -223,14 +245,14 @@ impl Disk {
         &mut self,
         owner: Owner,
         id: u64,
-        path: PathBuf,
+        name: FileName,
         create: bool,
         op: FileOp,
         edge: &mut E,
     ) {
-        match self.files.entry(path) {
+        match self.files.entry(name) {
             Entry::Occupied(mut entry) => {
-                let path = entry.key().clone();
+                let name = entry.key().clone();
                 let file = entry.get_mut();
                 file.recently_used = true;
                 file.forget = false;
@@ -238,12 +260,12 @@ impl Disk {
                     State::Opening { waiting } => waiting.push_back((owner, id, op)),
                     State::Open(file_id) => {
                         let file_id = *file_id;
-                        self.run(owner, id, path, file_id, op, edge);
+                        self.run(owner, id, name, file_id, op, edge);
                     }
                 }
             }
             Entry::Vacant(entry) => {
-                let path = entry.key().clone();
+                let name = entry.key().clone();
                 entry.insert(File {
                     state: State::Opening { waiting: VecDeque::from([(owner, id, op)]) },
                     in_flight: 0,
@@ -251,7 +273,8 @@ impl Disk {
                     forget: false,
                 });
                 let how = if create { OpenHow::Create } else { OpenHow::Write };
-                let index = self.in_flight.insert(InFlight::Open { path: path.clone() });
+                let path = name.path();
+                let index = self.in_flight.insert(InFlight::Open { name });
                 edge.submit(token(TokenKind::Disk, index), Op::Open { path, how });
             }
         }
@@ -261,7 +284,7 @@ impl Disk {
         &mut self,
         owner: Owner,
         id: u64,
-        path: PathBuf,
+        name: FileName,
         file: FileId,
         op: FileOp,
         edge: &mut E,
@@ -282,13 +305,13 @@ impl Disk {
             FileOp::Sync => Op::Sync { file },
             FileOp::Allocate { position, size } => Op::Allocate { file, position, size },
         };
-        self.files.get_mut(&path).expect("the caller has just seen it").in_flight += 1;
-        let index = self.in_flight.insert(InFlight::File { path, owner, id });
+        self.files.get_mut(&name).expect("the caller has just seen it").in_flight += 1;
+        let index = self.in_flight.insert(InFlight::File { name, owner, id });
         edge.submit(token(TokenKind::Disk, index), op);
     }
 
-    fn opened<E: Edge>(&mut self, path: PathBuf, result: Result<Done, Fault>, edge: &mut E) {
-        let file = self.files.get_mut(&path).expect("it is being opened");
+    fn opened<E: Edge>(&mut self, name: FileName, result: Result<Done, Fault>, edge: &mut E) {
+        let file = self.files.get_mut(&name).expect("it is being opened");
         let State::Opening { waiting } = &mut file.state else {
             unreachable!("a file is opened once");
         };
@@ -296,15 +319,15 @@ impl Disk {
         match result {
             Ok(Done::Opened { file: file_id, .. }) => {
                 file.state = State::Open(file_id);
-                self.clock.push_back(path.clone());
+                self.clock.push_back(name.clone());
                 for (owner, id, op) in waiting {
-                    self.run(owner, id, path.clone(), file_id, op, edge);
+                    self.run(owner, id, name.clone(), file_id, op, edge);
                 }
                 self.close_some(edge);
             }
             other => {
                 let fault = other.err().unwrap_or(Fault::Other(0));
-                self.files.remove(&path);
+                self.files.remove(&name);
                 for (owner, id, _) in waiting {
                     self.finished.push_back(Finished { owner, id, result: Err(fault) });
                 }
@@ -313,8 +336,8 @@ impl Disk {
     }
 
     /// Closes a file that is open and idle; one in use is closed at the end of its last request.
-    fn forget<E: Edge>(&mut self, path: &Path, edge: &mut E) {
-        let Some(file) = self.files.get_mut(path) else { return };
+    fn forget<E: Edge>(&mut self, name: &FileName, edge: &mut E) {
+        let Some(file) = self.files.get_mut(name) else { return };
         let State::Open(file_id) = file.state else {
             file.forget = true;
             return;
@@ -323,7 +346,7 @@ impl Disk {
             file.forget = true;
             return;
         }
-        self.files.remove(path);
+        self.files.remove(name);
         let index = self.in_flight.insert(InFlight::Close);
         edge.submit(token(TokenKind::Disk, index), Op::CloseFile { file: file_id });
     }
@@ -334,20 +357,20 @@ impl Disk {
         let mut steps = self.clock.len();
         while FILES_OPEN_MAX < self.files.len() && 0 < steps {
             steps -= 1;
-            let path = self.clock.pop_front().expect("steps counts its entries");
-            match self.files.get_mut(&path) {
+            let name = self.clock.pop_front().expect("steps counts its entries");
+            match self.files.get_mut(&name) {
                 Some(file) if file.recently_used || 0 < file.in_flight => {
                     file.recently_used = false;
-                    self.clock.push_back(path);
+                    self.clock.push_back(name);
                 }
-                Some(_) => self.forget(&path, edge),
+                Some(_) => self.forget(&name, edge),
                 None => {}
             }
         }
-        // Forgotten files leave their path behind in the clock: sweep before they pile up.
+        // Forgotten files leave their name behind in the clock: sweep before they pile up.
         if 2 * self.files.len() + FILES_OPEN_MAX < self.clock.len() {
             let files = &self.files;
-            self.clock.retain(|path| files.contains_key(path));
+            self.clock.retain(|name| files.contains_key(name));
         }
     }
 
@@ -371,73 +394,74 @@ impl Disk {
 }
 
 /// A request of storage (or of its recovery) in this module's words.
-pub fn storage_request(owner: Owner, request: tidemill_storage::io::Request) -> Request {
-    use tidemill_storage::io::Action;
-    let path = |file: &tidemill_storage::io::FileName| PathBuf::from(file.to_string());
-    let dir_path = |dir: &tidemill_storage::io::DirName| PathBuf::from(dir.to_string());
-    let on_file = |file: &_, op| Work::File { path: path(file), create: false, op };
+pub fn storage_request(owner: Owner, request: storage::Request) -> Request {
+    use storage::Action;
+    let dir_path = |dir: storage::DirName| PathBuf::from(dir.to_string());
+    let name = FileName::Storage;
+    let on_file = |file, op| Work::File { name: name(file), create: false, op };
     let chore = |chore, forget| Work::Chore { chore, forget };
     let work = match request.action {
-        Action::Create { file } => {
-            Work::File { path: path(&file), create: true, op: FileOp::Touch }
-        }
+        Action::Create { file } => Work::File { name: name(file), create: true, op: FileOp::Touch },
         Action::Write { file, position, bytes, durable } => {
-            on_file(&file, FileOp::Write { position, bytes, durable })
+            on_file(file, FileOp::Write { position, bytes, durable })
         }
-        Action::Read { file, position, size } => on_file(&file, FileOp::Read { position, size }),
-        Action::Sync { file } => on_file(&file, FileOp::Sync),
+        Action::Read { file, position, size } => on_file(file, FileOp::Read { position, size }),
+        Action::Sync { file } => on_file(file, FileOp::Sync),
         Action::Allocate { file, position, size } => {
-            on_file(&file, FileOp::Allocate { position, size })
+            on_file(file, FileOp::Allocate { position, size })
         }
         Action::Truncate { file, size } => {
-            chore(Chore::Truncate { path: path(&file), size }, Vec::new())
+            chore(Chore::Truncate { path: name(file).path(), size }, Vec::new())
         }
-        Action::Prewrite { file, size } => {
-            chore(Chore::Prewrite { path: path(&file), size }, vec![path(&file)])
-        }
-        Action::Remove { file } => chore(Chore::RemoveFile(path(&file)), vec![path(&file)]),
-        Action::Rename { from, to } => {
-            let (from, to) = (path(&from), path(&to));
-            chore(Chore::Rename { from: from.clone(), to: to.clone() }, vec![from, to])
-        }
-        Action::Close { file } => Work::Close(path(&file)),
-        Action::MakeDir { dir } => chore(Chore::MakeDir(dir_path(&dir)), Vec::new()),
-        Action::SyncDir { dir } => chore(Chore::SyncDir(dir_path(&dir)), Vec::new()),
-        Action::ListDir { dir } => chore(Chore::ListDir(dir_path(&dir)), Vec::new()),
-        Action::RemoveDir { dir } => chore(Chore::RemoveDir(dir_path(&dir)), Vec::new()),
-        Action::Quarantine { dir } => Work::Quarantine(dir_path(&dir)),
+        Action::Prewrite { file, size } => prewrite(name(file), size),
+        Action::Remove { file } => remove(name(file)),
+        Action::Rename { from, to } => rename(name(from), name(to)),
+        Action::Close { file } => Work::Close(name(file)),
+        Action::MakeDir { dir } => chore(Chore::MakeDir(dir_path(dir)), Vec::new()),
+        Action::SyncDir { dir } => chore(Chore::SyncDir(dir_path(dir)), Vec::new()),
+        Action::ListDir { dir } => chore(Chore::ListDir(dir_path(dir)), Vec::new()),
+        Action::RemoveDir { dir } => chore(Chore::RemoveDir(dir_path(dir)), Vec::new()),
+        Action::Quarantine { dir } => Work::Quarantine(dir_path(dir)),
         Action::SyncFileSystem => chore(Chore::SyncFileSystem, Vec::new()),
     };
     Request { owner, id: request.id.0, work }
 }
 
 /// A request of the metadata log in this module's words.
-pub fn metadata_request(request: tidemill_replication::quorum::io::Request) -> Request {
-    use tidemill_replication::quorum::io::{Action, DirName, FileName};
-    let path = |file: FileName| PathBuf::from(file.to_string());
-    let dir_path = |dir: DirName| PathBuf::from(dir.to_string());
-    let on_file = |file, op| Work::File { path: path(file), create: false, op };
-    let chore = |chore, forget| Work::Chore { chore, forget };
+pub fn metadata_request(request: metadata::Request) -> Request {
+    use metadata::Action;
+    let dir_path = |dir: metadata::DirName| PathBuf::from(dir.to_string());
+    let name = FileName::Metadata;
+    let on_file = |file, op| Work::File { name: name(file), create: false, op };
+    let chore = |chore| Work::Chore { chore, forget: Vec::new() };
     let work = match request.action {
         Action::Write { file, position, bytes, durable } => {
             on_file(file, FileOp::Write { position, bytes, durable })
         }
         Action::Read { file, position, size } => on_file(file, FileOp::Read { position, size }),
         Action::Sync { file } => on_file(file, FileOp::Sync),
-        Action::Prewrite { file, size } => {
-            chore(Chore::Prewrite { path: path(file), size }, vec![path(file)])
-        }
-        Action::Remove { file } => chore(Chore::RemoveFile(path(file)), vec![path(file)]),
-        Action::Rename { from, to } => {
-            let (from, to) = (path(from), path(to));
-            chore(Chore::Rename { from: from.clone(), to: to.clone() }, vec![from, to])
-        }
-        Action::Close { file } => Work::Close(path(file)),
-        Action::MakeDir { dir } => chore(Chore::MakeDir(dir_path(dir)), Vec::new()),
-        Action::SyncDir { dir } => chore(Chore::SyncDir(dir_path(dir)), Vec::new()),
-        Action::ListDir { dir } => chore(Chore::ListDir(dir_path(dir)), Vec::new()),
+        Action::Prewrite { file, size } => prewrite(name(file), size),
+        Action::Remove { file } => remove(name(file)),
+        Action::Rename { from, to } => rename(name(from), name(to)),
+        Action::Close { file } => Work::Close(name(file)),
+        Action::MakeDir { dir } => chore(Chore::MakeDir(dir_path(dir))),
+        Action::SyncDir { dir } => chore(Chore::SyncDir(dir_path(dir))),
+        Action::ListDir { dir } => chore(Chore::ListDir(dir_path(dir))),
     };
     Request { owner: Owner::Metadata, id: request.id.0, work }
+}
+
+fn prewrite(name: FileName, size: u64) -> Work {
+    Work::Chore { chore: Chore::Prewrite { path: name.path(), size }, forget: vec![name] }
+}
+
+fn remove(name: FileName) -> Work {
+    Work::Chore { chore: Chore::RemoveFile(name.path()), forget: vec![name] }
+}
+
+fn rename(from: FileName, to: FileName) -> Work {
+    let chore = Chore::Rename { from: from.path(), to: to.path() };
+    Work::Chore { chore, forget: vec![from, to] }
 }
 
 /// The end of a request in the words of one of those who ask: they do not know one another.

@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::{AnyRequest, ApiKey, HeaderError, RequestHeader, api_versions};
-use tidemill_perf::{Kind, Stage};
+use tidemill_perf::Stage;
 
 use crate::api::ReplyForm;
 use crate::connection::ReplySlot;
@@ -44,10 +44,12 @@ impl std::fmt::Display for DispatchError {
 impl std::error::Error for DispatchError {}
 
 impl Shard {
-    /// Answers a request, or begins to.
+    /// Answers a request, or begins to. `is_named` says that it is known what its client calls
+    /// itself.
     pub(crate) fn dispatch(
         &mut self,
         slot: ReplySlot,
+        is_named: bool,
         frame: BytesMut,
         times: Times,
     ) -> Result<(), DispatchError> {
@@ -67,12 +69,9 @@ impl Shard {
         };
         let RequestHeader { api_key, version, correlation_id, client_id, body_start } = header;
         self.measures.asked_for(api_key);
-        let kind = match api_key {
-            ApiKey::Produce => Kind::Produce,
-            ApiKey::Fetch => Kind::Fetch,
-            _ => Kind::Other,
-        };
-        self.note_request(slot, kind, client_id);
+        if !is_named {
+            self.note_client_id(slot, client_id);
+        }
         let reply = ReplyForm { slot, version, correlation_id };
         if api_key == ApiKey::Produce {
             let body = split_body(frame, body_start);
@@ -84,7 +83,8 @@ impl Shard {
         }
         let request = AnyRequest::parse(api_key, version, &frame[body_start..])
             .map_err(|error| DispatchError::Body { api_key, version, error })?;
-        if kind == Kind::Other {
+        if api_key != ApiKey::Fetch {
+            self.stamp();
             self.stage_ended(slot, Stage::Decode);
         }
         self.route(reply, request, times);

@@ -17,11 +17,11 @@ use tidemill_perf::lateness::Lateness;
 use tidemill_perf::turn::Stall;
 use tidemill_perf::units;
 use tidemill_perf::{
-    MEASURING, Meter, MeterLimits, ShardReading, ShardSlow, Stage, Stamps, Whose, Work,
+    Kind, MEASURING, Meter, MeterLimits, ShardReading, ShardSlow, Stage, Stamps, Whose, Work,
 };
 use tidemill_record::{PartitionId, TopicPartition};
 use tidemill_replication::metadata::Image;
-use tidemill_runtime::clock::{StampClock, TickScale};
+use tidemill_runtime::clock::TickScale;
 use tidemill_runtime::edge::ShardId;
 
 use crate::connection::ReplySlot;
@@ -44,13 +44,6 @@ const _: () = {
     }
 };
 
-/// The time in ticks, now; if anything is measured.
-#[inline]
-#[must_use]
-pub fn stamp(clock: StampClock) -> u64 {
-    if MEASURING { clock.stamp() } else { 0 }
-}
-
 /// Where the time of a request went, and what it was about.
 #[derive(Debug)]
 pub struct Measured {
@@ -68,21 +61,6 @@ impl Measured {
     #[must_use]
     pub fn begin(stamp: u64, size_bytes: u32) -> Self {
         Self { stamps: Stamps::begin(stamp), about: None, size_bytes }
-    }
-
-    /// A request to read or to append was decoded, and its partitions were found: these.
-    #[inline]
-    pub fn note_route(
-        &mut self,
-        mut partitions: impl Iterator<Item = TopicPartition>,
-        decoded_at: u64,
-        routed_at: u64,
-    ) {
-        if MEASURING {
-            self.about = partitions.next();
-            self.stamps.end(Stage::Decode, decoded_at);
-            self.stamps.end(Stage::Route, routed_at);
-        }
     }
 
     /// Its description for people.
@@ -266,17 +244,39 @@ pub struct PartitionState {
 impl Shard {
     /// The time in ticks, now.
     #[inline]
-    pub(crate) fn stamp(&self) -> u64 {
-        stamp(self.clock)
+    pub(crate) fn stamp(&mut self) -> u64 {
+        if MEASURING {
+            self.stamped = self.clock.stamp();
+        }
+        self.stamped
     }
 
-    /// A stage of a request under way ends now, if its client is still there.
+    /// A stage of a request under way has ended when the clock was read last, if its client is
+    /// still there.
     #[inline]
     pub(crate) fn stage_ended(&mut self, slot: ReplySlot, stage: Stage) {
         if MEASURING {
-            let now = self.stamp();
+            let at = self.stamped;
             if let Some(measured) = self.measured(slot) {
-                measured.stamps.end(stage, now);
+                measured.stamps.end(stage, at);
+            }
+        }
+    }
+
+    /// What a request asks for, the first partition it is about, and when its first stages ended.
+    #[inline]
+    pub(crate) fn note_request<const STAGES: usize>(
+        &mut self,
+        slot: ReplySlot,
+        kind: Kind,
+        about: Option<TopicPartition>,
+        ended: [(Stage, u64); STAGES],
+    ) {
+        if MEASURING && let Some(measured) = self.measured(slot) {
+            measured.about = about;
+            measured.stamps.set_kind(kind);
+            for (stage, at) in ended {
+                measured.stamps.end(stage, at);
             }
         }
     }
@@ -284,8 +284,7 @@ impl Shard {
     /// What is measured of a request under way, if its client is still there.
     #[inline]
     pub(crate) fn measured(&mut self, slot: ReplySlot) -> Option<&mut Measured> {
-        let (measured, _) = self.connection_mut(slot.connection)?.measured(slot.number)?;
-        Some(measured)
+        self.connection_mut(slot.connection)?.measured(slot.number)
     }
 
     /// Answers a question from outside, with copies.

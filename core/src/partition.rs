@@ -12,13 +12,14 @@
 
 mod refused;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
+use tidemill_perf::MEASURING;
 use tidemill_perf::lateness::Lateness;
-use tidemill_record::{LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
+use tidemill_record::{IdMap, LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
 use tidemill_runtime::edge::{Instant, ShardId};
 use tidemill_storage::{
     AppendError, AppendKind, Appended, Durability, Event, LogConfig, LogId, Lookup, Read,
@@ -35,9 +36,9 @@ use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
 pub struct Home {
     /// The shard's logs and journal.
     pub storage: ShardStorage,
-    partitions: HashMap<TopicPartition, Partition>,
-    by_log: HashMap<LogId, TopicPartition>,
-    reads: HashMap<ReadId, DiskRead>,
+    partitions: IdMap<TopicPartition, Partition>,
+    by_log: IdMap<LogId, TopicPartition>,
+    reads: IdMap<ReadId, DiskRead>,
     /// What the appends that wait for space hold, in all partitions.
     queued_bytes: usize,
     queued_bytes_max: usize,
@@ -126,9 +127,9 @@ impl Home {
     pub fn new(storage: ShardStorage, queued_bytes_max: usize) -> Self {
         Self {
             storage,
-            partitions: HashMap::new(),
-            by_log: HashMap::new(),
-            reads: HashMap::new(),
+            partitions: IdMap::default(),
+            by_log: IdMap::default(),
+            reads: IdMap::default(),
             queued_bytes: 0,
             queued_bytes_max,
             answers: Vec::new(),
@@ -238,9 +239,10 @@ impl Home {
         }
     }
 
-    /// The answers since the last time.
-    pub fn take_answers(&mut self) -> Vec<(ReplyTo, Answer)> {
-        std::mem::take(&mut self.answers)
+    /// The answers since the last time, in exchange for an empty vector.
+    pub fn take_answers(&mut self, spare: Vec<(ReplyTo, Answer)>) -> Vec<(ReplyTo, Answer)> {
+        assert!(spare.is_empty(), "an answer is given once");
+        std::mem::replace(&mut self.answers, spare)
     }
 
     /// The answer given last, if it is the one for `reply_to`.
@@ -691,6 +693,9 @@ impl Home {
 impl Partition {
     /// Counts how late a new batch is; of further partitions than may be kept it is not counted.
     fn note_lateness(&mut self, batch: &Validated, wall_ms: i64, kept: &mut usize) {
+        if !MEASURING {
+            return;
+        }
         if self.lateness.is_none() {
             if *kept == LATENESS_PARTITIONS_MAX {
                 return;

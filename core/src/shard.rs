@@ -125,6 +125,8 @@ pub struct Shard {
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
     pub(crate) clock: StampClock,
+    /// When the clock was read last, for what ends at about the same time.
+    pub(crate) stamped: u64,
     /// What it measures of itself.
     pub(crate) measures: Measures,
     notify: Box<dyn FnMut(Notice) + Send>,
@@ -136,6 +138,9 @@ pub struct Shard {
     stalled: Vec<usize>,
     /// Connections that may have something to take, send or close.
     touched: Vec<usize>,
+    /// Memory for the next of these, so that a turn needs none of its own.
+    spare_touched: Vec<usize>,
+    spare_answers: Vec<(ReplyTo, Answer)>,
     /// Messages of this shard to itself.
     own: VecDeque<Message>,
     outbox: Vec<VecDeque<Message>>,
@@ -168,7 +173,8 @@ enum Stage {
 
 impl<E: Edge<Message = Message>> Program<E> for Shard {
     fn turn(&mut self, edge: &mut E) -> Next {
-        self.measures.meter.turn.begin(self.stamp());
+        let begun = self.stamp();
+        self.measures.meter.turn.begin(begun);
         let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
         self.measures.wall_ms = times.wall_ms;
         let mut completions = 0;
@@ -197,7 +203,8 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.serve_connections(times.now, edge);
         self.ran(Work::Replies, connections);
         self.step_stop(times.now);
-        self.measures.end_turn(self.stamp(), times, self.id);
+        let ended = self.stamp();
+        self.measures.end_turn(ended, times, self.id);
         if self.stage == Stage::Stopped {
             return Next::Stop;
         }
@@ -229,6 +236,7 @@ impl Shard {
             controller: None,
             startup,
             clock: settings.clock,
+            stamped: 0,
             measures: Measures::new(&settings, id),
             notify,
             listeners,
@@ -237,6 +245,8 @@ impl Shard {
             budget: Budget::new(settings.network_share()),
             stalled: Vec::new(),
             touched: Vec::new(),
+            spare_touched: Vec::new(),
+            spare_answers: Vec::new(),
             own: VecDeque::new(),
             outbox: (0..shards).map(|_| VecDeque::new()).collect(),
             answers_out: (0..shards).map(|_| Vec::new()).collect(),
@@ -307,13 +317,14 @@ impl Shard {
             passed += 1;
             self.job_expired(job, times);
         }
-        if let Some(home) = &mut self.home {
-            home.storage.tick(times.now.nanos);
-            if self.retention_at <= times.now {
-                passed += 1;
-                self.retention_at = times.now.after(self.settings.config.retention_check);
-                home.storage.retention(times.wall_ms, times.now.nanos);
-            }
+        // What is due in storage is done with its step, so that a commit window which closes for
+        // its delay takes along what this turn brings.
+        if let Some(home) = &mut self.home
+            && self.retention_at <= times.now
+        {
+            passed += 1;
+            self.retention_at = times.now.after(self.settings.config.retention_check);
+            home.storage.retention(times.wall_ms, times.now.nanos);
         }
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
@@ -502,7 +513,11 @@ impl Shard {
         let mut moved = false;
         while let Some(home) = self.home.as_mut().filter(|home| home.has_answers()) {
             moved = true;
-            for (reply_to, answer) in home.take_answers() {
+            let spare = std::mem::take(&mut self.spare_answers);
+            let mut answers = home.take_answers(spare);
+            // What they end for their requests has ended for all of them.
+            self.stamp();
+            for (reply_to, answer) in answers.drain(..) {
                 if reply_to.shard == self.id {
                     self.answered(reply_to.job, reply_to.index, answer, times);
                 } else {
@@ -510,6 +525,7 @@ impl Shard {
                     out.push((reply_to.job, reply_to.index, answer));
                 }
             }
+            self.spare_answers = answers;
         }
         moved
     }

@@ -7,7 +7,7 @@
 //! Smallest, largest and total follow from the buckets when somebody asks.
 //!
 //! A copy of it takes the groups of buckets only that were ever met: for a stage's times, some
-//! 10 KiB of 36.
+//! 10 KiB.
 
 use hdrhistogram::Histogram;
 
@@ -26,20 +26,26 @@ const GROUP: usize = EXACT as usize / 2;
 const _: () = assert!(EXACT.is_power_of_two());
 
 /// Of a floating-point number, the bits below those that tell its bucket.
-const BITS_BELOW: u32 = f64::MANTISSA_DIGITS - 1 - GROUP.ilog2();
+const BITS_BELOW: u32 = f32::MANTISSA_DIGITS - 1 - GROUP.ilog2();
 
-/// What the upper bits of the number 1 are.
-const ONE: u64 = 1f64.to_bits() >> BITS_BELOW;
+/// The upper bits of the shortest time told apart, which is 1 ns.
+const FIRST: u32 = 1f32.to_bits() >> BITS_BELOW;
 
-/// One bucket for what is below 1 ns, and a group for each power of two up to [`NANOS_MAX`].
-const PLACES: usize = ((NANOS_MAX as f64).to_bits() >> BITS_BELOW) as usize - ONE as usize + 2;
+/// Places for buckets: a group for each power of two, up to centuries. What is never met takes no
+/// memory.
+const PLACES: usize = 8192;
 
-/// Times counted by one shard; nobody else touches them.
+const _: () = {
+    assert!(PLACES.is_power_of_two());
+    assert!((u64::MAX as f32).to_bits() >> BITS_BELOW <= FIRST + PLACES as u32);
+};
+
+/// Times counted by one shard on several lines; nobody else touches them.
 #[derive(Clone, Debug)]
-pub struct Recording {
-    /// Below [`EXACT`] finer than those of [`Counts`].
-    buckets: Box<[u64; PLACES]>,
-    sum_nanos: f64,
+pub struct Recordings<const LINES: usize> {
+    /// Of each line.
+    buckets: Box<[[u64; PLACES]; LINES]>,
+    sums_nanos: [f64; LINES],
 }
 
 /// A copy of the counts, to be handed over, merged, subtracted and turned into a histogram.
@@ -50,31 +56,36 @@ pub struct Counts {
     sum_nanos: u64,
 }
 
-impl Default for Recording {
+impl<const LINES: usize> Default for Recordings<LINES> {
     fn default() -> Self {
-        let buckets = vec![0; PLACES].into_boxed_slice();
-        let buckets = buckets.try_into().expect("made with that many buckets");
-        Self { buckets, sum_nanos: 0.0 }
+        let buckets = vec![[0; PLACES]; LINES].into_boxed_slice();
+        let buckets = buckets.try_into().expect("made with that many lines");
+        Self { buckets, sums_nanos: [0.0; LINES] }
     }
 }
 
-impl Recording {
-    /// One more of this length.
+impl<const LINES: usize> Recordings<LINES> {
+    /// One more of so many nanoseconds on a line: at least one, and less than centuries.
     #[inline]
-    pub fn record(&mut self, nanos: f64) {
-        let nanos = nanos.min(NANOS_MAX as f64);
-        let place = (nanos.to_bits() >> BITS_BELOW).saturating_sub(ONE - 1);
-        self.buckets[place as usize] += 1;
-        self.sum_nanos += nanos;
+    pub fn record(&mut self, line: usize, nanos: f32) {
+        debug_assert!(1.0 <= nanos && nanos < u64::MAX as f32);
+        let place = (nanos.to_bits() >> BITS_BELOW).wrapping_sub(FIRST) as usize % PLACES;
+        self.buckets[line][place] += 1;
+        self.sums_nanos[line] += f64::from(nanos);
     }
 
-    /// What was recorded so far.
+    /// What was recorded on a line so far; none if nothing was.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts { groups: Vec::new(), sum_nanos: self.sum_nanos as u64 };
-        for (at, met) in self.buckets.iter().enumerate().filter(|(_, met)| 0 < **met) {
-            let smallest = f64::from_bits((at as u64 + ONE - 1) << BITS_BELOW);
-            let place = place(if at == 0 { 0 } else { smallest as u64 });
+    pub fn counts(&self, line: usize) -> Option<Counts> {
+        let sum_nanos = self.sums_nanos[line];
+        if sum_nanos == 0.0 {
+            return None;
+        }
+        let mut counts = Counts { groups: Vec::new(), sum_nanos: sum_nanos as u64 };
+        let met = self.buckets[line].iter().enumerate().filter(|(_, met)| 0 < **met);
+        for (at, met) in met {
+            let smallest = f32::from_bits((at as u32 + FIRST) << BITS_BELOW);
+            let place = place((smallest as u64).min(NANOS_MAX));
             let group = (place / GROUP) as u8;
             // They ascend in both.
             if counts.groups.last().is_none_or(|(last, _)| *last < group) {
@@ -83,7 +94,7 @@ impl Recording {
             let (_, buckets) = counts.groups.last_mut().expect("just pushed if there was none");
             buckets[place % GROUP] += met;
         }
-        counts
+        Some(counts)
     }
 }
 
@@ -213,23 +224,30 @@ mod tests {
         around.chain([NANOS_MAX - 1, NANOS_MAX]).filter(|nanos| *nanos <= NANOS_MAX)
     }
 
+    fn record(recordings: &mut Recordings<2>, nanos: f32) {
+        recordings.record(1, nanos);
+    }
+
     /// Whatever is recorded is found where an HdrHistogram would have put it.
     #[test]
     fn buckets_are_those_of_an_hdr_histogram() {
-        let mut recording = Recording::default();
+        let mut recordings = Recordings::default();
         let mut theirs = empty();
-        for nanos in edges() {
-            recording.record(nanos as f64);
-            theirs.record(nanos).unwrap();
+        let nanos: Vec<f32> = edges().skip_while(|nanos| *nanos == 0).map(|n| n as f32).collect();
+        for &nanos in &nanos {
+            record(&mut recordings, nanos);
+            theirs.record((nanos as u64).min(NANOS_MAX)).unwrap();
         }
-        let ours = recording.counts();
+        assert_eq!(recordings.counts(0), None, "nothing was recorded there");
+        let ours = recordings.counts(1).unwrap();
         assert_eq!(ours.histogram(), theirs);
         assert_eq!(ours.len(), theirs.len());
         for quantile in [0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0] {
             let expected = theirs.value_at_quantile(quantile);
             assert_eq!(ours.at_quantile(quantile), expected, "at {quantile}");
         }
-        assert_eq!(ours.sum_nanos(), edges().sum::<u64>());
+        let sum: f64 = nanos.iter().map(|nanos| f64::from(*nanos)).sum();
+        assert_eq!(ours.sum_nanos(), sum as u64);
     }
 
     /// Every value lies in the bucket that is said to hold it, and buckets are 1 % wide at most.
@@ -246,22 +264,23 @@ mod tests {
     /// What is beyond the range counts as its end.
     #[test]
     fn the_absurd_counts_as_the_largest() {
-        let mut recording = Recording::default();
-        recording.record(u64::MAX as f64);
-        assert!(recording.counts().at_quantile(1.0) <= NANOS_MAX / 100 * 101);
-        assert_eq!(recording.counts().sum_nanos(), NANOS_MAX);
+        let mut recordings = Recordings::default();
+        record(&mut recordings, 1e18);
+        let counts = recordings.counts(1).unwrap();
+        assert!(counts.at_quantile(1.0) <= NANOS_MAX / 100 * 101);
+        assert_eq!(counts.len(), 1);
     }
 
     /// An interval is the difference of two copies; intervals merged are the whole again.
     #[test]
     fn intervals_add_up_to_the_whole() {
-        let mut recording = Recording::default();
-        recording.record(10.0);
-        recording.record(5_000.0);
-        let first = recording.counts();
-        recording.record(10.0);
-        recording.record(7_000_000.0);
-        let whole = recording.counts();
+        let mut recordings = Recordings::default();
+        record(&mut recordings, 10.0);
+        record(&mut recordings, 5_000.0);
+        let first = recordings.counts(1).unwrap();
+        record(&mut recordings, 10.0);
+        record(&mut recordings, 7_000_000.0);
+        let whole = recordings.counts(1).unwrap();
         let mut sum = whole.since(&first);
         assert_eq!((sum.len(), sum.sum_nanos()), (2, 7_000_010));
         sum.merge(&first);

@@ -1,21 +1,25 @@
 //! Recordings of a shard's requests by kind and stage, and copies of them, merged on demand.
 //!
-//! A recording is made when its stage is first met, and has a fixed size: values from 1 ns to
-//! 60 s within 1 %, about 36 KiB. At most [`KINDS`] × (all stages and the total) exist per shard:
-//! below 1.4 MiB. No atomics, no locks: a shard owns its recorder, and hands over copies of it.
+//! Recordings are made when the first request of their kind ends, one for each stage and one for
+//! the total: values from 1 ns to 60 s within 1 %. Only those parts of them take memory that are
+//! ever met: below 1.4 MiB per shard. No atomics, no locks: a shard owns its recorder, and hands
+//! over copies of it.
 
 use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 use tidemill_runtime::clock::TickScale;
 
-use crate::counts::{Counts, Recording};
-use crate::stage::{KINDS, Kind, STAGES, Stage, Stamps};
+use crate::counts::{Counts, Recordings};
+use crate::stage::{KINDS, Kind, STAGES, Stage, Stamps, TICKS_PER_UNIT};
 
 pub use crate::counts::{NANOS_MAX, empty};
 
 /// One line beside the stages of each kind: from the first to the last.
 const TOTAL: usize = STAGES;
+
+/// All of them.
+const LINES: usize = STAGES + 1;
 
 /// The quantiles that are printed.
 pub const QUANTILES: [(&str, f64); 7] = [
@@ -32,33 +36,36 @@ pub const QUANTILES: [(&str, f64); 7] = [
 #[derive(Clone, Debug)]
 pub struct Recorder {
     scale: TickScale,
-    nanos_per_tick: f64,
-    rows: [[Option<Recording>; STAGES + 1]; KINDS],
+    nanos_per_tick: f32,
+    rows: [Option<Recordings<LINES>>; KINDS],
 }
 
 /// The counts of one or several shards over some time.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Snapshot {
-    rows: [[Option<Counts>; STAGES + 1]; KINDS],
+    rows: [[Option<Counts>; LINES]; KINDS],
 }
 
 impl Recorder {
     /// No request yet.
     #[must_use]
     pub fn new(scale: TickScale) -> Self {
-        Self { scale, nanos_per_tick: scale.nanos_per_tick(), rows: Default::default() }
+        Self { scale, nanos_per_tick: scale.nanos_per_tick() as f32, rows: Default::default() }
     }
 
     /// A request has ended: takes its total and each stage it met.
     #[inline]
     pub fn record(&mut self, stamps: &Stamps) {
-        let row = &mut self.rows[stamps.kind() as usize];
-        // Signed, because that is what processors turn into floating point at once.
-        let nanos = |ticks: u64| ticks as i64 as f64 * self.nanos_per_tick;
-        for (place, ticks) in stamps.spent() {
-            row[place].get_or_insert_default().record(nanos(ticks));
+        let row = self.rows[stamps.kind() as usize].get_or_insert_default();
+        let nanos_per_unit = self.nanos_per_tick * TICKS_PER_UNIT as f32;
+        for (line, units) in stamps.units().iter().enumerate() {
+            if 0 < *units {
+                row.record(line, *units as f32 * nanos_per_unit);
+            }
         }
-        row[TOTAL].get_or_insert_default().record(nanos(stamps.total_ticks()));
+        // Signed, because that is what processors turn into floating point.
+        let total = stamps.total_ticks() as i64 as f32 * self.nanos_per_tick;
+        row.record(TOTAL, total.clamp(1.0, NANOS_MAX as f32));
     }
 
     /// How ticks become nanoseconds here.
@@ -70,9 +77,10 @@ impl Recorder {
     /// All that was recorded so far. The difference of two snapshots is an interval.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let copy = |recording: &Option<Recording>| recording.as_ref().map(Recording::counts);
-        let rows =
-            std::array::from_fn(|kind| std::array::from_fn(|place| copy(&self.rows[kind][place])));
+        let rows = std::array::from_fn(|kind| {
+            let row = self.rows[kind].as_ref();
+            std::array::from_fn(|line| row.and_then(|row| row.counts(line)))
+        });
         Snapshot { rows }
     }
 }

@@ -45,10 +45,10 @@ impl Buckets {
 }
 
 fn place(millis: u64) -> usize {
-    let power = u64::from(u64::BITS - 1 - (millis | 1).leading_zeros());
-    if power < 2 {
+    if millis < 4 {
         return millis as usize;
     }
+    let power = u64::from(millis.ilog2());
     let step = (millis >> (power - 2)) & (STEPS - 1);
     ((4 + (power - 2) * STEPS + step) as usize).min(BUCKETS - 1)
 }

@@ -108,20 +108,23 @@ impl Kind {
     }
 }
 
-/// A stage's time is counted in units of so many ticks (a power of two): 32 bits then hold over
-/// 20 s of a 3 GHz counter, in steps of about 5 ns.
-const TICKS_PER_UNIT_LOG2: u32 = 4;
+/// A stage's time is counted in units of so many ticks (a power of two): 31 bits then hold over
+/// 20 s of a 3 GHz counter, in steps of about 10 ns.
+const TICKS_PER_UNIT_LOG2: u32 = 5;
+
+/// How many ticks a unit of a stage's time is.
+pub(crate) const TICKS_PER_UNIT: u32 = 1 << TICKS_PER_UNIT_LOG2;
 
 /// How many stages are kept of each request.
-const KEPT: usize = if MEASURING { STAGES } else { 0 };
+pub(crate) const KEPT: usize = if MEASURING { STAGES } else { 0 };
 
 /// When a request came and where its time went. One cache line, stamped where it lies.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamps {
     begun: u64,
     last: u64,
-    /// In units, by stage.
-    spent: [u32; KEPT],
+    /// In units, by stage. Signed, because that is what processors turn into floating point.
+    spent: [i32; KEPT],
     kind: Kind,
 }
 
@@ -156,7 +159,7 @@ impl Stamps {
         }
         let units = now.saturating_sub(self.last) >> TICKS_PER_UNIT_LOG2;
         let spent = &mut self.spent[stage as usize];
-        *spent = (u64::from(*spent) + units).min(u64::from(u32::MAX)) as u32;
+        *spent = (*spent as u64 + units).min(i32::MAX as u64) as i32;
         // Another core's counter may lag by a few ticks; time does not go back for it.
         self.last = self.last.max(now);
     }
@@ -165,14 +168,19 @@ impl Stamps {
     #[inline]
     #[must_use]
     pub fn ticks(&self, stage: Stage) -> u64 {
-        u64::from(self.spent[stage as usize]) << TICKS_PER_UNIT_LOG2
+        self.spent.get(stage as usize).map_or(0, |units| ticks(*units))
     }
 
     /// Each stage met, by its place in [`Stage::ALL`], with the ticks spent in it.
-    #[inline]
     pub fn spent(&self) -> impl Iterator<Item = (usize, u64)> {
         let met = self.spent.iter().enumerate().filter(|(_, units)| 0 < **units);
-        met.map(|(place, units)| (place, u64::from(*units) << TICKS_PER_UNIT_LOG2))
+        met.map(|(place, units)| (place, ticks(*units)))
+    }
+
+    /// Each stage's time in units ([`TICKS_PER_UNIT`]), in the order of [`Stage::ALL`].
+    #[inline]
+    pub(crate) fn units(&self) -> &[i32; KEPT] {
+        &self.spent
     }
 
     /// Ticks from the beginning to the end of the last stage.
@@ -181,6 +189,10 @@ impl Stamps {
     pub fn total_ticks(&self) -> u64 {
         self.last - self.begun
     }
+}
+
+fn ticks(units: i32) -> u64 {
+    (units as u64) << TICKS_PER_UNIT_LOG2
 }
 
 #[cfg(test)]
@@ -209,6 +221,6 @@ mod tests {
         assert_eq!(stamps.total_ticks(), 0);
         stamps.end(Stage::Wait, u64::MAX);
         stamps.end(Stage::Wait, u64::MAX);
-        assert_eq!(stamps.ticks(Stage::Wait), u64::from(u32::MAX) << TICKS_PER_UNIT_LOG2);
+        assert_eq!(stamps.ticks(Stage::Wait), ticks(i32::MAX));
     }
 }

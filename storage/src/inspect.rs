@@ -421,7 +421,7 @@ mod tests {
             blocks: (size_bytes / BLOCK_BYTES as u64) as u32,
         };
         let mut bytes = Vec::new();
-        let checksum = header.encode(&[entry], &mut bytes);
+        let checksum = header.encode([&entry], &mut bytes);
         bytes.extend_from_slice(batch);
         let trailer = header.trailer(checksum);
         bytes.resize(size_bytes as usize - trailer.len(), 0);

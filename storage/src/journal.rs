@@ -86,6 +86,8 @@ pub(crate) struct Journal {
     planned_bytes: u64,
     pending: VecDeque<Pending>,
     pending_bytes: u64,
+    /// What is pending has changed since it was looked through for runs.
+    pending_changed: bool,
     /// When the oldest pending entry came.
     pending_since: u64,
     in_flight: VecDeque<Window>,
@@ -126,6 +128,7 @@ impl Journal {
             planned_bytes: 0,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            pending_changed: false,
             pending_since: 0,
             in_flight: VecDeque::new(),
             reported: 0,
@@ -168,10 +171,16 @@ impl Journal {
         self.active_at = now;
         self.pending_bytes += cost(pending.entry.payload_bytes());
         self.pending.push_back(pending);
+        self.pending_changed = true;
     }
 
-    /// The logs whose waiting entries are all appends that make one run of `bytes` or more.
-    pub(crate) fn logs_with_runs(&self, bytes: u64) -> Vec<LogId> {
+    /// The logs whose waiting entries are all appends that make one run of `bytes` or more; none
+    /// if that was asked before and nothing has changed since.
+    pub(crate) fn logs_with_runs(&mut self, bytes: u64) -> Vec<LogId> {
+        let changed = std::mem::take(&mut self.pending_changed);
+        if !changed || !self.may_hold_run(bytes) {
+            return Vec::new();
+        }
         let mut by_log: BTreeMap<LogId, Vec<&Pending>> = BTreeMap::new();
         for pending in &self.pending {
             by_log.entry(pending.log).or_default().push(pending);
@@ -181,6 +190,17 @@ impl Journal {
             count == waiting.len() && bytes <= run_bytes
         };
         by_log.iter().filter(|(_, waiting)| is_run(waiting)).map(|(&log, _)| log).collect()
+    }
+
+    /// A look at all that waits, before it is sorted by logs: among many small entries of many
+    /// logs there is no run.
+    fn may_hold_run(&self, bytes: u64) -> bool {
+        const GROUPS: usize = 64;
+        let mut by_group = [0; GROUPS];
+        for pending in &self.pending {
+            by_group[pending.log.0 as usize % GROUPS] += pending.data.len() as u64;
+        }
+        by_group.iter().any(|group| bytes <= *group)
     }
 
     /// Takes all waiting entries of a log out of the queue again.
@@ -374,6 +394,9 @@ impl Journal {
     /// How many entries go into the next window: as many as stay below the limit, at least one.
     fn count_that_fits(&self, config: &Config) -> usize {
         let limit = (config.window_bytes_max - HEADER_BYTES - TRAILER_BYTES) as u64;
+        if self.pending_bytes <= limit {
+            return self.pending.len();
+        }
         let mut bytes = 0;
         let fitting = self.pending.iter().take_while(|pending| {
             bytes += cost(pending.entry.payload_bytes());
@@ -389,6 +412,9 @@ impl Journal {
     }
 
     fn payload_of(&self, count: usize) -> u64 {
+        if count == self.pending.len() {
+            return self.pending_bytes - (count * ENTRY_BYTES) as u64;
+        }
         self.pending.iter().take(count).map(|pending| pending.entry.payload_bytes()).sum()
     }
 
@@ -399,8 +425,6 @@ impl Journal {
         bytes: u64,
         now: u64,
     ) -> (u64, Action) {
-        let taken: Vec<Pending> = self.pending.drain(..count).collect();
-        let entries: Vec<Entry> = taken.iter().map(|pending| pending.entry).collect();
         let sequence = self.next_sequence;
         let number = self.current().number;
         let header = WindowHeader {
@@ -416,11 +440,12 @@ impl Journal {
             blocks: (bytes / crate::block::BLOCK_BYTES as u64) as u32,
         };
         let mut head = Vec::with_capacity(HEADER_BYTES + count * ENTRY_BYTES);
-        let checksum = header.encode(&entries, &mut head);
+        let taken = self.pending.iter().take(count);
+        let checksum = header.encode(taken.clone().map(|pending| &pending.entry), &mut head);
 
         let mut buffer = AlignedBytes::with_capacity(bytes as usize);
         buffer.put(&head);
-        for pending in &taken {
+        for pending in taken {
             buffer.put(&pending.prefix);
             buffer.put(&pending.data);
         }
@@ -433,9 +458,11 @@ impl Journal {
             bytes: buffer.into_blocks(),
             durable: true,
         };
-        let runs = entries.iter().filter(|entry| entry.kind == EntryKind::Reference);
-        self.taken_bytes += bytes + runs.map(|entry| u64::from(entry.data_bytes)).sum::<u64>();
-        let entries = taken.iter().map(|pending| (pending.log, pending.entry)).collect();
+        self.pending_changed = true;
+        let taken = self.pending.drain(..count);
+        let entries: Vec<_> = taken.map(|pending| (pending.log, pending.entry)).collect();
+        let runs = entries.iter().filter(|(_, entry)| entry.kind == EntryKind::Reference);
+        self.taken_bytes += bytes + runs.map(|(_, entry)| u64::from(entry.data_bytes)).sum::<u64>();
         self.in_flight.push_back(Window { sequence, written: false, entries });
         self.pending_bytes -= payload_bytes + (count * ENTRY_BYTES) as u64;
         self.pending_since = now;

@@ -248,8 +248,12 @@ impl WindowHeader {
     }
 
     /// Writes the header and the entries to the front of `out`; returns their checksum.
-    pub fn encode(&self, entries: &[Entry], out: &mut Vec<u8>) -> u32 {
-        assert!(out.is_empty() && entries.len() == self.entries_count as usize);
+    pub fn encode<'a>(
+        &self,
+        entries: impl IntoIterator<Item = &'a Entry>,
+        out: &mut Vec<u8>,
+    ) -> u32 {
+        assert!(out.is_empty());
         out.put_slice(&WINDOW_MAGIC);
         out.put_u16(JOURNAL_VERSION);
         out.put_u16(self.shard);
@@ -267,6 +271,7 @@ impl WindowHeader {
         for entry in entries {
             entry.encode(out);
         }
+        assert!(out.len() == HEADER_BYTES + self.entries_count as usize * ENTRY_BYTES);
         let checksum = head_checksum(out);
         out[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
         checksum
@@ -406,7 +411,7 @@ mod tests {
 
     fn window() -> Vec<u8> {
         let mut window = Vec::new();
-        let checksum = header().encode(&[entry()], &mut window);
+        let checksum = header().encode([&entry()], &mut window);
         window.extend_from_slice(b"pp123456789");
         window.resize(BLOCK_BYTES - TRAILER_BYTES, 0);
         window.extend_from_slice(&header().trailer(checksum));

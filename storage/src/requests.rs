@@ -3,7 +3,9 @@
 //! Counts what is under way on each file, because a file is removed only after the last request
 //! on it has ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use tidemill_record::IdMap;
 
 use crate::io::{Action, FileName, Request, RequestId};
 
@@ -12,13 +14,14 @@ use crate::io::{Action, FileName, Request, RequestId};
 pub(crate) struct Requests<P> {
     next_id: u64,
     queue: VecDeque<Request>,
-    purposes: HashMap<RequestId, (P, Option<FileName>)>,
-    busy: HashMap<FileName, u32>,
+    purposes: IdMap<RequestId, (P, Option<FileName>)>,
+    busy: IdMap<FileName, u32>,
 }
 
 impl<P> Default for Requests<P> {
     fn default() -> Self {
-        Self { next_id: 0, queue: VecDeque::new(), purposes: HashMap::new(), busy: HashMap::new() }
+        let (purposes, busy) = (IdMap::default(), IdMap::default());
+        Self { next_id: 0, queue: VecDeque::new(), purposes, busy }
     }
 }
 

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
-use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use tidemill_record::{IdMap, LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use crate::block::BLOCK_BYTES;
 use crate::checkpoint::LogState;
@@ -49,7 +49,7 @@ pub struct ShardStorage {
     incarnation: u64,
     /// Never shrinks: an id names one log for ever.
     logs: Vec<Option<Log>>,
-    names: HashMap<TopicPartition, LogId>,
+    names: IdMap<TopicPartition, LogId>,
     /// What recovery found of logs nobody has asked for yet.
     recovered: HashMap<TopicPartition, LogState>,
     /// Partitions dropped since the base was written.
@@ -265,7 +265,7 @@ impl ShardStorage {
             shard,
             incarnation,
             logs: Vec::new(),
-            names: HashMap::new(),
+            names: IdMap::default(),
             recovered: logs.into_iter().map(|log| (log.partition, log)).collect(),
             dropped: Vec::new(),
             journal,
@@ -544,14 +544,18 @@ impl ShardStorage {
 
     /// Tells those who waited for room that there is.
     fn admit_waiting(&mut self) {
-        let waiting = std::mem::take(&mut self.room_wanted);
-        for (log, bytes) in waiting {
-            if !self.has_room(bytes) {
-                self.room_wanted.insert(log, bytes);
-            } else if self.find_log_mut(log).is_some() {
-                self.events.push_back(Event::Admitted { log });
-            }
+        if self.room_wanted.is_empty() {
+            return;
         }
+        let mut waiting = std::mem::take(&mut self.room_wanted);
+        waiting.retain(|log, bytes| {
+            let waits = !self.has_room(*bytes);
+            if !waits && self.find_log_mut(*log).is_some() {
+                self.events.push_back(Event::Admitted { log: *log });
+            }
+            waits
+        });
+        self.room_wanted = waiting;
     }
 
     /// Tells those who wait for room that there is none to be had.

@@ -20,7 +20,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::fetch::{
     self, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
 };
-use tidemill_perf::Stage;
+use tidemill_perf::{Kind, Stage};
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
 use tidemill_runtime::edge::Instant;
 
@@ -167,16 +167,15 @@ impl Shard {
             Ok(opened) => opened,
             Err(error) => {
                 let response = FetchResponse { error_code: error, ..FetchResponse::default() };
-                return self.reply_fetch(reply, Some((Stage::Decode, decoded_at)), &response);
+                self.note_request(reply.slot, Kind::Fetch, None, [(Stage::Decode, decoded_at)]);
+                return self.reply_fetch(reply, &response);
             }
         };
         let Opened { session_id, incremental, parts } = opened;
         let parts: Vec<Part> = parts.into_iter().map(|part| self.fetch_part(part)).collect();
-        let routed_at = self.stamp();
-        if let Some(measured) = self.measured(reply.slot) {
-            let known = parts.iter().filter_map(|part| part.id.ok());
-            measured.note_route(known, decoded_at, routed_at);
-        }
+        let about = parts.iter().find_map(|part| part.id.ok());
+        let begun = [(Stage::Decode, decoded_at), (Stage::Route, self.stamp())];
+        self.note_request(reply.slot, Kind::Fetch, about, begun);
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
         let deadline = times.now.after(Duration::from_millis(wait_ms));
         let limit = u64::from(self.settings.config.fetch_bytes_max);
@@ -384,6 +383,7 @@ impl Shard {
             self.budget.release_reply(held);
         }
         let held_back = fetch.held_back();
+        self.stamp();
         self.stage_ended(slot, stage);
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         if let Some(index) = held_back {
@@ -490,19 +490,14 @@ impl Shard {
             partitions: Cow::Owned(partitions),
             ..FetchResponse::default()
         };
-        self.reply_fetch(reply, None, &response);
+        self.reply_fetch(reply, &response);
     }
 
-    fn reply_fetch(
-        &mut self,
-        reply: ReplyForm,
-        ended: Option<(Stage, u64)>,
-        response: &FetchResponse<'_>,
-    ) {
+    fn reply_fetch(&mut self, reply: ReplyForm, response: &FetchResponse<'_>) {
         let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
         let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
         response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-        self.reply(reply.slot, ended, parts);
+        self.reply(reply.slot, None, parts);
     }
 }
 

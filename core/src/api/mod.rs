@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::{self, ErrorCode, Message, TopicRef};
 use tidemill_perf::Stage;
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
+use tidemill_replication::metadata::Topic;
 use tidemill_runtime::edge::Instant;
 
 use crate::connection::ReplySlot;
@@ -202,8 +203,17 @@ impl Shard {
 
     /// Sends encoded bytes as the reply to a request of no stages of its own.
     pub(crate) fn reply_bytes(&mut self, reply: ReplyForm, bytes: Bytes) {
-        let ended = (Stage::Work, self.stamp());
-        self.reply(reply.slot, Some(ended), vec![bytes]);
+        let ended_at = self.stamp();
+        self.reply(reply.slot, Some((Stage::Work, ended_at)), vec![bytes]);
+    }
+
+    /// Finds the topic a request names.
+    pub(crate) fn find_topic(&self, topic: TopicRef<'_>) -> Option<&Topic> {
+        match topic {
+            TopicRef::Name(name) => self.image.topic_named(name),
+            TopicRef::Id(id) => self.image.topic(id),
+        }
+        .map(Arc::as_ref)
     }
 
     /// Finds the partition a request names.
@@ -212,28 +222,37 @@ impl Shard {
         topic: TopicRef<'_>,
         partition: i32,
     ) -> Result<TopicPartition, ErrorCode> {
-        let (found, unknown) = match topic {
-            TopicRef::Name(name) => {
-                (self.image.topic_named(name), ErrorCode::UnknownTopicOrPartition)
-            }
-            TopicRef::Id(id) => (self.image.topic(id), ErrorCode::UnknownTopicId),
-        };
-        let topic = found.ok_or(unknown)?;
-        let exists = usize::try_from(partition).is_ok_and(|p| p < topic.partitions.len());
-        if !exists {
-            return Err(ErrorCode::UnknownTopicOrPartition);
-        }
-        Ok(TopicPartition { topic: topic.id, partition: PartitionId(partition) })
+        partition_of(self.find_topic(topic), topic, partition)
     }
 
     /// The name of a topic in owned form; without a copy if the topic exists.
     pub(crate) fn own_topic(&self, topic: TopicRef<'_>) -> TopicName {
-        match topic {
-            TopicRef::Id(id) => TopicName::Id(id),
-            TopicRef::Name(name) => TopicName::Name(match self.image.topic_named(name) {
-                Some(topic) => Arc::clone(&topic.name),
-                None => Arc::from(name),
-            }),
-        }
+        own_name(self.find_topic(topic), topic)
+    }
+}
+
+/// The partition a request names, in the topic that was found for it.
+fn partition_of(
+    found: Option<&Topic>,
+    topic: TopicRef<'_>,
+    partition: i32,
+) -> Result<TopicPartition, ErrorCode> {
+    let found = found.ok_or(match topic {
+        TopicRef::Name(_) => ErrorCode::UnknownTopicOrPartition,
+        TopicRef::Id(_) => ErrorCode::UnknownTopicId,
+    })?;
+    let exists = usize::try_from(partition).is_ok_and(|p| p < found.partitions.len());
+    if !exists {
+        return Err(ErrorCode::UnknownTopicOrPartition);
+    }
+    Ok(TopicPartition { topic: found.id, partition: PartitionId(partition) })
+}
+
+/// The name by which a request names a topic, in owned form.
+fn own_name(found: Option<&Topic>, topic: TopicRef<'_>) -> TopicName {
+    match (topic, found) {
+        (TopicRef::Id(id), _) => TopicName::Id(id),
+        (TopicRef::Name(_), Some(found)) => TopicName::Name(Arc::clone(&found.name)),
+        (TopicRef::Name(name), None) => TopicName::Name(Arc::from(name)),
     }
 }

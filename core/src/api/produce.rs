@@ -13,10 +13,10 @@ use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceRequest, ProduceResponse};
-use tidemill_perf::Stage;
+use tidemill_perf::{Kind, Stage};
 use tidemill_record::TopicPartition;
 
-use super::{Collect, Job, Purpose, ReplyForm, TopicName};
+use super::{Collect, Job, Purpose, ReplyForm, TopicName, own_name, partition_of};
 use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::{Acks, Answer, Call};
 use crate::partition::Times;
@@ -59,21 +59,23 @@ impl Shard {
                 let response = request.error_response(ErrorCode::InvalidRequiredAcks);
                 let mut out = BytesMut::new();
                 response.encode(&mut out, reply.version, reply.correlation_id);
-                self.reply(reply.slot, Some((Stage::Decode, decoded_at)), vec![out.freeze()]);
+                self.note_request(reply.slot, Kind::Produce, None, [(Stage::Decode, decoded_at)]);
+                self.reply(reply.slot, None, vec![out.freeze()]);
                 return Ok(());
             }
         };
         let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
         let incoming = self.produce_targets(reply.version, &request);
 
-        let routed_at = self.stamp();
-        if let Some(measured) = self.measured(reply.slot) {
-            let targets = incoming.iter().filter_map(|i| i.target.as_ref().ok());
-            measured.note_route(targets.map(|target| target.0), decoded_at, routed_at);
-        }
+        let about = incoming.iter().find_map(|i| i.target.as_ref().ok()).map(|target| target.0);
+        let begun = [(Stage::Decode, decoded_at), (Stage::Route, self.stamp())];
         let partitions = incoming.iter().map(|i| (i.topic.clone(), i.partition)).collect();
         let purpose = Purpose::Produce(Produce { partitions, acks });
         let job = self.jobs.insert(Job::Collect(Collect::new(reply, incoming.len(), purpose)));
+        if about.is_none() {
+            // It will have ended before there are any calls.
+            self.note_request(reply.slot, Kind::Produce, None, begun);
+        }
         if incoming.is_empty() {
             self.finish_empty(job);
             return Ok(());
@@ -104,12 +106,13 @@ impl Shard {
         for (index, error) in refused {
             self.answered(job, index, Answer::Refused { error, message: None }, times);
         }
-        // What is called is answered later; without calls the job has ended.
-        let is_under_way = !calls.is_empty();
         self.call(job, calls, times);
-        // What is at home here has been appended by now; the rest counts as waiting for the disk.
-        if is_under_way {
-            self.stage_ended(reply.slot, Stage::Append);
+        if about.is_some() {
+            // What is at home here has been appended by now; the rest counts as waiting for the
+            // disk. All that was called is answered later.
+            let [decoded, routed] = begun;
+            let ended = [decoded, routed, (Stage::Append, self.stamp())];
+            self.note_request(reply.slot, Kind::Produce, about, ended);
         }
         Ok(())
     }
@@ -117,19 +120,20 @@ impl Shard {
     fn produce_targets(&self, version: i16, request: &ProduceRequest<'_>) -> Vec<Incoming> {
         let mut incoming: Vec<Incoming> = Vec::with_capacity(request.partitions_count());
         for partition in request.partitions() {
+            let found = self.find_topic(partition.topic);
             let target = if version < SERVED_FROM {
                 Err(ErrorCode::UnsupportedForMessageFormat)
             } else if request.transactional_id.is_some() {
                 Err(ErrorCode::InvalidTxnState)
             } else {
-                self.find_partition(partition.topic, partition.partition).and_then(|id| {
+                partition_of(found, partition.topic, partition.partition).and_then(|id| {
                     let records = partition.records.ok_or(ErrorCode::InvalidRecord)?;
                     Ok((id, records))
                 })
             };
             let topic = match incoming.last() {
                 Some(last) if last.topic.as_ref() == partition.topic => last.topic.clone(),
-                _ => self.own_topic(partition.topic),
+                _ => own_name(found, partition.topic),
             };
             incoming.push(Incoming { topic, partition: partition.partition, target });
         }
@@ -154,7 +158,7 @@ impl Shard {
     ) {
         // Without an answer nobody waits for the disk.
         let stage = if produce.acks == Acks::None { Stage::Append } else { Stage::Durable };
-        let ended = Some((stage, self.stamp()));
+        let ended = Some((stage, self.stamped));
         let mut failed = false;
         let partitions: Vec<ProducePartitionResponse<'_>> = produce
             .partitions

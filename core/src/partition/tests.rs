@@ -70,7 +70,7 @@ fn refusals(home: &mut Home) -> Vec<(u32, ErrorCode)> {
         Answer::Refused { error, .. } => (reply_to.index, error),
         other => panic!("{other:?}"),
     };
-    home.take_answers().into_iter().map(refused).collect()
+    home.take_answers(Vec::new()).into_iter().map(refused).collect()
 }
 
 /// The bug: appends whose requests had timed out stayed in the queue, and only their number was

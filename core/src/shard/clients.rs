@@ -6,15 +6,14 @@
 //! Start reading at [`Shard::serve_connections`].
 
 use bytes::Bytes;
-use tidemill_perf::{Kind, Stage as RequestStage};
+use tidemill_perf::Stage as RequestStage;
 use tidemill_runtime::edge::{Done, Edge, Fault, Instant, Op};
 
 use super::{Shard, Stage};
-use crate::connection::{Connection, ConnectionId, Receive, ReplySlot, Taken};
+use crate::connection::{Connection, ConnectionId, Filled, Receive, ReplySlot, Taken};
 use crate::limits::{
     CLIENT_ID_BYTES_KEPT, REQUESTS_PER_CONNECTION_AND_TURN_MAX, REQUESTS_UNDER_WAY_MAX,
 };
-use crate::measure::stamp;
 use crate::message::Message;
 use crate::partition::Times;
 use crate::token::{TokenKind, token};
@@ -57,7 +56,8 @@ impl Shard {
         match result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
                 self.measures.meter.traffic.bytes_in += received as u64;
-                connection.received(bytes, times.now, stamp(self.clock));
+                // It was there when the turn began.
+                connection.received(bytes, times.now, self.stamped);
             }
             Ok(_) => connection.receive_ended(),
             Err(_) => {
@@ -70,7 +70,8 @@ impl Shard {
 
     /// Clients have taken replies, or will take none any more.
     pub(super) fn sent(&mut self, index: usize, well: bool) {
-        let now = self.stamp();
+        // They had taken them when the turn began.
+        let now = self.stamped;
         let connection = self.connections.get_mut(index).expect("open until quiet");
         let bytes = connection.sent(well, &mut self.budget, |measured, client_id| {
             measured.stamps.end(RequestStage::Respond, now);
@@ -84,8 +85,9 @@ impl Shard {
     /// the rest for the next turn, so that it does not hold up the others.
     pub(super) fn take_requests(&mut self, times: Times) -> usize {
         let mut requests = 0;
-        let touched = std::mem::take(&mut self.touched);
-        for &index in &touched {
+        // Jobs answered at once touch their connections again, behind these.
+        for place in 0..self.touched.len() {
+            let index = self.touched[place];
             for _ in 0..REQUESTS_PER_CONNECTION_AND_TURN_MAX {
                 if self.held_back || REQUESTS_UNDER_WAY_MAX <= self.jobs.len() {
                     break;
@@ -94,9 +96,11 @@ impl Shard {
                 match connection.take_frame() {
                     Taken::Frame(frame) => {
                         requests += 1;
-                        let now = stamp(self.clock);
+                        // The clock was read at the end of the request before it.
+                        let now = self.stamped;
                         let slot = connection.open_slot(frame.len(), now, &mut self.budget);
-                        if let Err(error) = self.dispatch(slot, frame, times) {
+                        let is_named = connection.client_id.is_some();
+                        if let Err(error) = self.dispatch(slot, is_named, frame, times) {
                             self.refuse(index, &error);
                             break;
                         }
@@ -109,8 +113,6 @@ impl Shard {
                 }
             }
         }
-        // Jobs answered at once have touched their connections again.
-        self.touched.extend(touched);
         requests
     }
 
@@ -132,29 +134,22 @@ impl Shard {
         let ReplySlot { connection: id, number } = slot;
         let connection = self.connections.get_mut(id.index).filter(|c| c.id == id);
         let Some(connection) = connection else { return };
-        let (measured, client_id) = connection.measured(number).expect("its slot is open");
-        if let Some((stage, at)) = ended {
-            measured.stamps.end(stage, at);
-        }
-        if parts.is_empty() {
+        match connection.fill_slot(number, ended, parts, &mut self.budget) {
+            Filled::ToBeSent => {}
             // Nothing is sent at whose end it would be counted.
-            self.measures.ended(measured, client_id, &self.image);
+            Filled::Silently { measured, client_id } => {
+                self.measures.ended(measured, client_id, &self.image);
+            }
         }
-        connection.fill_slot(number, parts, &mut self.budget);
         self.touched.push(slot.connection.index);
     }
 
-    /// Remembers what a request asks for and what its client calls itself, for those who look at
-    /// slow requests.
-    pub(crate) fn note_request(&mut self, slot: ReplySlot, kind: Kind, client_id: Option<&str>) {
-        let Some(connection) = self.connection_mut(slot.connection) else { return };
-        if connection.client_id.is_none() {
+    /// Remembers what a client calls itself, for those who look at slow requests.
+    pub(crate) fn note_client_id(&mut self, slot: ReplySlot, client_id: Option<&str>) {
+        if let Some(connection) = self.connection_mut(slot.connection) {
             let name = client_id.unwrap_or_default();
             connection.client_id =
                 Some(name[..name.floor_char_boundary(CLIENT_ID_BYTES_KEPT)].into());
-        }
-        if let Some((measured, _)) = connection.measured(slot.number) {
-            measured.stamps.set_kind(kind);
         }
     }
 
@@ -172,13 +167,14 @@ impl Shard {
         now: Instant,
         edge: &mut E,
     ) {
-        let mut touched = std::mem::take(&mut self.touched);
+        let spare = std::mem::take(&mut self.spare_touched);
+        let mut touched = std::mem::replace(&mut self.touched, spare);
         if self.budget.take_freed() {
             touched.append(&mut self.stalled);
         }
         touched.sort_unstable();
         touched.dedup();
-        for index in touched {
+        for index in touched.drain(..) {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             if let Some(parts) = connection.next_send() {
                 let socket = connection.socket;
@@ -202,6 +198,7 @@ impl Shard {
                 Receive::Nothing => {}
             }
         }
+        self.spare_touched = touched;
     }
 
     fn close<E: Edge<Message = Message>>(&mut self, index: usize, edge: &mut E) {
