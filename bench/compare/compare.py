@@ -157,7 +157,7 @@ class Broker:
         return java + ["kafka.Kafka", str(file)]
 
     def wait_until_it_serves(self):
-        probe = [os.environ["BENCH_BIN"], "produce", "--broker", f"127.0.0.1:{self.port}", "--topic", "probe",
+        probe = [os.environ["TIDEMILL_BIN"], "bench", "produce", "--broker", f"127.0.0.1:{self.port}", "--topic", "probe",
                  "--rate", "100", "--seconds", "0.2", "--warm-up", "0", "--delete-topic"]
         deadline = time.monotonic() + 90
         while True:
@@ -171,7 +171,7 @@ class Broker:
 
     def warm_up(self, seconds):
         """A load that is not measured, until a just-in-time compiler has seen what matters."""
-        subprocess.run([os.environ["BENCH_BIN"], *LARGE, "--partitions", "4", "--connections", "4", "--fan-out", "1",
+        subprocess.run([os.environ["TIDEMILL_BIN"], "bench", *LARGE, "--partitions", "4", "--connections", "4", "--fan-out", "1",
                         "--broker", f"127.0.0.1:{self.port}", "--topic", "warm-up", "--seconds", str(seconds),
                         "--delete-topic"], capture_output=True)
         self.wait_until_deleted()
@@ -288,7 +288,7 @@ class Comparison:
 
     def read_from_start(self, target):
         """A reader beside the producer, from the first record to where the topic ended when it began."""
-        command = [os.environ["BENCH_BIN"], "--json", "consume", *target, "--connections", "4", "--seconds", "60"]
+        command = [os.environ["TIDEMILL_BIN"], "bench", "--output", "json", "consume", *target, "--connections", "4", "--seconds", "60"]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def add_reading(self, found, reading, target):
@@ -311,9 +311,9 @@ class Comparison:
         target = ["--broker", f"127.0.0.1:{broker.port}", "--topic", f"{workload.name}-{repetition}-{int(time.time())}"]
         if workload.old:
             # Whether all of it was taken shows in what is read.
-            subprocess.run([os.environ["BENCH_BIN"], *workload.old, *target], capture_output=True)
+            subprocess.run([os.environ["TIDEMILL_BIN"], "bench", *workload.old, *target], capture_output=True)
             forget_page_cache()
-        command = [os.environ["BENCH_BIN"], "--json", *workload.arguments, *target,
+        command = [os.environ["TIDEMILL_BIN"], "bench", "--output", "json", *workload.arguments, *target,
                    "--pid", str(broker.process.pid), "--seconds", str(self.seconds), "--warm-up", "1"] + ([] if workload.old else ["--delete-topic"])
         if workload.share:
             rate = self.rate(workload)

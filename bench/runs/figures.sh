@@ -3,7 +3,7 @@
 #
 #   bench/runs/figures.sh [DIRECTORY]
 #
-# Builds both programs, starts a broker on a data directory below DIRECTORY (default: target), puts
+# Builds the program, starts a broker on a data directory below DIRECTORY (default: target), puts
 # load on it, stops it and removes the data. Nothing else should run on the machine meanwhile. What
 # is printed belongs into bench/runs/YYYY-MM-DD-<machine>.md with the machine and the commit.
 set -eu
@@ -12,9 +12,9 @@ place=${1:-target}
 seconds=${SECONDS_EACH:-10}
 port=${PORT:-29192}
 target=${CARGO_TARGET_DIR:-target}
-cargo build --release --quiet -p tidemill -p tidemill-bench
-bench="$target/release/tidemill-bench"
-[ -z "${JSON:-}" ] || bench="$bench --json"
+cargo build --release --quiet -p tidemill
+bench="$target/release/tidemill bench"
+[ -z "${JSON:-}" ] || bench="$bench --output json"
 
 data=$(mktemp -d "$place/figures.XXXXXX")
 broker=""

@@ -7,22 +7,34 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tidemill_client::kafka::ErrorCode;
 use tidemill_client::record::TopicId;
-use tidemill_client::{Address, Admin, ErrorKind, Isolation, NewTopic, Start, TopicView};
+use tidemill_client::{
+    Address, Admin, ClusterConfig, ErrorKind, Isolation, NewTopic, Start, TopicView,
+};
+
+use crate::trouble::Trouble;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most partitions made by one request; Kafka's controller refuses 10,000 at once.
 const PARTITIONS_AT_ONCE: i32 = 5_000;
 
+/// How long a broker that was lost may take to answer, or to take a connection, before it is asked
+/// again.
+const TIMEOUT_OF_LOST: Duration = Duration::from_secs(2);
+
 /// A topic, ready for a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Topic {
     /// Its name.
     pub name: String,
     /// Its id; zero if the broker has not told one.
+    #[serde(with = "id_as_bytes")]
     pub id: TopicId,
+    /// Who is asked for the leaders when one was lost; nobody if they are as they are.
+    pub bootstrap: Option<String>,
     /// The leader's address of each partition, the partition being the index.
     pub leaders: Vec<SocketAddr>,
     /// The first offset of each partition.
@@ -42,23 +54,108 @@ pub struct Making {
     pub configs: Vec<(String, String)>,
 }
 
+impl Topic {
+    /// A topic of one partition, empty, whose leader is there for ever.
+    #[must_use]
+    pub fn of_one_leader(name: &str, leader: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            id: TopicId::ZERO,
+            bootstrap: None,
+            leaders: vec![leader],
+            earliest: vec![0],
+            latest: vec![0],
+        }
+    }
+
+    /// Takes one address for the leader of all partitions, whatever the brokers say.
+    pub fn lead_all_from(&mut self, leader: SocketAddr) {
+        self.leaders.fill(leader);
+        self.bootstrap = None;
+    }
+
+    /// Who leads each partition now.
+    pub fn leaders_now(&self) -> Result<Vec<SocketAddr>, Trouble> {
+        let Some(bootstrap) = &self.bootstrap else { return Ok(self.leaders.clone()) };
+        let bootstrap = Address::parse_list(bootstrap);
+        let mut admin = Admin::with_config(ClusterConfig {
+            bootstrap: bootstrap.map_err(|error| Trouble::usage(error.to_string()))?,
+            connect_timeout: TIMEOUT_OF_LOST,
+            request_timeout: TIMEOUT_OF_LOST,
+            create_topics: false,
+            ..ClusterConfig::default()
+        })?;
+        let view = admin.topic(&self.name)?;
+        leaders(&mut admin, &self.name, &view)
+    }
+}
+
+mod id_as_bytes {
+    //! A topic's id among plain values.
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use tidemill_client::record::TopicId;
+
+    pub(super) fn serialize<S: Serializer>(id: &TopicId, to: S) -> Result<S::Ok, S::Error> {
+        id.0.serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<TopicId, D::Error> {
+        <[u8; 16]>::deserialize(from).map(TopicId)
+    }
+}
+
+/// How long a broker may take to let itself be connected to at the very beginning.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether some broker takes connections: the client would ask for half a minute, in case one
+/// comes, where a person has most likely mistyped.
+fn reach(bootstrap: &str) -> Result<(), Trouble> {
+    let list = Address::parse_list(bootstrap);
+    let list = list.map_err(|error| {
+        Trouble::usage(error.to_string()).fix("name brokers as HOST:PORT, with commas between")
+    })?;
+    let mut causes = Vec::new();
+    for Address { host, port } in &list {
+        match reach_one(host, *port) {
+            Ok(()) => return Ok(()),
+            Err(error) => causes.push(format!("{host}:{port}: {error}")),
+        }
+    }
+    let trouble = Trouble::new("cannot reach any broker").because(causes.join("; "));
+    Err(trouble.fix("start it, or name another with --broker HOST:PORT"))
+}
+
+fn reach_one(host: &str, port: u16) -> io::Result<()> {
+    let mut failed = io::Error::other("the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, REACHED_WITHIN) {
+            Ok(_) => return Ok(()),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// Makes the topic if it is not there, waits until every partition has a leader that answers, and
 /// tells where each begins and ends.
-pub fn prepare(bootstrap: &str, name: &str, making: &Making) -> io::Result<Topic> {
-    let mut admin = Admin::open(bootstrap).map_err(io::Error::other)?;
+pub fn prepare(bootstrap: &str, name: &str, making: &Making) -> Result<Topic, Trouble> {
+    reach(bootstrap)?;
+    let mut admin = Admin::open(bootstrap)?;
     create(&mut admin, name, making)?;
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        match look(&mut admin, name) {
+        match look(&mut admin, bootstrap, name) {
             Ok(topic) => return Ok(topic),
-            Err(error) if deadline < Instant::now() => return Err(error),
+            Err(trouble) if deadline < Instant::now() => return Err(trouble),
             Err(_) => thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
-fn create(admin: &mut Admin, name: &str, making: &Making) -> io::Result<()> {
-    let count = i32::try_from(making.partitions).map_err(io::Error::other)?;
+fn create(admin: &mut Admin, name: &str, making: &Making) -> Result<(), Trouble> {
+    let count = i32::try_from(making.partitions);
+    let count = count.map_err(|_| Trouble::usage("so many partitions no topic has"))?;
     let mut made = count.min(PARTITIONS_AT_ONCE);
     let mut topic = NewTopic::new(name).partitions(made);
     if let Some(replicas) = making.replicas {
@@ -72,35 +169,36 @@ fn create(admin: &mut Admin, name: &str, making: &Making) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => {
             return Ok(());
         }
-        Err(error) => return Err(io::Error::other(error)),
+        Err(error) => return Err(error.into()),
     }
     while made < count {
         made = count.min(made + PARTITIONS_AT_ONCE);
-        admin.create_partitions(name, made).map_err(io::Error::other)?;
+        admin.create_partitions(name, made)?;
     }
     Ok(())
 }
 
-fn look(admin: &mut Admin, name: &str) -> io::Result<Topic> {
-    let view = admin.topic(name).map_err(io::Error::other)?;
+fn look(admin: &mut Admin, bootstrap: &str, name: &str) -> Result<Topic, Trouble> {
+    let view = admin.topic(name)?;
     let leaders = leaders(admin, name, &view)?;
     let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
     let mut at = |start| {
         let found = admin.list_offsets(name, &partitions, start, Isolation::ReadUncommitted);
-        found.map(BTreeMap::into_values).map(Iterator::collect).map_err(io::Error::other)
+        found.map(BTreeMap::into_values).map(Iterator::collect).map_err(Trouble::from)
     };
     let (earliest, latest) = (at(Start::Earliest)?, at(Start::Latest)?);
-    Ok(Topic { name: name.to_owned(), id: view.id, leaders, earliest, latest })
+    let (name, bootstrap) = (name.to_owned(), Some(bootstrap.to_owned()));
+    Ok(Topic { name, id: view.id, bootstrap, leaders, earliest, latest })
 }
 
-fn leaders(admin: &mut Admin, name: &str, view: &TopicView) -> io::Result<Vec<SocketAddr>> {
-    let cluster = admin.cluster().map_err(io::Error::other)?;
+fn leaders(admin: &mut Admin, name: &str, view: &TopicView) -> Result<Vec<SocketAddr>, Trouble> {
+    let cluster = admin.cluster()?;
     let mut known: BTreeMap<&Address, SocketAddr> = BTreeMap::new();
     let mut leaders = Vec::with_capacity(view.partitions.len());
     for (number, partition) in view.partitions.iter().enumerate() {
         let node = partition.leader.and_then(|leader| cluster.nodes.get(&leader));
         let node = node.ok_or_else(|| {
-            io::Error::other(format!("partition {number} of topic {name} has no leader"))
+            Trouble::new(format!("partition {number} of topic {name} has no leader"))
         })?;
         let address = match known.get(node) {
             Some(address) => *address,
@@ -110,17 +208,17 @@ fn leaders(admin: &mut Admin, name: &str, view: &TopicView) -> io::Result<Vec<So
         leaders.push(address);
     }
     if leaders.is_empty() {
-        return Err(io::Error::other(format!("topic {name} has no partitions")));
+        return Err(Trouble::new(format!("topic {name} has no partitions")));
     }
     Ok(leaders)
 }
 
 /// Deletes the topic; it is no error if there is none.
-pub fn delete(bootstrap: &str, name: &str) -> io::Result<()> {
-    let mut admin = Admin::open(bootstrap).map_err(io::Error::other)?;
+pub fn delete(bootstrap: &str, name: &str) -> Result<(), Trouble> {
+    let mut admin = Admin::open(bootstrap)?;
     match admin.delete_topic(name) {
         Err(error) if error.kind() != ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition) => {
-            Err(io::Error::other(error))
+            Err(error.into())
         }
         _ => Ok(()),
     }
@@ -134,7 +232,17 @@ pub fn resolve(name: &str) -> io::Result<SocketAddr> {
 
 /// Connects for the load: no delay.
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    connect_within(address, TIMEOUT)
+}
+
+/// Connects again to a broker that was lost.
+pub fn connect_again(address: SocketAddr) -> io::Result<TcpStream> {
+    connect_within(address, TIMEOUT_OF_LOST)
+}
+
+fn connect_within(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let told = |error| io::Error::other(format!("cannot connect to {address}: {error}"));
+    let stream = TcpStream::connect_timeout(&address, timeout).map_err(told)?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -5,20 +5,25 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidemill_client::kafka::ApiKey;
 use tidemill_client::kafka::fetch::{FetchPartition, OutgoingFetch};
 use tidemill_client::{Connection, Reply};
 use tidemill_runtime::edge::Instant;
 
-use crate::load::{Plan, Tag, client_time};
-use crate::tally::{Ends, Measure, ReadBack, Tally};
+use crate::load::{Tag, Wrong, client_time};
+use crate::plan::Plan;
+use crate::tally::{Ends, Measure, ReadBack, Tallies};
 use crate::verify::Verifier;
 
 /// How long an answer may take beyond the wait that was asked for.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a reader waits before it asks again what was refused.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
 /// How readers behave.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Reading {
     /// The most bytes of one partition a fetch asks for.
     pub fetch_bytes: i32,
@@ -63,7 +68,10 @@ pub struct Following {
     first: usize,
     /// When the fetch under way was sent, and whether all producing had ended before.
     asked: Option<(Instant, bool)>,
+    /// A slow reader's next turn.
     not_before: Instant,
+    /// What was refused is not asked for again before.
+    refused_until: Instant,
 }
 
 impl Following {
@@ -76,7 +84,8 @@ impl Following {
             caught_up: false,
         };
         let places = partitions.iter().map(place).collect();
-        Self { set, reading, places, first: 0, asked: None, not_before: Instant::default() }
+        let (not_before, refused_until) = (Instant::default(), Instant::default());
+        Self { set, reading, places, first: 0, asked: None, not_before, refused_until }
     }
 
     /// Asks, if it is time to. `settled`: nothing more will be produced.
@@ -90,6 +99,7 @@ impl Following {
     ) {
         let begin = plan.start.after(self.reading.delay);
         let too_early = !settled && (now < self.not_before || now < begin);
+        let too_early = too_early || now < self.refused_until;
         if self.asked.is_some() || self.is_done() || too_early {
             return;
         }
@@ -117,14 +127,15 @@ impl Following {
         let timeout = TIMEOUT + self.reading.wait;
         match connection.fetch(&request, Tag::Asked, timeout, client_time(now)) {
             Ok(()) => self.asked = Some((now, settled)),
-            Err(error) => ends.fault(format!("fetch: {error}")),
+            Err(error) => ends.troubles.note(plan.seconds(now), format!("fetch: {error}")),
         }
     }
 
     /// When there is something to do, unless an answer comes before.
     pub fn next_wake(&self, plan: &Plan) -> Option<Instant> {
         let waits = self.asked.is_none() && !self.is_done();
-        waits.then(|| self.not_before.max(plan.start.after(self.reading.delay)))
+        let begin = plan.start.after(self.reading.delay);
+        waits.then(|| self.not_before.max(begin).max(self.refused_until))
     }
 
     /// Whether it has read everything.
@@ -133,57 +144,87 @@ impl Following {
         self.places.iter().all(|place| place.caught_up)
     }
 
+    /// The connection was lost: what was asked for will not come, and is asked for again.
+    pub fn handle_lost(&mut self) {
+        self.asked = None;
+    }
+
     /// An answer has come.
     pub fn take_answer(
         &mut self,
         reply: &Reply,
         plan: &Plan,
-        tally: &mut Tally,
+        tallies: &mut Tallies,
         ends: &mut Ends,
         now: Instant,
-    ) -> Result<(), String> {
-        let response = reply.fetch().map_err(|error| error.to_string())?;
-        let (asked_at, settled) = self.asked.take().ok_or("an answer nobody asked for")?;
-        if !response.error_code.is_none() {
-            tally.errors += 1;
-            return Err(format!("fetch: {:?}", response.error_code));
+    ) -> Result<(), Wrong> {
+        let asked = self.asked.take().ok_or_else(|| Wrong::damage("an answer nobody asked for"))?;
+        let taken = self.take_records(reply, plan, tallies, asked.1, now);
+        if matches!(taken, Err(Wrong::Refused { .. })) {
+            self.refused_until = now.after(AFTER_REFUSAL);
+            if let Some(phase) = plan.measuring(now) {
+                tallies.phase(phase).errors += 1;
+            }
         }
-        let measuring = plan.is_measuring(now);
+        let (bytes, records) = taken?;
+        if let Some(rate) = self.reading.rate {
+            let pause = Duration::from_secs_f64(bytes as f64 / rate);
+            self.not_before = self.not_before.max(asked.0).after(pause);
+        }
+        if let Some(phase) = plan.measuring(now)
+            && 0 < bytes
+        {
+            let tally = tallies.phase(phase);
+            tally.read_bytes += bytes;
+            tally.read_records += records;
+            tally.record(Measure::Fetch, now.since(asked.0).as_nanos() as u64, 1);
+            ends.last_answer_nanos = now.since(plan.start).as_nanos() as u64;
+        }
+        Ok(())
+    }
+
+    /// Verifies all records of an answer; how many bytes and records there were.
+    fn take_records(
+        &mut self,
+        reply: &Reply,
+        plan: &Plan,
+        tallies: &mut Tallies,
+        settled: bool,
+        now: Instant,
+    ) -> Result<(u64, u64), Wrong> {
+        let response = reply.fetch().map_err(Wrong::damage)?;
+        if !response.error_code.is_none() {
+            return Err(Wrong::refused("fetch", response.error_code));
+        }
         let (mut bytes, mut records) = (0, 0);
         for answer in response.partitions.iter() {
             if !answer.error_code.is_none() {
-                tally.errors += 1;
-                return Err(format!("fetch: {:?}", answer.error_code));
+                return Err(Wrong::refused("fetch", answer.error_code));
             }
             let is_asked = |place: &&mut Place| place.partition == answer.partition;
             let place = self.places.iter_mut().find(is_asked);
-            let place = place.ok_or("an answer for a partition nobody asked for")?;
+            let unasked = || Wrong::damage("an answer for a partition nobody asked for");
+            let place = place.ok_or_else(unasked)?;
             let before = place.verifier.records();
             for slice in answer.records.iter() {
                 bytes += slice.len() as u64;
                 if self.reading.verify {
-                    place.verifier.take(slice, &mut |due| {
-                        if plan.counts(due) {
+                    let mut take_due = |due_nanos| {
+                        let due = plan.start.after(Duration::from_nanos(due_nanos));
+                        if let Some(phase) = plan.phase_of(due) {
                             let spent = now.since(due).as_nanos() as u64;
-                            tally.record(Measure::EndToEnd, spent, 1);
+                            tallies.phase(phase).record(Measure::EndToEnd, spent, 1);
                         }
-                    })?;
+                    };
+                    let partition = answer.partition;
+                    let told = |why| Wrong::Damage(format!("partition {partition}: {why}"));
+                    place.verifier.take(slice, &mut take_due).map_err(told)?;
                 }
             }
             records += place.verifier.records() - before;
             place.caught_up = settled && answer.high_watermark <= place.verifier.next_offset();
         }
-        if let Some(rate) = self.reading.rate {
-            let pause = Duration::from_secs_f64(bytes as f64 / rate);
-            self.not_before = self.not_before.max(asked_at).after(pause);
-        }
-        if measuring && 0 < bytes {
-            tally.read_bytes += bytes;
-            tally.read_records += records;
-            tally.record(Measure::Fetch, now.since(asked_at).as_nanos() as u64, 1);
-            ends.last_answer = now;
-        }
-        Ok(())
+        Ok((bytes, records))
     }
 
     /// What is known at the end.

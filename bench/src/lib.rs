@@ -4,25 +4,38 @@
 //! What it promises: a record's latency counts from when it was due, not from when it could be
 //! sent ([`arrival`]); every record says whose and which it is and carries a checksum, and a
 //! reader notices any that is lost, repeated, out of order or changed ([`verify`], [`verdict`]);
-//! figures are for the window between warm-up and end only ([`run`]); histograms are merged, never
-//! averaged ([`tally`]).
+//! figures are for the phases between warm-up and end only ([`run`]); histograms of shards and
+//! processes are merged, never averaged ([`tally`], [`fleet`]).
 //!
-//! Start reading at [`run`], then [`load`].
+//! `tidemill bench` is its command line ([`cli`]). Start reading at [`run`], then [`load`].
 
+pub mod cli;
+
+pub mod amount;
 pub mod arrival;
 pub mod control;
-pub mod disk;
+pub mod phases;
+pub mod settings;
+pub mod workload;
+
+pub mod fleet;
 pub mod follow;
+pub mod listen;
 pub mod load;
-pub mod options;
+pub mod plan;
 pub mod produce;
-pub mod report;
+pub mod rejoin;
 pub mod run;
-pub mod search;
-pub mod sink;
+pub mod streams;
 pub mod tally;
 pub mod usage;
+pub mod watch;
+
+pub mod report;
+pub mod search;
 pub mod verdict;
 pub mod verify;
-pub mod watch;
-pub mod workload;
+
+pub mod disk;
+pub mod sink;
+pub mod trouble;

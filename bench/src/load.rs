@@ -5,26 +5,33 @@
 //! ([`crate::follow`]). A connection is driven when something arrived for it or when its time has
 //! come; with thousands of them a turn costs what its events cost.
 //!
+//! A connection that is lost is made again elsewhere ([`crate::rejoin`]) and handed back; what falls
+//! due meanwhile keeps its time. If it takes too long the run is given up, in all shards.
+//!
 //! After the end nothing more becomes due; what is in flight is awaited for a while, and readers
 //! read on until they have seen all of it. Start reading at [`Load::turn`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use tidemill_client::kafka::{ApiKey, TopicRef};
-use tidemill_client::record::TopicId;
+use tidemill_client::kafka::ErrorCode;
 use tidemill_client::{Connection, ConnectionConfig, Event};
-use tidemill_runtime::edge::{Completion, Done, Edge, Instant, Next, Op, Program, SocketId, Token};
+use tidemill_runtime::edge::{
+    Completion, Done, Edge, Instant, Next, Op, Program, ShardId, SocketId, Token,
+};
 use tidemill_runtime::ring::RingEdge;
 
 use crate::follow::Following;
+use crate::plan::Plan;
 use crate::produce::{Producing, Sent};
-use crate::tally::{Ends, News, Tally};
+use crate::rejoin::{Lost, Rejoined};
+use crate::tally::{Ends, Tallies};
 
 /// How the load generator calls itself.
 pub const CLIENT_ID: &str = "tidemill-bench";
@@ -48,68 +55,68 @@ pub enum Part {
 pub struct Member {
     /// Connected to the leader.
     pub stream: TcpStream,
+    /// One of the partitions it serves, by which its leader is found again.
+    pub partition: i32,
     /// What to do there.
     pub part: Part,
 }
 
-/// What all shards are to do.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The run's number, in every record.
-    pub run: u64,
-    /// The topic.
-    pub topic: String,
-    /// Its id, if the broker has told one.
-    pub topic_id: TopicId,
-    /// Kafka's acks: 0, 1 or -1.
-    pub acks: i16,
-    /// The most requests in flight on one connection.
-    pub in_flight_max: usize,
-    /// A batch is full at this size.
-    pub batch_bytes: usize,
-    /// How long a batch that is not full waits for more.
-    pub linger: Duration,
-    /// When the load begins.
-    pub start: Instant,
-    /// The wall clock at the start, in milliseconds.
-    pub start_unix_ms: i64,
-    /// From when on it counts.
-    pub measure_from: Instant,
-    /// When it ends.
-    pub end: Instant,
-    /// How long answers are awaited after the end, and readers may take to catch up.
-    pub drain: Duration,
-    /// Whether what is read counts until all is read, not only until the end.
-    pub until_caught_up: bool,
+/// What all shards, and all processes, share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// How many producing connections are not yet settled; other processes count as one.
+    pub producing: AtomicUsize,
+    /// Whether the run is over before its time.
+    pub over: AtomicBool,
 }
 
-impl Plan {
-    /// Whether what was due then counts.
-    #[must_use]
-    pub fn counts(&self, due: Instant) -> bool {
-        self.measure_from <= due && due < self.end
+/// What a shard says.
+#[derive(Debug)]
+pub enum News {
+    /// An interval has passed.
+    Interval(Box<Tallies>),
+    /// Nobody but other processes produces any more.
+    Settled,
+    /// The shard is done.
+    End(Box<Ends>),
+}
+
+/// Whom a shard tells.
+pub struct Outside {
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+    /// Takes what was measured.
+    pub news: Sender<News>,
+    /// Connects again.
+    pub lost: Sender<Lost>,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wrong {
+    /// It shows what no broker may do: nothing that follows could be trusted.
+    Damage(String),
+    /// The broker refused, and said so.
+    Refused {
+        /// In words.
+        text: String,
+        /// Another broker may not.
+        elsewhere: bool,
+    },
+}
+
+impl Wrong {
+    /// What no broker may do.
+    pub fn damage(why: impl fmt::Display) -> Self {
+        Self::Damage(why.to_string())
     }
 
-    /// Whether what is answered now counts.
+    /// The broker's refusal.
     #[must_use]
-    pub fn is_measuring(&self, now: Instant) -> bool {
-        self.measure_from <= now && (now < self.end || self.until_caught_up)
-    }
-
-    /// The topic as this broker wants it called.
-    #[must_use]
-    pub fn topic_for<A>(&self, connection: &Connection<A>, api: ApiKey) -> TopicRef<'_> {
-        if !self.topic_id.is_zero() && connection.takes_topic_ids(api) {
-            TopicRef::Id(self.topic_id)
-        } else {
-            TopicRef::Name(&self.topic)
-        }
-    }
-
-    /// The time that records are stamped with.
-    #[must_use]
-    pub fn wall_clock_ms(&self, now: Instant) -> i64 {
-        self.start_unix_ms + now.since(self.start).as_millis() as i64
+    pub fn refused(what: &str, code: ErrorCode) -> Self {
+        let elsewhere =
+            matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
+        Self::Refused { text: format!("{what}: {code}"), elsewhere }
     }
 }
 
@@ -130,7 +137,9 @@ pub enum Tag {
 
 /// The program of one shard of the load generator.
 pub struct Load {
+    shard: ShardId,
     plan: Plan,
+    config: ConnectionConfig,
     /// Not yet part of the edge.
     streams: Vec<TcpStream>,
     links: Vec<Link>,
@@ -138,23 +147,28 @@ pub struct Load {
     wakes: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Links to be driven in this turn.
     touched: Vec<usize>,
-    tally: Tally,
+    tallies: Tallies,
     next_report: Instant,
     ends: Ends,
-    /// How many producing connections of all shards are not yet settled.
-    producing: Arc<AtomicUsize>,
-    /// Since when none is.
+    outside: Outside,
+    /// Since when no connection of any shard produces.
     settled_since: Option<Instant>,
-    news: Sender<News>,
     begun: bool,
 }
 
 struct Link {
     socket: SocketId,
+    /// How often it was made: what is told of an earlier socket is no news.
+    generation: u32,
+    partition: i32,
     connection: Connection<Tag>,
     part: Part,
     sending: bool,
     open: bool,
+    /// Since when there is no broker to speak to.
+    down_since: Option<Instant>,
+    /// What it was told cannot be trusted: it is not used any more.
+    given_up: bool,
     /// A producer that has told that it is settled.
     told_settled: bool,
     /// The earliest wake that is in the heap.
@@ -164,24 +178,19 @@ struct Link {
 
 const RECEIVED: u64 = 0;
 const SENT: u64 = 1;
+const CLOSED: u64 = 2;
 
-fn token(link: usize, what: u64) -> Token {
-    Token((link as u64) << 1 | what)
-}
+/// So many links one shard can have: the rest of a token is their generation.
+const LINK_BITS: u32 = 30;
 
 impl Load {
-    /// A load that begins with the shard's first turn. `producing` counts the producing
-    /// connections of all shards.
+    /// A load that begins with the shard's first turn.
     #[must_use]
-    pub fn new(
-        plan: Plan,
-        members: Vec<Member>,
-        producing: Arc<AtomicUsize>,
-        news: Sender<News>,
-    ) -> Self {
+    pub fn new(shard: ShardId, plan: Plan, members: Vec<Member>, outside: Outside) -> Self {
+        assert!(members.len() < 1 << LINK_BITS, "so many sockets no process has");
         let config = ConnectionConfig {
             client_id: Arc::from(CLIENT_ID),
-            in_flight_max: plan.in_flight_max.max(1),
+            in_flight_max: plan.in_flight_max,
             unsent_bytes_max: (4 * plan.batch_bytes).max(1 << 20),
             ..ConnectionConfig::default()
         };
@@ -190,40 +199,55 @@ impl Load {
             streams.push(member.stream);
             links.push(Link {
                 socket: SocketId(u32::MAX),
+                generation: 0,
+                partition: member.partition,
                 connection: Connection::new(config.clone()),
                 part: member.part,
                 sending: false,
                 open: true,
+                down_since: None,
+                given_up: false,
                 told_settled: false,
                 wake: None,
                 is_touched: false,
             });
         }
-        let next_report = plan.start.after(INTERVAL);
         Self {
+            shard,
+            next_report: plan.start.after(INTERVAL),
+            tallies: Tallies::of(plan.ends().len()),
             plan,
+            config,
             streams,
             links,
             wakes: BinaryHeap::new(),
             touched: Vec::new(),
-            tally: Tally::default(),
-            next_report,
             ends: Ends::default(),
-            producing,
+            outside,
             settled_since: None,
-            news,
             begun: false,
         }
     }
 
-    fn adopt(&mut self, now: Instant, edge: &mut RingEdge<()>) {
+    fn adopt(&mut self, now: Instant, edge: &mut RingEdge<Rejoined>) {
         for (i, stream) in std::mem::take(&mut self.streams).into_iter().enumerate() {
-            let link = &mut self.links[i];
-            link.socket = edge.adopt(stream);
-            link.connection.handle_connected(client_time(now));
-            link.receive(i, edge);
+            self.links[i].adopt(i, stream, now, edge);
             self.touch(i);
         }
+    }
+
+    /// A connection is there again, unless nobody needs it any more.
+    fn take_rejoined(&mut self, rejoined: Rejoined, now: Instant, edge: &mut RingEdge<Rejoined>) {
+        let Rejoined { link: i, generation, stream } = rejoined;
+        let link = &mut self.links[i];
+        if link.open || link.given_up || link.generation != generation {
+            return;
+        }
+        link.generation += 1;
+        link.connection = Connection::new(self.config.clone());
+        (link.open, link.sending) = (true, false);
+        link.adopt(i, stream, now, edge);
+        self.touch(i);
     }
 
     fn touch(&mut self, i: usize) {
@@ -232,64 +256,115 @@ impl Load {
         }
     }
 
-    fn handle_completion(&mut self, completion: Completion, now: Instant, edge: &mut RingEdge<()>) {
-        let i = (completion.token.0 >> 1) as usize;
+    fn handle_completion(
+        &mut self,
+        completion: Completion,
+        now: Instant,
+        edge: &mut RingEdge<Rejoined>,
+    ) {
+        let (i, what) =
+            ((completion.token.0 >> 2) as usize & ((1 << LINK_BITS) - 1), completion.token.0 & 3);
         let link = &mut self.links[i];
+        if what == CLOSED || link.token(i, what) != completion.token {
+            return;
+        }
         match completion.result {
             Ok(Done::Received { bytes, received }) if 0 < received => {
                 link.connection.handle_input(bytes, client_time(now));
-                self.hear(i, now);
+                self.hear(i, now, edge);
                 self.links[i].receive(i, edge);
             }
-            Ok(Done::Received { .. }) => self.close(i, "the broker closed the connection", now),
+            Ok(Done::Received { .. }) => {
+                self.close(i, "the broker closed the connection", now, edge)
+            }
             Ok(_) => link.sending = false,
-            Err(fault) => self.close(i, &format!("the connection failed: {fault:?}"), now),
+            Err(fault) => {
+                self.close(i, &format!("the connection failed: {fault:?}"), now, edge);
+            }
         }
         self.touch(i);
     }
 
-    fn close(&mut self, i: usize, why: &str, now: Instant) {
+    fn close(&mut self, i: usize, why: &str, now: Instant, edge: &mut RingEdge<Rejoined>) {
         if self.links[i].open {
             self.links[i].connection.handle_closed(why);
-            self.hear(i, now);
+            self.hear(i, now, edge);
         }
     }
 
-    fn hear(&mut self, i: usize, now: Instant) {
-        let Self { plan, links, tally, ends, .. } = self;
-        let link = &mut links[i];
-        while let Some(event) = link.connection.poll_event() {
+    fn hear(&mut self, i: usize, now: Instant, edge: &mut RingEdge<Rejoined>) {
+        while let Some(event) = self.links[i].connection.poll_event() {
+            let Self { plan, links, tallies, ends, .. } = self;
+            let link = &mut links[i];
             let taken = match (event, &mut link.part) {
                 (Event::Reply(Tag::Produced(sent), reply), Part::Produce(producing)) => {
-                    producing.take_answer(&sent, &reply, plan, tally, ends, now)
+                    producing.take_answer(&sent, &reply, plan, tallies, ends, now)
                 }
                 (Event::Reply(Tag::Asked, reply), Part::Follow(following)) => {
-                    following.take_answer(&reply, plan, tally, ends, now)
+                    following.take_answer(&reply, plan, tallies, ends, now)
                 }
                 (Event::Lost(Tag::Produced(sent)), Part::Produce(producing)) => {
                     producing.take_loss(&sent, ends);
-                    Ok(())
+                    continue;
+                }
+                (Event::Ready, _) => {
+                    link.handle_ready(plan, ends, now);
+                    continue;
                 }
                 (Event::Closed(trouble), _) => {
-                    if std::mem::replace(&mut link.open, false) {
-                        ends.fault(trouble.to_string());
-                    }
-                    Ok(())
+                    self.lose(i, &trouble.to_string(), now, edge);
+                    continue;
                 }
-                _ => Ok(()),
+                // The fetch under way: it is asked for again when the connection is.
+                _ => continue,
             };
-            if let Err(why) = taken {
-                // Nothing that follows on this connection could be trusted.
-                ends.fault(why);
-                link.open = false;
-                link.connection.handle_closed("given up");
+            if let Err(wrong) = taken {
+                self.take_wrong(i, wrong, now);
             }
         }
     }
 
-    fn drive(&mut self, i: usize, now: Instant, edge: &mut RingEdge<()>) {
+    /// A connection is gone: asks for another one, unless nothing is left for it to do.
+    fn lose(&mut self, i: usize, why: &str, now: Instant, edge: &mut RingEdge<Rejoined>) {
+        let Self { plan, links, ends, outside, .. } = self;
+        let link = &mut links[i];
+        link.open = false;
+        link.down_since.get_or_insert(now);
+        edge.submit(link.token(i, CLOSED), Op::CloseSocket { socket: link.socket });
+        match &mut link.part {
+            Part::Produce(producing) => producing.handle_lost(plan),
+            Part::Follow(following) => following.handle_lost(),
+        }
+        if link.given_up || link.is_done() {
+            return;
+        }
+        ends.troubles.note(plan.seconds(now), why.to_owned());
+        let (shard, generation, partition) = (self.shard, link.generation, link.partition);
+        // Fails only at the very end, when nobody connects any more.
+        let _ = outside.lost.send(Lost { shard, link: i, generation, partition });
+    }
+
+    fn take_wrong(&mut self, i: usize, wrong: Wrong, now: Instant) {
+        let (ends, link) = (&mut self.ends, &mut self.links[i]);
+        let seconds = self.plan.seconds(now);
+        match wrong {
+            Wrong::Damage(text) => {
+                ends.damage.note(seconds, text);
+                link.given_up = true;
+                link.connection.handle_closed("given up");
+            }
+            Wrong::Refused { text, elsewhere } => {
+                ends.troubles.note(seconds, text);
+                if elsewhere {
+                    link.connection.handle_closed("the partition is led elsewhere now");
+                }
+            }
+        }
+    }
+
+    fn drive(&mut self, i: usize, now: Instant, edge: &mut RingEdge<Rejoined>) {
         let settled = self.is_settled(now);
-        let Self { plan, links, tally, ends, producing: all_producing, .. } = self;
+        let Self { plan, links, tallies, ends, .. } = self;
         let link = &mut links[i];
         link.is_touched = false;
         if link.open {
@@ -298,7 +373,7 @@ impl Load {
         if link.open && plan.start <= now && link.connection.is_ready() {
             match &mut link.part {
                 Part::Produce(producing) => {
-                    producing.drive(plan, &mut link.connection, tally, ends, now);
+                    producing.drive(plan, &mut link.connection, tallies, ends, now);
                 }
                 Part::Follow(following) => {
                     following.drive(plan, &mut link.connection, ends, settled, now);
@@ -308,24 +383,29 @@ impl Load {
         link.flush(i, edge);
         if let Part::Produce(producing) = &link.part
             && !link.told_settled
-            && plan.end <= now
-            && (!link.open || producing.is_settled(plan) && link.is_sent())
+            && plan.end() <= now
+            && (link.given_up || producing.is_settled(now) && link.is_sent())
         {
             link.told_settled = true;
-            all_producing.fetch_sub(1, Ordering::AcqRel);
+            let left = self.outside.shared.producing.fetch_sub(1, Ordering::AcqRel) - 1;
+            if left <= 1 {
+                // Fails only if nobody wants to know any more.
+                drop(self.outside.news.send(News::Settled));
+            }
         }
-        self.hear(i, now);
+        self.hear(i, now, edge);
         self.arrange_wake(i, now);
     }
 
     /// Whether all producers have ended, and what they sent can be read.
     fn is_settled(&mut self, now: Instant) -> bool {
-        if self.settled_since.is_none() && self.producing.load(Ordering::Acquire) == 0 {
+        let is_none_left = || self.outside.shared.producing.load(Ordering::Acquire) == 0;
+        if self.settled_since.is_none() && is_none_left() {
             self.settled_since = Some(now);
         }
         let grace = if self.plan.acks == -1 { Duration::ZERO } else { GRACE };
         self.settled_since.is_some_and(|since| since.after(grace) <= now)
-            && (self.plan.end <= now || self.plan.until_caught_up)
+            && (self.plan.end() <= now || self.plan.until_caught_up)
     }
 
     fn arrange_wake(&mut self, i: usize, now: Instant) {
@@ -334,7 +414,9 @@ impl Load {
             return;
         }
         let wake = match &link.part {
-            Part::Produce(producing) if now < self.plan.end => producing.next_wake(&self.plan),
+            Part::Produce(producing) if now < self.plan.end() => {
+                producing.next_wake(&self.plan, now)
+            }
             Part::Produce(_) => None,
             Part::Follow(following) => following.next_wake(&self.plan),
         };
@@ -358,49 +440,71 @@ impl Load {
         }
     }
 
-    /// Whether everything that may still come has come.
-    fn is_done(&self, now: Instant) -> bool {
-        if self.plan.end.after(self.plan.drain) <= now {
-            return true;
+    /// Gives the run up, in all shards, if some broker is away for too long.
+    fn look_for_lost(&mut self, now: Instant) {
+        let limit = self.plan.reconnect;
+        let needed = self.links.iter().filter(|link| !link.given_up && !link.is_done());
+        let longest = needed.filter_map(|link| link.down_since).min();
+        if let Some(since) = longest
+            && since.after(limit) <= now
+            && self.ends.given_up.is_none()
+        {
+            self.ends.given_up = Some(format!(
+                "the broker was lost {:.1} s after the start and not back within {:.0} s",
+                self.plan.seconds(since),
+                limit.as_secs_f64()
+            ));
+            self.outside.shared.over.store(true, Ordering::Release);
         }
-        let ended = self.plan.end <= now || self.plan.until_caught_up;
-        ended
-            && self.links.iter().all(|link| {
-                !link.open
-                    || match &link.part {
-                        Part::Produce(_) => link.told_settled,
-                        Part::Follow(following) => following.is_done(),
-                    }
-            })
     }
 
-    fn finish(&mut self) -> Next {
+    /// Whether everything that may still come has come.
+    fn is_done(&self, now: Instant) -> bool {
+        let is_over = self.outside.shared.over.load(Ordering::Acquire);
+        if is_over || self.plan.end().after(self.plan.drain) <= now {
+            return true;
+        }
+        let ended = self.plan.end() <= now || self.plan.until_caught_up;
+        ended && self.links.iter().all(|link| link.given_up || link.is_done())
+    }
+
+    fn finish(&mut self, now: Instant) -> Next {
         self.report();
         let mut ends = std::mem::take(&mut self.ends);
-        for link in self.links.drain(..) {
+        for mut link in self.links.drain(..) {
+            // What is still in flight will not be answered any more.
+            link.connection.handle_closed("the run has ended");
+            while let Some(event) = link.connection.poll_event() {
+                if let (Event::Lost(Tag::Produced(sent)), Part::Produce(producing)) =
+                    (event, &mut link.part)
+                {
+                    producing.take_loss(&sent, &mut ends);
+                }
+            }
             match link.part {
-                Part::Produce(producing) => producing.finish(&self.plan, &mut ends),
+                Part::Produce(producing) => producing.finish(&mut ends, now),
                 Part::Follow(following) => following.finish(&mut ends),
             }
         }
         // Fails only if nobody wants to know any more.
-        drop(self.news.send(News::End(Box::new(ends))));
+        drop(self.outside.news.send(News::End(Box::new(ends))));
         Next::Stop
     }
 
     fn report(&mut self) {
-        let tally = std::mem::take(&mut self.tally);
-        drop(self.news.send(News::Interval(Box::new(tally))));
+        let tallies = self.tallies.take();
+        drop(self.outside.news.send(News::Interval(Box::new(tallies))));
     }
 
     fn next_turn(&self, now: Instant) -> Next {
         let mut next = self.next_report;
-        for at in [self.plan.start, self.plan.end, self.plan.end.after(self.plan.drain)] {
+        let end = self.plan.end();
+        for at in [self.plan.start, end, end.after(self.plan.drain)] {
             if now < at {
                 next = next.min(at);
             }
         }
-        if self.plan.end <= now {
+        if end <= now {
             // Others tell by a shared count that they are settled; that wakes nobody.
             next = next.min(now.after(Duration::from_millis(20)));
         }
@@ -411,11 +515,14 @@ impl Load {
     }
 }
 
-impl Program<RingEdge<()>> for Load {
-    fn turn(&mut self, edge: &mut RingEdge<()>) -> Next {
+impl Program<RingEdge<Rejoined>> for Load {
+    fn turn(&mut self, edge: &mut RingEdge<Rejoined>) -> Next {
         let now = edge.now();
         if !self.streams.is_empty() {
             self.adopt(now, edge);
+        }
+        while let Some((_, rejoined)) = edge.poll_message() {
+            self.take_rejoined(rejoined, now, edge);
         }
         while let Some(completion) = edge.poll_completion() {
             self.handle_completion(completion, now, edge);
@@ -425,25 +532,54 @@ impl Program<RingEdge<()>> for Load {
         if reports {
             self.next_report = now.after(INTERVAL);
             self.report();
+            self.look_for_lost(now);
         }
         // Rarely: whatever waits for the start, the end, or an answer that is overdue.
         let begins = !self.begun && self.plan.start <= now;
         self.begun |= begins;
-        if reports || begins || self.plan.end <= now {
+        if reports || begins || self.plan.end() <= now {
             (0..self.links.len()).for_each(|i| self.touch(i));
         }
         for i in std::mem::take(&mut self.touched) {
             self.drive(i, now, edge);
         }
-        if self.is_done(now) { self.finish() } else { self.next_turn(now) }
+        if self.is_done(now) { self.finish(now) } else { self.next_turn(now) }
     }
 }
 
 impl Link {
-    fn receive(&mut self, i: usize, edge: &mut RingEdge<()>) {
+    fn token(&self, i: usize, what: u64) -> Token {
+        Token(u64::from(self.generation) << (LINK_BITS + 2) | (i as u64) << 2 | what)
+    }
+
+    fn adopt(&mut self, i: usize, stream: TcpStream, now: Instant, edge: &mut RingEdge<Rejoined>) {
+        self.socket = edge.adopt(stream);
+        self.connection.handle_connected(client_time(now));
+        self.receive(i, edge);
+    }
+
+    fn handle_ready(&mut self, plan: &Plan, ends: &mut Ends, now: Instant) {
+        if let Some(since) = self.down_since.take() {
+            let away = now.since(since).as_secs_f64();
+            ends.recoveries.note(plan.seconds(now), format!("connected again after {away:.1} s"));
+        }
+        if let Part::Produce(producing) = &mut self.part {
+            producing.handle_rejoined(now);
+        }
+    }
+
+    /// Whether there is nothing left to do for it.
+    fn is_done(&self) -> bool {
+        match &self.part {
+            Part::Produce(_) => self.told_settled,
+            Part::Follow(following) => following.is_done(),
+        }
+    }
+
+    fn receive(&mut self, i: usize, edge: &mut RingEdge<Rejoined>) {
         if self.open {
             let into = self.connection.take_input();
-            edge.submit(token(i, RECEIVED), Op::Receive { socket: self.socket, into });
+            edge.submit(self.token(i, RECEIVED), Op::Receive { socket: self.socket, into });
         }
     }
 
@@ -451,13 +587,13 @@ impl Link {
         !self.sending && self.connection.unsent_bytes() == 0
     }
 
-    fn flush(&mut self, i: usize, edge: &mut RingEdge<()>) {
+    fn flush(&mut self, i: usize, edge: &mut RingEdge<Rejoined>) {
         if self.sending || !self.open || self.connection.unsent_bytes() == 0 {
             return;
         }
         let mut parts = Vec::new();
         self.connection.take_output(&mut parts);
         self.sending = true;
-        edge.submit(token(i, SENT), Op::Send { socket: self.socket, parts });
+        edge.submit(self.token(i, SENT), Op::Send { socket: self.socket, parts });
     }
 }

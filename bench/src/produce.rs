@@ -21,9 +21,11 @@ use tidemill_client::{Connection, Reply};
 use tidemill_record::{BatchBuilder, Timestamp};
 use tidemill_runtime::edge::Instant;
 
-use crate::arrival::Arrivals;
-use crate::load::{Plan, Tag, client_time};
-use crate::tally::{Ends, Measure, Produced, Tally};
+use crate::arrival::{Due, Schedule};
+use crate::load::{Tag, Wrong, client_time};
+use crate::plan::Plan;
+use crate::settings::{Phase, Settings, Share};
+use crate::tally::{Ends, Measure, Produced, Tallies};
 use crate::workload::{Identity, Shape, Values};
 
 /// How long an answer may take.
@@ -31,9 +33,6 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How many ranges of refused sequences are kept for one producer; more are one range.
 const FAILED_MAX: usize = 10_000;
-
-/// Records that were due at the same time.
-type Due = (Instant, u64);
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -64,10 +63,9 @@ struct Stream {
 pub struct Producing {
     streams: Vec<Stream>,
     values: Values,
-    codec: tidemill_record::Codec,
-    arrivals: Arrivals,
-    is_closed_loop: bool,
-    is_keyed: bool,
+    /// What records look like in each phase.
+    shapes: Vec<Shape>,
+    schedule: Schedule,
     /// The stream that takes the next record.
     current: usize,
     /// Full batches, to be sent first.
@@ -79,26 +77,31 @@ pub struct Producing {
     room_since: Instant,
     had_room: bool,
     /// What is left of a burst that has begun.
-    burst: Option<(Instant, u32)>,
+    burst: Option<Due>,
 }
 
 impl Producing {
-    /// For these partitions; their producers are numbered from `first_producer` on.
+    /// For these partitions, with a share of the load; its producers are numbered from
+    /// `first_producer` on.
     #[must_use]
     pub fn new(
         partitions: &[i32],
         first_producer: u32,
-        shape: Shape,
+        settings: &Settings,
+        plan: &Plan,
         pool: Arc<[u8]>,
-        arrivals: Arrivals,
+        share: Share,
     ) -> Self {
+        let shapes = settings.shapes();
+        let arrivals = |(phase, until): (&Phase, &Instant)| (*until, phase.arrival);
+        let phases: Vec<_> = settings.phases.iter().zip(plan.ends()).map(arrivals).collect();
         let stream = |(nth, partition): (usize, &i32)| Stream {
             partition: *partition,
             producer: first_producer + nth as u32,
             next_sequence: 0,
             last_offset: -1,
             failed: Vec::new(),
-            batch: BatchBuilder::new(shape.codec),
+            batch: BatchBuilder::new(shapes[0].codec),
             dues: Vec::new(),
             opened: Instant::default(),
             nth_batch: 0,
@@ -106,11 +109,9 @@ impl Producing {
         };
         Self {
             streams: partitions.iter().enumerate().map(stream).collect(),
-            values: Values::new(shape, pool, u64::from(first_producer) + 1),
-            codec: shape.codec,
-            is_closed_loop: arrivals.next_due().is_none(),
-            is_keyed: shape.keys.is_some(),
-            arrivals,
+            values: Values::new(&shapes, pool, u64::from(first_producer) + 1),
+            shapes,
+            schedule: Schedule::new(plan.start, &phases, share),
             current: 0,
             full: VecDeque::new(),
             open: VecDeque::new(),
@@ -126,13 +127,13 @@ impl Producing {
         &mut self,
         plan: &Plan,
         connection: &mut Connection<Tag>,
-        tally: &mut Tally,
+        tallies: &mut Tallies,
         ends: &mut Ends,
         now: Instant,
     ) {
         loop {
-            self.take_due(plan, tally, now);
-            let sent = self.send(plan, connection, tally, ends, now);
+            self.take_due(plan, tallies, now);
+            let sent = self.send(plan, connection, tallies, ends, now);
             self.note_room(now);
             if !sent {
                 return;
@@ -141,32 +142,46 @@ impl Producing {
     }
 
     /// When there is something to do, unless an answer comes before.
-    pub fn next_wake(&self, plan: &Plan) -> Option<Instant> {
+    pub fn next_wake(&self, plan: &Plan, now: Instant) -> Option<Instant> {
         let has_place = self.full.len() < self.streams.len();
-        let due = self.arrivals.next_due().filter(|due| has_place && *due < plan.end);
+        let due = self.schedule.next_due().filter(|_| has_place);
         let has_room = self.in_flight < plan.in_flight_max;
         let oldest = self.open.front().filter(|_| has_room);
         let lingered = oldest.map(|(stream, _)| self.streams[*stream].opened.after(plan.linger));
-        match (due, lingered) {
-            (Some(due), Some(lingered)) => Some(due.min(lingered)),
-            (due, lingered) => due.or(lingered),
-        }
+        let turn = self.schedule.next_turn(now);
+        [due, lingered, turn].into_iter().flatten().min()
     }
 
     /// Whether all that was due is answered.
-    pub fn is_settled(&self, plan: &Plan) -> bool {
-        let all_due = self.arrivals.next_due().is_none_or(|due| plan.end <= due);
+    pub fn is_settled(&self, now: Instant) -> bool {
         let nothing_waits = self.full.is_empty() && self.open.is_empty() && self.burst.is_none();
-        all_due && nothing_waits && self.in_flight == 0
+        self.schedule.is_over(now) && nothing_waits && self.in_flight == 0
+    }
+
+    /// The connection was lost. Nobody can tell how much of what was sent without being
+    /// acknowledged has arrived; the rest was told lost one by one.
+    pub fn handle_lost(&mut self, plan: &Plan) {
+        if plan.acks == 0 {
+            for stream in &mut self.streams {
+                let unsent = u64::from(stream.batch.records_count());
+                stream.failed.clear();
+                stream.refused(0..stream.next_sequence - unsent);
+            }
+        }
+    }
+
+    /// The connection is there again: what fell due meanwhile was held back by the broker.
+    pub fn handle_rejoined(&mut self, now: Instant) {
+        (self.room_since, self.had_room) = (now, true);
     }
 
     /// What is known at the end. What was not answered counts as refused.
-    pub fn finish(mut self, plan: &Plan, ends: &mut Ends) {
-        while let Some((due, records)) = self.next_due(plan.end) {
-            ends.unanswered += if due < plan.end { u64::from(records) } else { 0 };
+    pub fn finish(mut self, ends: &mut Ends, now: Instant) {
+        while let Some(due) = self.next_due(now) {
+            ends.unanswered += u64::from(due.records);
         }
         for stream in self.streams {
-            ends.unanswered += stream.dues.iter().map(|(_, records)| records).sum::<u64>();
+            ends.unanswered += stream.dues.iter().map(|due| u64::from(due.records)).sum::<u64>();
             // What is in a batch that was never sent was never sent.
             let unsent = u64::from(stream.batch.records_count());
             ends.produced.push(Produced {
@@ -187,38 +202,35 @@ impl Producing {
         self.had_room = has_room;
     }
 
-    fn next_due(&mut self, now: Instant) -> Option<(Instant, u32)> {
-        self.burst.take().or_else(|| self.arrivals.poll_due(now))
+    fn next_due(&mut self, now: Instant) -> Option<Due> {
+        self.burst.take().or_else(|| self.schedule.poll_due(now))
     }
 
-    fn take_due(&mut self, plan: &Plan, tally: &mut Tally, now: Instant) {
-        if self.is_closed_loop {
-            return;
-        }
-        let until = Instant { nanos: now.nanos.min(plan.end.nanos.saturating_sub(1)) };
+    fn take_due(&mut self, plan: &Plan, tallies: &mut Tallies, now: Instant) {
+        let stamp = Timestamp(plan.wall_clock_ms(now));
         while self.full.len() < self.streams.len() {
-            let Some((due, records)) = self.next_due(until) else { return };
-            let mut left = records;
+            let Some(due) = self.next_due(now) else { return };
+            let mut left = due.records;
             while 0 < left && self.full.len() < self.streams.len() {
-                self.append(plan, due, now);
+                self.append(plan, due, stamp, now);
                 left -= 1;
             }
             if 0 < left {
-                self.burst = Some((due, left));
+                self.burst = Some(Due { records: left, ..due });
             }
-            if plan.counts(due) {
-                if due < self.room_since {
-                    tally.held_back += u64::from(records - left);
+            if plan.counts(due.at) {
+                let (taken, tally) = (u64::from(due.records - left), tallies.phase(due.phase));
+                if due.at < self.room_since {
+                    tally.held_back += taken;
                 } else {
-                    let late = now.since(due).as_nanos() as u64;
-                    tally.record(Measure::Late, late, u64::from(records - left));
+                    tally.record(Measure::Late, now.since(due.at).as_nanos() as u64, taken);
                 }
             }
         }
     }
 
-    /// Puts one record into a batch that is not full. There is one.
-    fn append(&mut self, plan: &Plan, due: Instant, now: Instant) {
+    /// Puts one of the records that are due into a batch that is not full. There is one.
+    fn append(&mut self, plan: &Plan, due: Due, stamp: Timestamp, now: Instant) {
         while self.streams[self.current].is_full {
             self.current = (self.current + 1) % self.streams.len();
         }
@@ -228,26 +240,27 @@ impl Producing {
             stream.opened = now;
             self.open.push_back((place, stream.nth_batch));
         }
+        let shape = &self.shapes[due.phase];
         let identity = Identity {
             run: plan.run,
             producer: stream.producer,
             sequence: stream.next_sequence,
-            due,
+            due_nanos: due.at.nanos.saturating_sub(plan.start.nanos),
         };
         stream.next_sequence += 1;
-        let (key, value) = self.values.next(stream.partition, identity);
+        let (key, value) = self.values.next(shape, stream.partition, identity);
         let size = value.len() + key.map_or(0, <[u8]>::len);
-        stream.batch.append(Timestamp(plan.wall_clock_ms(now)), key, Some(value));
+        stream.batch.append(stamp, key, Some(value));
         match stream.dues.last_mut() {
-            Some((last, records)) if *last == due => *records += 1,
-            _ => stream.dues.push((due, 1)),
+            Some(last) if last.at == due.at => last.records += 1,
+            _ => stream.dues.push(Due { records: 1, ..due }),
         }
         // The next record is about as large as this one.
         if plan.batch_bytes < stream.batch.size_bytes() + size + 16 {
             stream.is_full = true;
             self.full.push_back(place);
         }
-        if stream.is_full || self.is_keyed {
+        if stream.is_full || shape.keys.is_some() {
             self.current = (place + 1) % self.streams.len();
         }
     }
@@ -257,19 +270,20 @@ impl Producing {
         &mut self,
         plan: &Plan,
         connection: &mut Connection<Tag>,
-        tally: &mut Tally,
+        tallies: &mut Tallies,
         ends: &mut Ends,
         now: Instant,
     ) -> bool {
         let mut sent = false;
         while connection.has_room(client_time(now)) {
-            let closed_loop = self.is_closed_loop && plan.start <= now && now < plan.end;
-            if closed_loop && self.full.is_empty() {
-                self.fill(plan, now);
+            if let Some(phase) = self.schedule.closed_phase(now)
+                && self.full.is_empty()
+            {
+                self.fill(plan, phase, now);
             }
             let Some(place) = self.next_batch(plan, now) else { break };
-            if let Err(error) = self.send_batch(place, plan, connection, tally, now) {
-                ends.fault(format!("produce: {error}"));
+            if let Err(error) = self.send_batch(place, plan, connection, tallies, now) {
+                ends.troubles.note(plan.seconds(now), format!("produce: {error}"));
                 break;
             }
             sent = true;
@@ -278,9 +292,10 @@ impl Producing {
     }
 
     /// A full batch, all due now.
-    fn fill(&mut self, plan: &Plan, now: Instant) {
+    fn fill(&mut self, plan: &Plan, phase: usize, now: Instant) {
+        let stamp = Timestamp(plan.wall_clock_ms(now));
         while self.full.is_empty() {
-            self.append(plan, now, now);
+            self.append(plan, Due { at: now, records: 1, phase }, stamp, now);
         }
     }
 
@@ -293,7 +308,7 @@ impl Producing {
             let (place, nth) = *self.open.front()?;
             let stream = &self.streams[place];
             let is_gone = stream.nth_batch != nth;
-            if !is_gone && now < stream.opened.after(plan.linger) && now < plan.end {
+            if !is_gone && now < stream.opened.after(plan.linger) && now < plan.end() {
                 return None;
             }
             self.open.pop_front();
@@ -308,11 +323,11 @@ impl Producing {
         place: usize,
         plan: &Plan,
         connection: &mut Connection<Tag>,
-        tally: &mut Tally,
+        tallies: &mut Tallies,
         now: Instant,
     ) -> Result<(), tidemill_client::SendError> {
         let stream = &mut self.streams[place];
-        let batch = std::mem::replace(&mut stream.batch, BatchBuilder::new(self.codec));
+        let batch = std::mem::replace(&mut stream.batch, BatchBuilder::new(self.shapes[0].codec));
         let records: Bytes = batch.build().freeze();
         let count = u64::from(batch.records_count());
         stream.nth_batch += 1;
@@ -342,7 +357,8 @@ impl Producing {
         };
         if plan.acks == 0 {
             // Nobody will tell: what is sent counts as done.
-            if plan.is_measuring(now) {
+            if let Some(phase) = plan.measuring(now) {
+                let tally = tallies.phase(phase);
                 tally.acked_bytes += sent.bytes;
                 tally.acked_records += count;
                 tally.acked_batches += 1;
@@ -359,39 +375,47 @@ impl Producing {
         sent: &Sent,
         reply: &Reply,
         plan: &Plan,
-        tally: &mut Tally,
+        tallies: &mut Tallies,
         ends: &mut Ends,
         now: Instant,
-    ) -> Result<(), String> {
+    ) -> Result<(), Wrong> {
         self.in_flight -= 1;
-        let response = reply.produce().map_err(|error| error.to_string())?;
-        let partition = response.partitions.first().ok_or("an answer for no partition")?;
+        let damage = |why: String| Wrong::Damage(why);
+        let response = reply.produce().map_err(|error| damage(error.to_string()))?;
+        let partition = response.partitions.first();
+        let partition = partition.ok_or_else(|| damage("an answer for no partition".to_owned()))?;
         let stream = &mut self.streams[sent.stream];
+        let measuring = plan.measuring(now);
         if !partition.error_code.is_none() {
             stream.refused(sent.sequences.clone());
-            tally.errors += 1;
-            ends.fault(format!("produce: {:?}", partition.error_code));
-            return Ok(());
+            if let Some(phase) = measuring {
+                tallies.phase(phase).errors += 1;
+            }
+            return Err(Wrong::refused("produce", partition.error_code));
         }
         if partition.base_offset <= stream.last_offset {
             let (found, last) = (partition.base_offset, stream.last_offset);
-            return Err(format!("offset {found} after {last}"));
+            return Err(damage(format!(
+                "partition {}: offset {found} after {last}",
+                stream.partition
+            )));
         }
         stream.last_offset = partition.base_offset;
-        if plan.is_measuring(now) {
+        if let Some(phase) = measuring {
+            let tally = tallies.phase(phase);
             tally.acked_bytes += sent.bytes;
             tally.acked_records += sent.sequences.end - sent.sequences.start;
             tally.acked_batches += 1;
-            ends.last_answer = now;
+            ends.last_answer_nanos = now.since(plan.start).as_nanos() as u64;
         }
-        // Records due in the window count whenever their answer comes: the slow ones, too.
-        for (due, records) in &sent.dues {
-            if plan.counts(*due) {
-                tally.record(Measure::Ack, now.since(*due).as_nanos() as u64, *records);
-            }
+        // Records due in a phase count there whenever their answer comes: the slow ones, too.
+        for due in sent.dues.iter().filter(|due| plan.counts(due.at)) {
+            let spent = now.since(due.at).as_nanos() as u64;
+            tallies.phase(due.phase).record(Measure::Ack, spent, u64::from(due.records));
         }
-        if plan.counts(sent.at) {
-            tally.record(Measure::Service, now.since(sent.at).as_nanos() as u64, 1);
+        if let Some(phase) = plan.phase_of(sent.at) {
+            let spent = now.since(sent.at).as_nanos() as u64;
+            tallies.phase(phase).record(Measure::Service, spent, 1);
         }
         Ok(())
     }

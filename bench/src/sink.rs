@@ -49,7 +49,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const BY_NAME_MAX: i16 = 12;
 
 /// What a sink does with a batch now and then, to be noticed by whoever reads.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Misdeed {
     /// Acknowledges it and forgets it.
     Lose,
@@ -100,11 +100,11 @@ pub fn serve(
 /// The batches that are given to whoever fetches, where nothing is kept.
 fn constant_records(fetch_bytes: usize) -> Bytes {
     let shape = Shape::of_bytes(1024);
-    let mut values = Values::new(shape, pool(&shape), 0);
+    let mut values = Values::new(&[shape], pool(&[shape]), 0);
     let mut builder = BatchBuilder::new(Codec::None);
     for sequence in 0..60 {
-        let identity = Identity { run: 0, producer: 0, sequence, due: Instant::default() };
-        let (key, value) = values.next(0, identity);
+        let identity = Identity { run: 0, producer: 0, sequence, due_nanos: 0 };
+        let (key, value) = values.next(&shape, 0, identity);
         builder.append(Timestamp(0), key, Some(value));
     }
     let batch = builder.build();

@@ -1,7 +1,11 @@
-//! What a process has used so far: CPU time and bytes written to devices, as the kernel counts.
+//! What a process has used so far: CPU time, by thread if it is this one, and bytes written to
+//! devices, as the kernel counts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 /// A reading of one process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,7 +22,7 @@ impl Usage {
     /// A reading of the process `pid` now; none if there is no such process.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let cpu = cpu_of(pid)?;
+        let cpu = threads_of(&pid.to_string())?.values().map(|thread| thread.ran).sum();
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         // The counts of I/O are readable by the same user only.
         let io = read("io").unwrap_or_default();
@@ -28,7 +32,8 @@ impl Usage {
         Some(Self { cpu, write_bytes, resident_bytes })
     }
 
-    /// What was used since `earlier`; memory as of now.
+    /// What was used since `earlier`; memory as of now. A process that ended and came back has
+    /// begun to count anew.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         Self {
@@ -39,15 +44,96 @@ impl Usage {
     }
 }
 
-/// The scheduler's own count, in nanoseconds, summed over the threads.
-fn cpu_of(pid: u32) -> Option<Duration> {
-    let mut nanos = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-        // A thread may end while we look.
-        let Ok(text) = fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
-        nanos += text.split_whitespace().next()?.parse::<u64>().ok()?;
+/// What the load generator itself used over some time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct OwnUse {
+    /// CPU time, of all threads of all processes.
+    pub cpu: Duration,
+    /// The thread that had the most to do.
+    pub busiest: ThreadUse,
+}
+
+/// What a thread did over some time; the rest of it, it slept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct ThreadUse {
+    /// It ran.
+    pub ran: Duration,
+    /// It could have run, and had no core.
+    pub waited: Duration,
+}
+
+impl ThreadUse {
+    /// How long it had something to do.
+    #[must_use]
+    pub fn awake(self) -> Duration {
+        self.ran + self.waited
     }
-    Some(Duration::from_nanos(nanos))
+}
+
+impl OwnUse {
+    /// Adds another process's, of the same time.
+    pub fn merge(&mut self, other: Self) {
+        self.cpu += other.cpu;
+        if self.busiest.awake() < other.busiest.awake() {
+            self.busiest = other.busiest;
+        }
+    }
+
+    /// Adds what was used afterwards.
+    pub fn add_later(&mut self, later: Self) {
+        self.cpu += later.cpu;
+        self.busiest.ran += later.busiest.ran;
+        self.busiest.waited += later.busiest.waited;
+    }
+}
+
+/// A reading of this process, by thread; of those that have ended, what was known last.
+#[derive(Clone, Debug, Default)]
+pub struct Threads(BTreeMap<String, ThreadUse>);
+
+impl Threads {
+    /// A reading of this process now; empty where the kernel does not tell.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self(threads_of("self").unwrap_or_default())
+    }
+
+    /// A later reading.
+    #[must_use]
+    pub fn read_on(&self) -> Self {
+        let mut all = self.0.clone();
+        all.extend(threads_of("self").unwrap_or_default());
+        Self(all)
+    }
+
+    /// What was used since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> OwnUse {
+        let mut all = OwnUse::default();
+        for (id, now) in &self.0 {
+            let before = earlier.0.get(id).copied().unwrap_or_default();
+            let ran = now.ran.saturating_sub(before.ran);
+            let waited = now.waited.saturating_sub(before.waited);
+            all.merge(OwnUse { cpu: ran, busiest: ThreadUse { ran, waited } });
+        }
+        all
+    }
+}
+
+/// The scheduler's own counts, in nanoseconds, of each thread.
+fn threads_of(process: &str) -> Option<BTreeMap<String, ThreadUse>> {
+    let mut threads = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{process}/task")).ok()? {
+        let path = entry.ok()?.path();
+        // A thread may end while we look.
+        let Ok(text) = fs::read_to_string(path.join("schedstat")) else { continue };
+        let mut numbers = text.split_whitespace().map_while(|number| number.parse().ok());
+        let (ran, waited) = (numbers.next()?, numbers.next()?);
+        let (ran, waited) = (Duration::from_nanos(ran), Duration::from_nanos(waited));
+        let id = path.file_name()?.to_string_lossy().into_owned();
+        threads.insert(id, ThreadUse { ran, waited });
+    }
+    Some(threads)
 }
 
 fn number_after(text: &str, label: &str) -> Option<u64> {
@@ -59,16 +145,19 @@ fn number_after(text: &str, label: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// This process has used some CPU and some memory, and more of the former later.
+    /// This process has used some CPU and some memory, and more of the former later; all of it by
+    /// some thread.
     #[test]
     fn a_process_is_read_and_a_missing_one_is_none() {
         let me = std::process::id();
-        let before = Usage::of(me).unwrap();
+        let (before, threads) = (Usage::of(me).unwrap(), Threads::of_this_process());
         let mut sum = 0u64;
         while Usage::of(me).unwrap().since(before).cpu < Duration::from_millis(1) {
             sum = (0..100_000).fold(sum, |sum, i| sum.wrapping_mul(31).wrapping_add(i));
         }
         assert!(0 < before.resident_bytes, "{sum}");
         assert!(Usage::of(u32::MAX).is_none());
+        let used = Threads::of_this_process().since(&threads);
+        assert!(!used.busiest.ran.is_zero() && used.busiest.ran <= used.cpu, "{used:?}");
     }
 }

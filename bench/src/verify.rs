@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use tidemill_record::{Batch, Contents};
-use tidemill_runtime::edge::Instant;
 
 use crate::workload::{CHECKSUM_AT, Identity, MAGIC, VALUE_BYTES_MIN, checksum};
 
@@ -18,7 +18,7 @@ const BATCH_OPEN_BYTES_MAX: usize = 64 << 20;
 const GAPS_MAX: usize = 1000;
 
 /// What one reader has seen of one producer.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Seen {
     /// The producer's run.
     pub run: u64,
@@ -78,8 +78,8 @@ impl Verifier {
     }
 
     /// Takes the batches of one answer, in order. `due` is told when each record of this run was
-    /// due. An error says what is wrong with them.
-    pub fn take(&mut self, mut bytes: &[u8], due: &mut impl FnMut(Instant)) -> Result<(), String> {
+    /// due, in nanoseconds since the run began. An error says what is wrong with them.
+    pub fn take(&mut self, mut bytes: &[u8], due: &mut impl FnMut(u64)) -> Result<(), String> {
         while !bytes.is_empty() {
             // Brokers may cut the last batch short; what is behind the cut is asked for again.
             let (batch, rest) = match Batch::parse(bytes) {
@@ -93,11 +93,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn take_batch(
-        &mut self,
-        batch: &Batch<'_>,
-        due: &mut impl FnMut(Instant),
-    ) -> Result<(), String> {
+    fn take_batch(&mut self, batch: &Batch<'_>, due: &mut impl FnMut(u64)) -> Result<(), String> {
         batch.verify_checksum().map_err(|e| format!("a batch: {e:?}"))?;
         if batch.last_offset().0 < self.next_offset {
             return Err(format!("offset {} again", batch.base_offset()));
@@ -114,7 +110,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn take_value(&mut self, value: &[u8], due: &mut impl FnMut(Instant)) -> Result<(), String> {
+    fn take_value(&mut self, value: &[u8], due: &mut impl FnMut(u64)) -> Result<(), String> {
         let Some(identity) = identity_of(value)? else {
             self.foreign += 1;
             return Ok(());
@@ -137,7 +133,7 @@ impl Verifier {
         seen.next = sequence + 1;
         self.records += 1;
         if identity.run == self.run {
-            due(identity.due);
+            due(identity.due_nanos);
         }
         Ok(())
     }
@@ -178,7 +174,7 @@ fn identity_of(value: &[u8]) -> Result<Option<Identity>, String> {
         run: number(8),
         producer: small(16),
         sequence: number(20),
-        due: Instant { nanos: number(28) },
+        due_nanos: number(28),
     };
     let crc: [u8; 4] = value[CHECKSUM_AT..VALUE_BYTES_MIN].try_into().expect("four bytes");
     if checksum(value) != u32::from_be_bytes(crc) {
@@ -199,13 +195,12 @@ mod tests {
     const RECORDS: u64 = 9;
 
     fn log(batches: u64, shape: Shape) -> Vec<Vec<u8>> {
-        let mut values = Values::new(shape, pool(&shape), 1);
+        let mut values = Values::new(&[shape], pool(&[shape]), 1);
         let mut batch = |nth: u64| {
             let mut builder = BatchBuilder::new(shape.codec);
             for sequence in nth * RECORDS..(nth + 1) * RECORDS {
-                let due = Instant { nanos: sequence };
-                let identity = Identity { run: 7, producer: 3, sequence, due };
-                let (key, value) = values.next(0, identity);
+                let identity = Identity { run: 7, producer: 3, sequence, due_nanos: sequence };
+                let (key, value) = values.next(&shape, 0, identity);
                 builder.append(Timestamp(1000), key, Some(value));
             }
             let mut batch = builder.build();
@@ -228,7 +223,7 @@ mod tests {
             let batches = log(5, shape);
             let mut verifier = Verifier::new(7, 0);
             let mut dues = 0;
-            verifier.take(&batches.concat(), &mut |due| dues += due.nanos).unwrap();
+            verifier.take(&batches.concat(), &mut |due| dues += due).unwrap();
             assert_eq!(verifier.records(), 45);
             assert_eq!(verifier.next_offset(), 45);
             assert_eq!(dues, (0..45).sum::<u64>());

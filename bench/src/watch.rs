@@ -13,9 +13,9 @@ use tidemill_perf::units;
 use tidemill_runtime::clock;
 use tidemill_runtime::edge::Instant;
 
-use crate::load::Plan;
+use crate::plan::Plan;
 use crate::report::Report;
-use crate::tally::{MEASURES, Measure, Tally};
+use crate::tally::{MEASURES, Measure, Tallies};
 use crate::usage::Usage;
 
 /// What happened since the last moment.
@@ -26,13 +26,16 @@ pub struct Moment<'a> {
     pub now: Instant,
     /// The run.
     pub plan: &'a Plan,
-    /// What was measured between the two.
-    pub tally: &'a Tally,
+    /// What was measured between the two, by phase.
+    pub tallies: &'a Tallies,
     /// What the broker used between the two, and its memory now.
     pub broker: Option<Usage>,
     /// What the generator used between the two.
-    pub driver_cpu: Duration,
+    pub generator_cpu: Duration,
 }
+
+/// Passes on what happened since the last moment, to another process.
+pub type Forward = Box<dyn FnMut(&Tallies, Duration) -> io::Result<()>>;
 
 /// A result directory that is being written.
 struct Keeping {
@@ -41,8 +44,10 @@ struct Keeping {
     log: hlog::Writer<File>,
     begun: Instant,
     outcome: Outcome,
-    /// Before each tag: which phase it is.
+    /// Before each tag: which of several runs it is.
     prefix: String,
+    /// The names of the phases, if there are several.
+    phases: Vec<String>,
 }
 
 /// Follows a run, or several after each other.
@@ -50,6 +55,7 @@ struct Keeping {
 pub struct Watch {
     keeping: Option<Keeping>,
     shows_line: bool,
+    forward: Option<Forward>,
 }
 
 impl Watch {
@@ -57,6 +63,12 @@ impl Watch {
     #[must_use]
     pub fn silent() -> Self {
         Self::default()
+    }
+
+    /// Passes everything on to another process, which follows the run.
+    #[must_use]
+    pub fn forwarding(forward: Forward) -> Self {
+        Self { forward: Some(forward), ..Self::default() }
     }
 
     /// Shows a line on a terminal, and writes a result directory if one is named.
@@ -69,17 +81,24 @@ impl Watch {
                 let log = hlog::Writer::new(dir.create_log()?, start, &[title])?;
                 let outcome = Outcome::new(title, start);
                 let begun = clock::monotonic();
-                let (path, prefix) = (path.to_owned(), String::new());
-                Some(Keeping { dir, path, log, begun, outcome, prefix })
+                let (path, prefix, phases) = (path.to_owned(), String::new(), Vec::new());
+                Some(Keeping { dir, path, log, begun, outcome, prefix, phases })
             }
         };
-        Ok(Self { keeping, shows_line: io::stderr().is_terminal() })
+        Ok(Self { keeping, shows_line: io::stderr().is_terminal(), forward: None })
     }
 
-    /// What follows belongs to this phase.
-    pub fn begin_phase(&mut self, name: &str) {
+    /// The next run is one of several, of this name.
+    pub fn begin_run(&mut self, name: &str) {
         if let Some(keeping) = &mut self.keeping {
-            keeping.prefix = format!("{name}:");
+            keeping.prefix = format!("{name}-");
+        }
+    }
+
+    /// The phases of the next run.
+    pub fn name_phases(&mut self, names: &[&str]) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.phases = names.iter().map(|name| (*name).to_owned()).collect();
         }
     }
 
@@ -95,6 +114,9 @@ impl Watch {
     pub fn tick(&mut self, moment: Moment<'_>) -> io::Result<()> {
         if self.shows_line {
             self.say(&line(&moment));
+        }
+        if let Some(forward) = &mut self.forward {
+            forward(moment.tallies, moment.generator_cpu)?;
         }
         match &mut self.keeping {
             Some(keeping) => keeping.take(&moment),
@@ -113,14 +135,15 @@ impl Watch {
     pub fn take_report(&mut self, report: &Report) {
         self.clear();
         if let Some(keeping) = &mut self.keeping {
-            let prefix = keeping.prefix.replace(':', " ");
+            let prefix = keeping.prefix.replace('-', " ");
             for mut figure in report.figures() {
                 figure.name = format!("{prefix}{}", figure.name);
                 keeping.outcome.figures.push(figure);
             }
             let remarks = report.remarks().into_iter().map(|text| format!("{prefix}{text}"));
             keeping.outcome.notes.extend(remarks);
-            keeping.outcome.seconds += report.elapsed.as_secs_f64();
+            keeping.outcome.shares = report.shares();
+            keeping.outcome.seconds += report.whole().elapsed.as_secs_f64();
         }
     }
 
@@ -138,17 +161,23 @@ impl Watch {
 
 impl Keeping {
     fn take(&mut self, moment: &Moment<'_>) -> io::Result<()> {
-        let Moment { since, now, tally, .. } = *moment;
+        let Moment { since, now, tallies, .. } = *moment;
         let (offset, length) = (since.since(self.begun), now.since(since));
-        for (measure, tag) in MEASURES {
-            if let Some(histogram) = tally.histogram(measure) {
-                self.log.write(&format!("{}{tag}", self.prefix), offset, length, histogram)?;
+        for (phase, tally) in tallies.by_phase().iter().enumerate() {
+            let name = self.phases.get(phase).filter(|_| 1 < self.phases.len());
+            let name = name.map(|name| format!("{name}-")).unwrap_or_default();
+            for (measure, tag) in MEASURES {
+                if let Some(histogram) = tally.histogram(measure) {
+                    let tag = format!("{}{name}{tag}", self.prefix);
+                    self.log.write(&tag, offset, length, histogram)?;
+                }
             }
         }
         let seconds = length.as_secs_f64();
         if seconds < 0.1 {
             return Ok(());
         }
+        let tally = tallies.whole();
         let at = now.since(self.begun).as_secs_f64();
         let mut add = |group: &str, name: &str, unit: &str, value: f64| {
             self.outcome.add(at, Series::new(group, name, unit), value);
@@ -158,7 +187,7 @@ impl Keeping {
         add("records", "acknowledged", "records/s", tally.acked_records as f64 / seconds);
         add("records", "read", "records/s", tally.read_records as f64 / seconds);
         let cores = |cpu: Duration| cpu.as_secs_f64() / seconds;
-        add("processor", "generator", "cores", cores(moment.driver_cpu));
+        add("processor", "generator", "cores", cores(moment.generator_cpu));
         if let Some(broker) = moment.broker {
             add("processor", "broker", "cores", cores(broker.cpu));
             add("memory", "broker", "B", broker.resident_bytes as f64);
@@ -168,24 +197,29 @@ impl Keeping {
 }
 
 fn line(moment: &Moment<'_>) -> String {
-    let Moment { since, now, plan, tally, .. } = moment;
+    let Moment { since, now, plan, tallies, .. } = moment;
+    let tally = tallies.whole();
     let seconds = now.since(*since).as_secs_f64().max(1e-9);
     let rate = |count: u64, unit| units::figure(count as f64 / seconds, unit);
-    let phase = if *now < plan.measure_from {
+    let mut text = if *now < plan.measure_from {
         "warming up".to_owned()
-    } else if *now < plan.end {
-        let window = plan.end.since(plan.measure_from).as_secs();
+    } else if *now < plan.end() {
+        let window = plan.end().since(plan.measure_from).as_secs();
         format!("{} of {window} s", now.since(plan.measure_from).as_secs())
     } else {
         "ending".to_owned()
     };
-    let mut text = phase;
+    if let Some(phase) = plan.phase_of(*now).filter(|_| 1 < plan.ends().len()) {
+        text += &format!(", phase {} of {}", phase + 1, plan.ends().len());
+    }
     if 0 < tally.acked_records {
         text += &format!(
             "  produced {}, {}",
             rate(tally.acked_bytes, "B/s"),
             rate(tally.acked_records, "records/s")
         );
+    } else if tally.read_bytes == 0 && plan.measure_from <= *now {
+        text += "  no answers";
     }
     if 0 < tally.read_bytes {
         text += &format!("  read {}", rate(tally.read_bytes, "B/s"));

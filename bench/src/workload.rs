@@ -6,12 +6,14 @@
 //!
 //! The checksum covers the value but for itself. A *producer* is one connection's stream of records
 //! into one partition; its sequences go up by one from zero. `due` is when the record was to be
-//! sent, in nanoseconds of this machine's monotonic clock. [`crate::verify`] reads what this writes.
+//! sent, in nanoseconds since the run began, which all of its processes know. [`crate::verify`]
+//! reads what this writes.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tidemill_record::Codec;
-use tidemill_runtime::edge::Instant;
 
 use crate::arrival::Chance;
 
@@ -28,7 +30,7 @@ pub(crate) const CHECKSUM_AT: usize = 36;
 const POOL_BYTES: usize = 256 * 1024;
 
 /// What records look like.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Shape {
     /// The smallest value.
     pub value_bytes_min: usize,
@@ -39,7 +41,25 @@ pub struct Shape {
     /// Which part of the filler can be compressed away, from 0 to 1.
     pub compressible: f64,
     /// What batches are compressed with.
+    #[serde(with = "codec_as_name")]
     pub codec: Codec,
+}
+
+mod codec_as_name {
+    //! A codec among plain values.
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use tidemill_record::Codec;
+
+    pub(super) fn serialize<S: Serializer>(codec: &Codec, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(codec.name())
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Codec, D::Error> {
+        let name = String::deserialize(from)?;
+        Codec::from_name(&name).ok_or_else(|| D::Error::custom(format!("no codec is {name}")))
+    }
 }
 
 impl Shape {
@@ -66,14 +86,13 @@ pub struct Identity {
     pub producer: u32,
     /// The producer's records, counted from 0.
     pub sequence: u64,
-    /// When it was due.
-    pub due: Instant,
+    /// When it was due, in nanoseconds since the run began.
+    pub due_nanos: u64,
 }
 
 /// Makes keys and values.
 #[derive(Clone, Debug)]
 pub struct Values {
-    shape: Shape,
     value: Vec<u8>,
     key: Vec<u8>,
     /// Bytes of chance that fillers are cut from, if values are to differ.
@@ -82,35 +101,43 @@ pub struct Values {
 }
 
 impl Values {
-    /// Makes them in this shape, from the [`pool`] of it, which thousands of connections share.
+    /// Makes them in these shapes, from the [`pool`] of them, which thousands of connections share.
     #[must_use]
-    pub fn new(shape: Shape, pool: Arc<[u8]>, seed: u64) -> Self {
-        let chance = Chance::new(seed);
+    pub fn new(shapes: &[Shape], pool: Arc<[u8]>, seed: u64) -> Self {
+        let largest = largest(shapes);
         let mut value = MAGIC.to_vec();
-        value.resize(shape.value_bytes_max.max(VALUE_BYTES_MIN), b'.');
-        let random = random_bytes(&shape, value.len());
-        value[VALUE_BYTES_MIN..VALUE_BYTES_MIN + random].copy_from_slice(&pool[..random]);
-        Self { shape, value, key: Vec::new(), pool, chance }
+        value.resize(largest, b'.');
+        if let Some(shape) = shapes.first() {
+            let random = random_bytes(shape, largest);
+            value[VALUE_BYTES_MIN..VALUE_BYTES_MIN + random].copy_from_slice(&pool[..random]);
+        }
+        Self { value, key: Vec::new(), pool, chance: Chance::new(seed) }
     }
 
     /// A key, if records have keys. Each partition has keys of its own, so that a key's records
     /// stay in one partition.
-    pub fn next_key(&mut self, partition: i32) -> Option<&[u8]> {
-        let keys = self.shape.keys?;
+    fn make_key(&mut self, keys: u64, partition: i32) {
         let nth = self.chance.below(keys);
         self.key.clear();
-        self.key.extend_from_slice(format!("key-{partition}-{nth}").as_bytes());
-        Some(&self.key)
+        write!(self.key, "key-{partition}-{nth}").expect("memory takes all bytes");
     }
 
-    /// Key and value of a record.
-    pub fn next(&mut self, partition: i32, identity: Identity) -> (Option<&[u8]>, &[u8]) {
-        let Shape { value_bytes_min, value_bytes_max, codec, .. } = self.shape;
+    /// Key and value of a record of one of the shapes.
+    pub fn next(
+        &mut self,
+        shape: &Shape,
+        partition: i32,
+        identity: Identity,
+    ) -> (Option<&[u8]>, &[u8]) {
+        let Shape { value_bytes_min, value_bytes_max, codec, .. } = *shape;
         let spread = (value_bytes_max - value_bytes_min) as u64;
-        let size = value_bytes_min + self.chance.below(spread + 1) as usize;
+        let size = match spread {
+            0 => value_bytes_min,
+            _ => value_bytes_min + self.chance.below(spread + 1) as usize,
+        };
         if codec != Codec::None {
             // A codec would see through values that differ in nothing but their number.
-            let random = random_bytes(&self.shape, size);
+            let random = random_bytes(shape, size);
             let from = self.chance.below((self.pool.len() - random) as u64) as usize;
             let into = VALUE_BYTES_MIN..VALUE_BYTES_MIN + random;
             self.value[into].copy_from_slice(&self.pool[from..from + random]);
@@ -119,20 +146,26 @@ impl Values {
         value[8..16].copy_from_slice(&identity.run.to_be_bytes());
         value[16..20].copy_from_slice(&identity.producer.to_be_bytes());
         value[20..28].copy_from_slice(&identity.sequence.to_be_bytes());
-        value[28..CHECKSUM_AT].copy_from_slice(&identity.due.nanos.to_be_bytes());
+        value[28..CHECKSUM_AT].copy_from_slice(&identity.due_nanos.to_be_bytes());
         let crc = checksum(value);
         value[CHECKSUM_AT..VALUE_BYTES_MIN].copy_from_slice(&crc.to_be_bytes());
-        self.next_key(partition);
-        (self.shape.keys.is_some().then_some(&self.key[..]), &self.value[..size])
+        if let Some(keys) = shape.keys {
+            self.make_key(keys, partition);
+        }
+        (shape.keys.is_some().then_some(&self.key[..]), &self.value[..size])
     }
 }
 
-/// Bytes of chance, enough to cut any value of this shape from.
+/// Bytes of chance, enough to cut any value of these shapes from.
 #[must_use]
-pub fn pool(shape: &Shape) -> Arc<[u8]> {
+pub fn pool(shapes: &[Shape]) -> Arc<[u8]> {
     let mut chance = Chance::new(1);
-    let bytes = POOL_BYTES.max(shape.value_bytes_max) + POOL_BYTES;
-    (0..bytes).map(|_| chance.next_u64() as u8).collect()
+    (0..POOL_BYTES.max(largest(shapes)) + POOL_BYTES).map(|_| chance.next_u64() as u8).collect()
+}
+
+fn largest(shapes: &[Shape]) -> usize {
+    let largest = shapes.iter().map(|shape| shape.value_bytes_max).max();
+    largest.unwrap_or_default().max(VALUE_BYTES_MIN)
 }
 
 fn random_bytes(shape: &Shape, size: usize) -> usize {

@@ -11,13 +11,14 @@ use tidemill_bench::arrival::Arrival;
 use tidemill_bench::control::{self, Making, Topic};
 use tidemill_bench::follow::Reading;
 use tidemill_bench::report::Report;
-use tidemill_bench::run::{Readers, Settings, run};
+use tidemill_bench::run::run;
+use tidemill_bench::settings::{Phase, Readers, Settings};
 use tidemill_bench::sink::{self, Manners, Misdeed};
 use tidemill_bench::tally::Measure;
 use tidemill_bench::watch::Watch;
 use tidemill_bench::workload::Shape;
 use tidemill_bench::{disk, search::Objective};
-use tidemill_record::{Codec, TopicId};
+use tidemill_record::Codec;
 
 fn start(manners: Manners) -> SocketAddr {
     let (ready, address) = channel();
@@ -30,13 +31,8 @@ fn start(manners: Manners) -> SocketAddr {
 }
 
 fn forgetful() -> Topic {
-    Topic {
-        name: "sink".to_owned(),
-        id: TopicId::ZERO,
-        leaders: vec![start(Manners { fetch_bytes: 256 * 1024, ..Manners::default() })],
-        earliest: vec![0],
-        latest: vec![0],
-    }
+    let manners = Manners { fetch_bytes: 256 * 1024, ..Manners::default() };
+    Topic::of_one_leader("sink", start(manners))
 }
 
 /// A sink that keeps what it is given, and its topic.
@@ -46,7 +42,13 @@ fn keeping(partitions: u32, misdeed: Option<(Misdeed, u64)>) -> Topic {
     control::prepare(&address, "kept", &Making { partitions, ..Making::default() }).unwrap()
 }
 
-fn settings(topic: Topic) -> Settings {
+fn phase(arrival: Arrival, shape: Shape) -> Phase {
+    let duration = Duration::from_millis(200);
+    Phase { name: String::new(), duration, arrival, shape, objective: None }
+}
+
+/// One phase of this load.
+fn settings_of(topic: Topic, arrival: Arrival) -> Settings {
     Settings {
         name: "test".to_owned(),
         topic,
@@ -55,17 +57,20 @@ fn settings(topic: Topic) -> Settings {
         readers: None,
         read_back: false,
         shards: 1,
-        arrival: Arrival::Closed,
-        shape: Shape::of_bytes(1024),
+        phases: vec![phase(arrival, Shape::of_bytes(1024))],
         batch_bytes: 16 * 1024,
         linger: Duration::ZERO,
         in_flight_max: 5,
         acks: -1,
         warm_up: Duration::from_millis(50),
-        duration: Duration::from_millis(200),
         drain: Duration::from_secs(20),
+        reconnect: Duration::from_secs(5),
         until_caught_up: false,
     }
+}
+
+fn settings(topic: Topic) -> Settings {
+    settings_of(topic, Arrival::Closed)
 }
 
 fn readers(sets: usize) -> Option<Readers> {
@@ -74,7 +79,7 @@ fn readers(sets: usize) -> Option<Readers> {
 }
 
 fn report(settings: &Settings) -> Report {
-    run(settings, &mut Watch::silent()).unwrap()
+    run(settings, None, &mut Watch::silent()).unwrap()
 }
 
 /// A closed loop keeps the server busy; everything sent is answered.
@@ -82,7 +87,7 @@ fn report(settings: &Settings) -> Report {
 fn a_closed_loop_is_answered_in_full() {
     let report = report(&settings(forgetful()));
     assert!(report.is_clean(), "{}", report.to_text());
-    assert!(0 < report.tally.acked_batches);
+    assert!(0 < report.whole().tally.acked_batches);
     let json = report.to_json();
     assert!(json.starts_with('{') && json.ends_with('}'), "{json}");
 }
@@ -91,11 +96,11 @@ fn a_closed_loop_is_answered_in_full() {
 #[test]
 fn an_open_loop_counts_every_record_that_was_due() {
     for arrival in [Arrival::Constant(1000.0), Arrival::Bursts(1000.0, 5)] {
-        let report = report(&Settings { arrival, ..settings(forgetful()) });
+        let report = report(&settings_of(forgetful(), arrival));
         assert!(report.is_clean(), "{}", report.to_text());
         // One arrival may fall on either side of each end of the window: both are cut at whole
         // nanoseconds.
-        let counted = report.tally.histogram(Measure::Ack).unwrap().len();
+        let counted = report.whole().tally.histogram(Measure::Ack).unwrap().len();
         assert!((195..=205).contains(&counted), "1000 per second for 0.2 s, not {counted}");
     }
 }
@@ -108,7 +113,7 @@ fn readers_are_answered() {
     let drain = Duration::ZERO;
     let report = report(&Settings { producers: 0, readers, drain, ..settings(forgetful()) });
     assert!(report.is_clean(), "{}", report.to_text());
-    assert!(256 * 1024 < report.tally.read_bytes);
+    assert!(256 * 1024 < report.whole().tally.read_bytes);
 }
 
 /// Every set of readers sees every record once and in order, of each shape, through partitions
@@ -121,14 +126,13 @@ fn every_record_is_seen_by_every_reader() {
         let report = report(&Settings {
             producers,
             readers: readers(2),
-            arrival: Arrival::Poisson(20_000.0),
-            shape,
+            phases: vec![phase(Arrival::Poisson(20_000.0), shape)],
             linger: Duration::from_millis(2),
             shards: 2,
             ..settings(keeping(partitions, None))
         });
         assert!(report.is_clean(), "{}", report.to_text());
-        assert!(!report.tally.histogram(Measure::EndToEnd).unwrap().is_empty());
+        assert!(!report.whole().tally.histogram(Measure::EndToEnd).unwrap().is_empty());
         let sent: u64 = report.ends.produced.iter().map(|produced| produced.sent).sum();
         assert_eq!(report.verdict.verified, 2 * sent);
     }
@@ -143,12 +147,37 @@ fn slow_late_and_later_readers_see_everything() {
     let arrival = Arrival::Constant(5_000.0);
     for (readers, read_back) in [(slow, false), (None, true)] {
         let topic = keeping(2, None);
-        let report = report(&Settings { readers, read_back, arrival, ..settings(topic) });
+        let report = report(&Settings { readers, read_back, ..settings_of(topic, arrival) });
         assert!(report.is_clean(), "{}", report.to_text());
         let sent: u64 = report.ends.produced.iter().map(|produced| produced.sent).sum();
         assert_eq!((report.verdict.verified, report.verdict.lost), (sent, 0));
         assert!(1000 < sent);
     }
+}
+
+/// Each phase counts what was due in it, at its own rate and size; together they are the run.
+#[test]
+fn each_phase_has_its_own_figures() {
+    let phases = vec![
+        Phase { name: "low".to_owned(), ..phase(Arrival::Constant(500.0), Shape::of_bytes(100)) },
+        Phase {
+            name: "high".to_owned(),
+            ..phase(Arrival::Bursts(5_000.0, 50), Shape::of_bytes(900))
+        },
+        Phase { name: "full".to_owned(), ..phase(Arrival::Closed, Shape::of_bytes(900)) },
+    ];
+    let topic = keeping(2, None);
+    let report = report(&Settings { phases, producers: 2, readers: readers(1), ..settings(topic) });
+    assert!(report.is_clean(), "{}", report.to_text());
+    let counted: Vec<u64> =
+        report.parts.iter().map(|p| p.tally.histogram(Measure::Ack).unwrap().len()).collect();
+    assert!((98..=102).contains(&counted[0]), "{counted:?}");
+    assert!((950..=1050).contains(&counted[1]), "{counted:?}");
+    assert!(counted[1] < counted[2], "a closed loop is faster: {counted:?}");
+    let whole = report.whole().tally.histogram(Measure::Ack).unwrap().len();
+    assert_eq!(whole, counted.iter().sum::<u64>());
+    let text = report.to_text();
+    assert!(text.contains(" low:") && text.contains(" all phases:"), "{text}");
 }
 
 /// A broker that loses, repeats, damages or swaps a batch is found out.
@@ -160,9 +189,8 @@ fn a_faulty_broker_is_found_out() {
                 producers: 2,
                 readers,
                 read_back: true,
-                arrival: Arrival::Constant(5_000.0),
                 drain: Duration::from_secs(5),
-                ..settings(keeping(2, Some((misdeed, 50))))
+                ..settings_of(keeping(2, Some((misdeed, 50))), Arrival::Constant(5_000.0))
             });
             assert!(!report.is_clean(), "{misdeed:?}: {}", report.to_text());
         }
@@ -174,7 +202,8 @@ fn a_faulty_broker_is_found_out() {
 #[test]
 fn a_window_without_an_answer_is_no_result() {
     let duration = Duration::from_nanos(1);
-    let report = report(&Settings { duration, ..settings(forgetful()) });
+    let phases = vec![Phase { duration, ..phase(Arrival::Closed, Shape::of_bytes(1024)) }];
+    let report = report(&Settings { phases, ..settings(forgetful()) });
     assert!(!report.is_clean() && report.is_idle(), "{}", report.to_text());
     assert!(report.to_text().contains("nothing was answered"), "{}", report.to_text());
 }
@@ -182,13 +211,14 @@ fn a_window_without_an_answer_is_no_result() {
 /// An objective that is out of reach is missed, one that is easy is met.
 #[test]
 fn objectives_are_judged() {
-    let arrival = Arrival::Constant(1000.0);
-    let report = report(&Settings { arrival, ..settings(forgetful()) });
+    let report = report(&settings_of(forgetful(), Arrival::Constant(1000.0)));
+    let (phase, part) = report.phases().next().unwrap();
     let easy: Objective = "p99<10s,errors=0".parse().unwrap();
     let hard: Objective = "p50<1ns".parse().unwrap();
     // A busy machine may not keep up with a window this short, and then says so.
     let about_latency = |objective: &Objective| {
-        objective.missed(&report).into_iter().filter(|text| !text.contains("records/s")).count()
+        let missed = objective.missed(&report, phase, part);
+        missed.into_iter().filter(|text| !text.contains("records/s")).count()
     };
     assert_eq!((about_latency(&easy), about_latency(&hard)), (0, 1));
 }

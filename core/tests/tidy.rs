@@ -44,6 +44,7 @@ const MAY_IMPORT: &[(&str, &str, &[&str])] = &[
             "tidemill-client",
             "tidemill-replication",
             "tidemill-perf",
+            "tidemill-bench",
         ],
     ),
     (

@@ -114,6 +114,13 @@ impl From<tidemill_client::Error> for Failure {
     }
 }
 
+impl From<tidemill_bench::trouble::Trouble> for Failure {
+    fn from(trouble: tidemill_bench::trouble::Trouble) -> Self {
+        let tidemill_bench::trouble::Trouble { what, cause, fix, status } = trouble;
+        Self { cause, fix, status, ..Self::new(what) }
+    }
+}
+
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Self {
         Self::usage(error.to_string())

@@ -57,6 +57,8 @@ enum Command {
     Produce(produce::Produce),
     /// Print the records of a topic.
     Consume(consume::Consume),
+    /// Put load on any Kafka-compatible broker, verify every record, and tell latencies.
+    Bench(Box<tidemill_bench::cli::Bench>),
     /// Where the time goes: a live view, recordings, reports, comparisons; and what this machine
     /// can do at most.
     #[command(subcommand)]
@@ -75,6 +77,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Produce(produce)) => produce.run(),
         Some(Command::Consume(consume)) => consume.run(),
+        Some(Command::Bench(bench)) => bench.run().map_err(Failure::from),
         Some(Command::Perf(perf)) => perf.run(),
     };
     match outcome {

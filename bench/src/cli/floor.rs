@@ -1,0 +1,113 @@
+//! `tidemill bench floor`: what this machine does without a broker.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::options::LoadOptions;
+use super::{Session, own_program};
+use crate::amount::some_seconds;
+use crate::arrival::Arrival;
+use crate::control::Topic;
+use crate::disk;
+use crate::follow::Reading;
+use crate::report::{json, text};
+use crate::settings::{Readers, Settings};
+use crate::trouble::Trouble;
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(super) enum Floor {
+    /// Produce requests received and answered; small batches make it the echo's floor.
+    Receive {
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// Fetch requests answered from memory.
+    Send {
+        #[command(flatten)]
+        load: LoadOptions,
+    },
+    /// Durable direct writes.
+    Write {
+        /// Where; a file is made there and removed.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Bytes per write.
+        #[arg(long, default_value_t = 1 << 20)]
+        write_bytes: usize,
+        /// Writes under way at once.
+        #[arg(long, default_value_t = 4)]
+        depth: usize,
+        /// For how long.
+        #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = some_seconds)]
+        seconds: Duration,
+    },
+}
+
+impl Floor {
+    pub(super) fn run(&self, json: bool) -> Result<(), Trouble> {
+        match self {
+            Self::Receive { load } => at_sink(load, json, |address| {
+                let topic = Topic::of_one_leader("sink", address);
+                let mut settings = load.settings("floor receive", topic, None)?;
+                settings.read_back = false;
+                Ok(settings)
+            }),
+            Self::Send { load } => at_sink(load, json, |address| {
+                let topic = Topic::of_one_leader("sink", address);
+                let mut settings = load.settings("floor send", topic, None)?;
+                let reading = Reading { verify: false, ..Reading::default() };
+                let (sets, connections) = (settings.producers, 1);
+                let from_start = true;
+                settings.readers = Some(Readers { sets, connections, from_start, reading });
+                settings.phases.iter_mut().for_each(|phase| phase.arrival = Arrival::Closed);
+                settings.producers = 0;
+                settings.drain = Duration::ZERO;
+                Ok(settings)
+            }),
+            Self::Write { dir, write_bytes, depth, seconds } => {
+                let (write_bytes, depth, duration) = (*write_bytes, *depth, *seconds);
+                let plan = disk::Plan { write_bytes, depth, duration };
+                let outcome = disk::measure(dir, plan)?;
+                if json {
+                    println!("{}", json::disk_json(plan, &outcome));
+                } else {
+                    print!("{}", text::disk_text(plan, &outcome));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Runs the load on the sink, in a process of its own, so that what each uses is known.
+fn at_sink(
+    load: &LoadOptions,
+    json: bool,
+    settings: impl FnOnce(SocketAddr) -> Result<Settings, Trouble>,
+) -> Result<(), Trouble> {
+    let mut server = own_program()?.arg("sink").stdout(Stdio::piped()).spawn()?;
+    let outcome = address_of(&mut server).map_err(Trouble::from).and_then(settings);
+    let outcome = outcome.and_then(|mut settings| {
+        settings.broker_pid = Some(server.id());
+        let mut session = Session::begin(load, &settings.name, json)?;
+        let ending = session.one(&settings);
+        ending.and(session.end())
+    });
+    server.kill()?;
+    server.wait()?;
+    outcome
+}
+
+fn address_of(server: &mut Child) -> io::Result<SocketAddr> {
+    let output = server.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    let address = line.trim().strip_prefix("ready ").unwrap_or_default();
+    address.parse().map_err(|_| io::Error::other("the sink has ended before it was ready"))
+}

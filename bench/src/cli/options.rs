@@ -1,0 +1,280 @@
+//! The options of a run on the command line, and what they mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tidemill_record::Codec;
+
+use crate::amount::{Rate, Sizes, bytes_per_second, milliseconds, seconds, some_seconds};
+use crate::arrival::Pattern;
+use crate::control::{self, Making, Topic};
+use crate::follow::Reading;
+use crate::phases::{self, Usual};
+use crate::search::Objective;
+use crate::settings::{Readers, Settings};
+use crate::trouble::Trouble;
+use crate::workload::Shape;
+
+/// Which broker, and which topic.
+#[derive(Args, Clone, Debug)]
+pub(super) struct BrokerOptions {
+    /// Brokers to ask first.
+    #[arg(short, long, visible_alias = "bootstrap", value_name = "HOST:PORT,...")]
+    #[arg(default_value = "127.0.0.1:9092")]
+    pub broker: String,
+    /// The topic; made if it is not there.
+    #[arg(short, long, default_value = "bench")]
+    pub topic: String,
+    /// How many partitions, if it is made.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub partitions: u32,
+    /// How many replicas, if it is made; without it, as the broker likes.
+    #[arg(long)]
+    pub replicas: Option<i16>,
+    /// Configs of the topic, if it is made.
+    #[arg(long = "config", value_name = "NAME=VALUE", value_parser = config)]
+    pub configs: Vec<(String, String)>,
+    /// Delete the topic when the run has ended and is verified; with --sweep or --find-max after
+    /// each step, so that the disk holds one step's records.
+    #[arg(long)]
+    pub delete_topic: bool,
+    /// Connect to the broker named only, not to the leaders it tells of.
+    #[arg(long)]
+    pub ignore_leaders: bool,
+    /// The broker's process, where it runs on this machine, to measure what it uses.
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+/// What load.
+#[derive(Args, Clone, Debug)]
+pub(super) struct LoadOptions {
+    /// Records per second in all, or bytes with a unit (20MB), or `max`: as many as are answered.
+    #[arg(long, default_value = "10000")]
+    pub rate: Rate,
+    /// When records are due: constant, poisson, bursts:100 (records) or bursts:50ms at once.
+    #[arg(long, default_value = "constant", value_name = "PATTERN")]
+    pub arrival: Pattern,
+    /// Seconds before the window, with the load but not counted [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub warm_up: Option<Duration>,
+    /// How long is measured; for consume, at most.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
+    pub seconds: Duration,
+    /// A load that changes: phases with rates, patterns, sizes and objectives of their own, in a
+    /// TOML file (an example: bench/examples/phases.toml).
+    #[arg(long, value_name = "FILE")]
+    pub phases: Option<PathBuf>,
+    /// Connections that produce.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub connections: usize,
+    /// A batch is full at this size.
+    #[arg(long, default_value_t = 64 * 1024)]
+    pub batch_bytes: usize,
+    /// Milliseconds that a batch waits for more records. In a closed loop batches are full.
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    pub linger: Duration,
+    /// Bytes per record's value, at least 40: one size, or MIN..MAX.
+    #[arg(long, default_value = "1024", value_name = "BYTES")]
+    pub value_bytes: Sizes,
+    /// Keys per partition; without it, records have no key.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: Option<u64>,
+    /// Which part of a value can be compressed away, from 0 to 1.
+    #[arg(long, default_value_t = 0.5, value_name = "PART", value_parser = part)]
+    pub compressible: f64,
+    /// What batches are compressed with: none, gzip, snappy, lz4, zstd.
+    #[arg(long, default_value = "none", value_name = "CODEC", value_parser = codec)]
+    pub compression: Codec,
+    /// The most requests in flight on one connection.
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub in_flight: usize,
+    /// Who must have a record before it is acknowledged: all, 1 or 0.
+    #[arg(long, default_value = "all", allow_hyphen_values = true, value_parser = acks)]
+    pub acks: i16,
+    /// Seconds that answers are awaited, and readers may take to catch up, after the end.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub drain: Duration,
+    /// Seconds that a broker that was lost is awaited before the run is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub reconnect: Duration,
+    /// Do not read back what nobody has read meanwhile.
+    #[arg(long)]
+    pub no_read_back: bool,
+    /// Shards (threads) of the load generator, in each of its processes.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub shards: usize,
+    /// Processes of the load generator: they start together and count as one.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub processes: usize,
+    /// One more process, started with this command, such as 'ssh HOST tidemill bench worker'; may
+    /// be repeated.
+    #[arg(long = "worker", value_name = "COMMAND")]
+    pub workers: Vec<String>,
+    /// Shown with the figures.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A directory for env.json, latency.hlog, result.json and report.html.
+    #[arg(long, value_name = "DIR")]
+    pub result: Option<PathBuf>,
+    /// What this machine can do at most, for shares of it [default: where `tidemill perf` keeps it]
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
+}
+
+/// Who reads, and how.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ReadOptions {
+    /// Sets of readers, each of which reads everything.
+    #[arg(long)]
+    pub fan_out: Option<usize>,
+    /// Connections of each set; without it, as many as produce, at most one for each partition.
+    #[arg(long, value_parser = at_least_one)]
+    pub reader_connections: Option<usize>,
+    /// Read from the first record there is, not from where the topic ends at the start.
+    #[arg(long)]
+    pub from_start: bool,
+    /// Slow readers: bytes per second that each connection reads at most, such as 2MB.
+    #[arg(long, value_name = "BYTES/S", value_parser = bytes_per_second)]
+    pub reader_rate: Option<f64>,
+    /// Late readers: seconds after the start that they begin.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub reader_delay: Duration,
+    /// The most bytes of one partition a fetch asks for.
+    #[arg(long, default_value_t = 1 << 20)]
+    pub fetch_bytes: i32,
+    /// The most bytes a fetch asks for in all.
+    #[arg(long, default_value_t = 8 << 20)]
+    pub fetch_bytes_all: i32,
+    /// Milliseconds that a broker may hold a fetch that finds nothing.
+    #[arg(long, value_name = "MS", default_value = "200", value_parser = milliseconds)]
+    pub fetch_wait: Duration,
+}
+
+fn config(text: &str) -> Result<(String, String), String> {
+    let split = text.split_once('=').ok_or("a config is NAME=VALUE")?;
+    Ok((split.0.to_owned(), split.1.to_owned()))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| 0 < *number);
+    number.ok_or_else(|| "a whole number, at least one".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "a number from 0 to 1".to_owned())
+}
+
+fn codec(text: &str) -> Result<Codec, String> {
+    Codec::from_name(text).ok_or_else(|| "none, gzip, snappy, lz4 or zstd".to_owned())
+}
+
+fn acks(text: &str) -> Result<i16, String> {
+    match text {
+        "all" | "-1" => Ok(-1),
+        "1" => Ok(1),
+        "0" => Ok(0),
+        _ => Err("all, 1 or 0".to_owned()),
+    }
+}
+
+impl LoadOptions {
+    fn usual(&self, objective: Option<&Objective>) -> Usual {
+        let shape = Shape {
+            value_bytes_min: self.value_bytes.min,
+            value_bytes_max: self.value_bytes.max,
+            keys: self.keys,
+            compressible: self.compressible,
+            codec: self.compression,
+        };
+        Usual {
+            duration: self.seconds,
+            rate: self.rate,
+            pattern: self.arrival,
+            shape,
+            objective: objective.cloned(),
+        }
+    }
+
+    /// What records look like where no phase says otherwise.
+    #[must_use]
+    pub(super) fn shape(&self) -> Shape {
+        self.usual(None).shape
+    }
+
+    /// The settings of a run that produces, on a topic that is ready.
+    pub(super) fn settings(
+        &self,
+        name: &str,
+        topic: Topic,
+        objective: Option<&Objective>,
+    ) -> Result<Settings, Trouble> {
+        let usual = self.usual(objective);
+        let (phases, warm_up) = match &self.phases {
+            Some(path) => phases::read(path, &usual)?,
+            None => (vec![usual.phase()], None),
+        };
+        let warm_up = self.warm_up.or(warm_up).unwrap_or(Duration::from_secs(1));
+        Ok(Settings {
+            name: self.name.clone().unwrap_or_else(|| name.to_owned()),
+            topic,
+            broker_pid: None,
+            producers: self.connections,
+            readers: None,
+            read_back: !self.no_read_back,
+            shards: self.shards,
+            phases,
+            batch_bytes: self.batch_bytes,
+            linger: self.linger,
+            in_flight_max: self.in_flight,
+            acks: self.acks,
+            warm_up,
+            drain: self.drain,
+            reconnect: self.reconnect,
+            until_caught_up: false,
+        })
+    }
+}
+
+impl ReadOptions {
+    /// Who reads, if anybody does.
+    #[must_use]
+    pub(super) fn readers(&self, fan_out: usize, connections: usize) -> Option<Readers> {
+        let reading = Reading {
+            fetch_bytes: self.fetch_bytes,
+            fetch_bytes_all: self.fetch_bytes_all,
+            wait: self.fetch_wait,
+            rate: self.reader_rate,
+            delay: self.reader_delay,
+            verify: true,
+        };
+        let sets = self.fan_out.unwrap_or(fan_out);
+        let connections = self.reader_connections.unwrap_or(connections);
+        let from_start = self.from_start;
+        (0 < sets).then_some(Readers { sets, connections, from_start, reading })
+    }
+}
+
+impl BrokerOptions {
+    /// Makes the topic ready.
+    pub(super) fn prepare(&self) -> Result<Topic, Trouble> {
+        let making = Making {
+            partitions: self.partitions,
+            replicas: self.replicas,
+            configs: self.configs.clone(),
+        };
+        let mut topic = control::prepare(&self.broker, &self.topic, &making)?;
+        if self.ignore_leaders {
+            let only = self.broker.split(',').next().unwrap_or_default();
+            topic.lead_all_from(control::resolve(only)?);
+        }
+        Ok(topic)
+    }
+
+    /// Deletes the topic, if that was asked for.
+    pub(super) fn clean_up(&self) -> Result<(), Trouble> {
+        if self.delete_topic { control::delete(&self.broker, &self.topic) } else { Ok(()) }
+    }
+}

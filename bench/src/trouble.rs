@@ -1,0 +1,94 @@
+//! Why a command of the load generator ends otherwise than well: what, why, and what would help.
+
+use std::fmt;
+use std::io;
+
+/// The command line, or a file it names, is wrong.
+const STATUS_USAGE: u8 = 2;
+
+/// It did not work, or a run was not clean.
+const STATUS_FAILED: u8 = 1;
+
+/// An objective was missed; everything else is well.
+const STATUS_MISSED: u8 = 11;
+
+/// Why a command ends otherwise than well.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trouble {
+    /// What could not be done, or is not as it should be.
+    pub what: String,
+    /// Why, as far as we know.
+    pub cause: Option<String>,
+    /// What would help.
+    pub fix: Option<String>,
+    /// The exit status of the process: 1 failed, 2 wrongly asked for, 11 an objective missed.
+    pub status: u8,
+}
+
+impl Trouble {
+    /// Something did not work.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), cause: None, fix: None, status: STATUS_FAILED }
+    }
+
+    /// Something was asked for in a wrong way.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self { status: STATUS_USAGE, ..Self::new(what) }
+    }
+
+    /// An objective was missed.
+    pub fn missed(what: impl Into<String>) -> Self {
+        Self { status: STATUS_MISSED, ..Self::new(what) }
+    }
+
+    /// Adds the reason.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds a way out.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Whether all that is wrong is that an objective was missed.
+    #[must_use]
+    pub fn is_missed(&self) -> bool {
+        self.status == STATUS_MISSED
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  cause: {cause}")?;
+        }
+        if let Some(fix) = &self.fix {
+            write!(f, "\n  fix:   {fix}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<tidemill_client::Error> for Trouble {
+    fn from(error: tidemill_client::Error) -> Self {
+        Self {
+            cause: error.cause().map(str::to_owned),
+            fix: error.remedy().map(str::to_owned),
+            ..Self::new(error.what())
+        }
+    }
+}

@@ -1,0 +1,84 @@
+"""The load generator when the broker goes away: the run ends, says why, and blames nobody falsely.
+
+A broker that is killed and comes back is used again, and what fell due meanwhile counts from when
+it was due. One that stays away ends the run soon, with what was measured until then.
+"""
+
+import json
+import os
+import subprocess
+import time
+
+from running import demand
+
+
+def check(run):
+    comes_back(run)
+    stays_away(run)
+    is_not_there(run)
+
+
+def load(broker, topic, words):
+    command = [os.environ["TIDEMILL_BIN"], "bench", *map(str, words), "--broker", broker.address,
+               "--topic", topic, "--partitions", "4", "--connections", "3", "--linger", "1",
+               "--warm-up", "0.2", "--output", "json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def end(generator, seconds):
+    output, said = generator.communicate(timeout=seconds)
+    lines = [json.loads(line) for line in output.decode().splitlines()]
+    return generator.returncode, lines[-1] if lines else None, said.decode(errors="replace")
+
+
+def comes_back(run):
+    broker = run.broker("back", shards=2)
+    for command in ["produce", "e2e"]:
+        away = 1.0
+        generator = load(broker, command, [command, "--rate", "3000", "--seconds", "6"])
+        time.sleep(2.5)
+        broker.kill()
+        time.sleep(away)
+        broker.start()
+        code, told, said = end(generator, 60)
+        demand(code == 1, f"{command}: requests without an answer are no clean run, not {code}: {said}")
+        demand(told["lost"] == 0, f"{command}: nothing acknowledged was lost: {told['complaints']}")
+        remarks = " ".join(told["remarks"])
+        demand("connected again" in remarks, f"{command}: {remarks}")
+        # All but what was in flight was answered, the slowest after as long as nobody answered.
+        due = 3000 * 6
+        answered = told["ack_ns"]["count"]
+        demand(due * 0.9 < answered <= due + 3, f"{command}: {answered} of {due} answered")
+        waited = told["ack_ns"]["max"] / 1e9
+        demand(away <= waited < away + 5, f"{command}: the slowest waited {waited:.1f} s")
+        demand(told["unanswered"] == due - answered or told["unanswered"] > 0, "some were in flight")
+        run.say(f"{command}, broker away {away} s: {answered} of {due} answered, "
+                f"{told['unanswered']} in doubt, slowest {waited:.2f} s")
+    broker.stop()
+
+
+def stays_away(run):
+    broker = run.broker("away", shards=2)
+    generator = load(broker, "away", ["e2e", "--rate", "3000", "--seconds", "120",
+                                      "--reconnect", "3", "--result", run.dir / "result"])
+    time.sleep(2.5)
+    broker.kill()
+    begun = time.monotonic()
+    code, told, said = end(generator, 60)
+    took = time.monotonic() - begun
+    demand(code == 1 and told, f"a lost broker makes the run end with 1, not {code}: {said}")
+    demand(took < 8, f"it ended after {took:.1f} s, not 3")
+    demand("not back within 3 s" in told["complaints"][0], f"it says why: {told['complaints']}")
+    demand(told["ack_ns"]["count"] > 3000, "what was measured before is told")
+    demand((run.dir / "result" / "report.html").stat().st_size > 0, "the result is kept")
+    run.say(f"given up {took:.1f} s after the kill: {said.strip().splitlines()[0]}")
+
+
+def is_not_there(run):
+    command = [os.environ["TIDEMILL_BIN"], "bench", "produce", "--broker", "127.0.0.1:1"]
+    begun = time.monotonic()
+    done = subprocess.run(command, capture_output=True, timeout=90)
+    took = time.monotonic() - begun
+    demand(done.returncode == 1, f"no broker is a failure, not {done.returncode}")
+    demand(took < 5, f"no broker: told after {took:.1f} s")
+    run.say("no broker: " + " ".join(done.stderr.decode().split()))
