@@ -74,7 +74,7 @@ produce --name "owner-aware endpoints" --topic routes --partitions 8 --connectio
 start --set tidemill.routing=node
 produce --name "node routing" --topic routes --partitions 8 --connections 64 $small
 
-# The four workloads that other brokers were measured with (their figures: docs/operating/load.md).
+# The four workloads that other brokers were measured with (their figures stand in the dated files here).
 start
 produce --name "1 KB, 1,000 a request, 8 producers" --no-read-back --topic peer-large --partitions 8 \
     --connections 8 --value-bytes 1000 --batch-bytes 1000000
