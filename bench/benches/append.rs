@@ -12,11 +12,11 @@
 //! turn is shared: expect about 1,500 per batch. Above 10,000 and 3,000 something other than bytes
 //! is being paid for.
 //!
-//! Found: 14,130, and 6,520 (one log) or 6,240 (16 logs). Something else is being paid for. Two
-//! combinations of checksums, one for the batch and one for its index, are 1,460 each: 2,900 of
-//! every batch, whatever its size, where the sketch had none. Of the 14,130, copies are 4,500 as
-//! sketched, and the turn with a window and a write of its own 6,000, twice the sketch: memory for
-//! the window, its zeros, and the tables of requests under way with their hashes.
+//! Found at first: 14,130, and 6,520 (one log) or 6,240 (16 logs). Something else was being paid for:
+//! two combinations of checksums, one for the batch and one for its index, were 1,460 each, and the
+//! turn with a window and a write of its own twice the sketch: memory for the window, its zeros, and
+//! the tables of requests under way with their hashes. With checksums combined by a carry-less
+//! multiplication and cheaper hashes: 10,460, and 3,890 or 3,650.
 //!
 //! `cargo bench -p tidemill-bench --bench append` measures; see `measure/mod.rs` for the rest.
 

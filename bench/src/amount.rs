@@ -24,10 +24,15 @@ pub fn quantity(text: &str) -> Result<(f64, bool), String> {
     Ok((number * factor, bytes))
 }
 
-/// A number of bytes per second, above zero.
+/// A number of bytes per second, at least one.
 pub fn bytes_per_second(text: &str) -> Result<f64, String> {
     let (number, _) = quantity(text)?;
-    if 0.0 < number { Ok(number) } else { Err("a rate is above zero".to_owned()) }
+    // Below one a single answer would pause its reader for weeks, or for more than a clock can say.
+    if number.is_finite() && 1.0 <= number {
+        Ok(number)
+    } else {
+        Err("a rate is at least one byte per second".to_owned())
+    }
 }
 
 /// Seconds, perhaps none.
@@ -140,6 +145,15 @@ mod tests {
     }
 
     /// Sizes are one, or a range within what a value can be.
+    /// A rate near zero made a pause that no clock can hold, and a panic.
+    #[test]
+    fn a_readers_rate_is_at_least_a_byte() {
+        assert_eq!(bytes_per_second("1MB"), Ok(1e6));
+        for text in ["0", "0.00000000000001", "0.5"] {
+            bytes_per_second(text).unwrap_err();
+        }
+    }
+
     #[test]
     fn sizes_are_one_or_a_range() {
         assert_eq!("100".parse(), Ok(Sizes { min: 100, max: 100 }));

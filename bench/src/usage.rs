@@ -22,7 +22,7 @@ impl Usage {
     /// A reading of the process `pid` now; none if there is no such process.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let cpu = threads_of(&pid.to_string())?.values().map(|thread| thread.ran).sum();
+        let cpu = cpu_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
         // The counts of I/O are readable by the same user only.
         let io = read("io").unwrap_or_default();
@@ -120,6 +120,20 @@ impl Threads {
     }
 }
 
+/// CPU time in a process's `stat`, to 10 ms. Threads that have ended are in it, as they would not be in
+/// a sum over its threads.
+fn cpu_in(stat: &str) -> Option<Duration> {
+    /// Ticks are hundredths of a second, whatever the kernel's own.
+    const MS_PER_TICK: u64 = 10;
+    // The program's name stands in parentheses and may hold anything; the times are the twelfth and
+    // thirteenth field behind it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: Vec<u64> =
+        fields.split_whitespace().skip(11).take(2).map_while(|ticks| ticks.parse().ok()).collect();
+    let [user, system] = ticks[..] else { return None };
+    Some(Duration::from_millis((user + system) * MS_PER_TICK))
+}
+
 /// The scheduler's own counts, in nanoseconds, of each thread.
 fn threads_of(process: &str) -> Option<BTreeMap<String, ThreadUse>> {
     let mut threads = BTreeMap::new();
@@ -144,6 +158,32 @@ fn number_after(text: &str, label: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process's name may hold what separates the fields.
+    #[test]
+    fn the_time_of_a_process_is_found_behind_its_name() {
+        let stat = "7 (a) R) 9) S 1 7 7 0 -1 4194560 100 0 0 0 150 25 3 4 20 0 8 0";
+        assert_eq!(cpu_in(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(cpu_in("7 (a) S 1"), None);
+    }
+
+    /// A thread that has ended takes its time along in the sum over threads, not here.
+    #[test]
+    fn the_time_of_ended_threads_counts() {
+        let before = Usage::of(std::process::id()).unwrap();
+        let spin = || {
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < Duration::from_millis(200) {
+                std::hint::black_box(0);
+            }
+            // What it really had: a busy machine may have given it less.
+            fs::read_to_string("/proc/thread-self/schedstat").unwrap()
+        };
+        let told = std::thread::spawn(spin).join().unwrap();
+        let ran: u64 = told.split_whitespace().next().unwrap().parse().unwrap();
+        let used = Usage::of(std::process::id()).unwrap().since(before);
+        assert!(Duration::from_nanos(ran) <= used.cpu + Duration::from_millis(20), "{used:?}");
+    }
 
     /// This process has used some CPU and some memory, and more of the former later; all of it by
     /// some thread.

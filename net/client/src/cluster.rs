@@ -606,6 +606,3 @@ impl<A> Cluster<A> {
         Some(usable[self.random.below(usable.len())].clone())
     }
 }
-
-#[cfg(test)]
-mod tests;

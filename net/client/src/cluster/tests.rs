@@ -1,1 +1,0 @@
-//! A cluster played by bytes.
