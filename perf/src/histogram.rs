@@ -166,34 +166,6 @@ pub fn histogram_json(histogram: &Histogram<u64>) -> String {
     out
 }
 
-/// One histogram as `.hgrm`: the percentile distribution that HdrHistogram's plotters read, in
-/// microseconds.
-#[must_use]
-pub fn to_hgrm(histogram: &Histogram<u64>) -> String {
-    let mut out = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
-    let mut below = 0;
-    for step in histogram.iter_quantiles(5) {
-        below += step.count_since_last_iteration();
-        let value = step.value_iterated_to() as f64 / 1000.0;
-        let quantile = step.quantile_iterated_to();
-        let _ = if quantile < 1.0 {
-            let odds = 1.0 / (1.0 - quantile);
-            writeln!(out, "{value:12.3} {quantile:.12} {below:10} {odds:14.2}")
-        } else {
-            writeln!(out, "{value:12.3} {quantile:.12} {below:10}")
-        };
-    }
-    let micros = |nanos: f64| nanos / 1000.0;
-    let (mean, deviation) = (micros(histogram.mean()), micros(histogram.stdev()));
-    let (max, count) = (micros(histogram.max() as f64), histogram.len());
-    let _ = writeln!(out, "#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]");
-    let _ = writeln!(out, "#[Max     = {max:12.3}, Total count    = {count:12}]");
-    let buckets = histogram.buckets();
-    let sub_buckets = 2 * (10u64.pow(u32::from(histogram.sigfig()))).next_power_of_two();
-    let _ = writeln!(out, "#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]");
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +231,5 @@ mod tests {
         assert_eq!(snapshot.to_text().lines().count(), 4);
         let histogram = snapshot.total(Kind::Produce).unwrap().histogram();
         assert!(histogram_json(&histogram).starts_with("{\"count\":3,"));
-        let hgrm = to_hgrm(&histogram);
-        assert!(hgrm.contains("Total count    =            3"), "{hgrm}");
     }
 }

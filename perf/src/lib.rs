@@ -11,6 +11,7 @@ pub mod admin;
 pub mod counts;
 pub mod diff;
 pub mod document;
+pub mod hgrm;
 pub mod histogram;
 pub mod hlog;
 pub mod interval;

@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::histogram::{QUANTILES, to_hgrm};
+use crate::hgrm::to_hgrm;
+use crate::histogram::QUANTILES;
 use crate::hlog::LogError;
 use crate::machine::share::Share;
 use crate::outcome::{Environment, Found, Outcome};
