@@ -10,6 +10,7 @@ use tidemill_net::cursor::WireError;
 use tidemill_net::frame::frame_size;
 use tidemill_net::http::{self, Method, RequestReader, Response};
 use tidemill_net::kafka;
+use tidemill_net::kafka::consumer_protocol::{Assignment, Subscription, VERSION_MAX};
 use tidemill_net::kafka::fetch::{FetchRequest, FetchResponse, OutgoingFetch};
 use tidemill_net::kafka::produce::{
     OutgoingProduce, OutgoingProducePartition, ProduceRequest, ProduceResponse,
@@ -84,6 +85,24 @@ fn same_http_again(request: &http::Request) {
     // With an equals sign behind each name it may be longer than it came.
     if head.len() <= http::HEAD_BYTES_MAX {
         assert_eq!(read_http(head.as_bytes(), head.len()).as_ref(), Ok(&Some(request.clone())));
+    }
+}
+
+/// What a consumer says, or what it gets: any bytes are taken for both.
+pub(crate) fn consumer_protocol(bytes: &[u8]) {
+    if let Ok(subscription) = Subscription::decode(bytes) {
+        assert_eq!(Subscription::topics_of(bytes).as_ref(), Ok(&subscription.topics));
+        // Its allowance was for the bytes it came in, as in `same_again`.
+        match Subscription::decode(&subscription.encode(VERSION_MAX)) {
+            Err(WireError::AllowanceExceeded { .. }) => {}
+            again => assert_eq!(again, Ok(subscription)),
+        }
+    }
+    if let Ok(assignment) = Assignment::decode(bytes) {
+        match Assignment::decode(&assignment.encode(VERSION_MAX)) {
+            Err(WireError::AllowanceExceeded { .. }) => {}
+            again => assert_eq!(again, Ok(assignment)),
+        }
     }
 }
 

@@ -53,3 +53,9 @@ fn the_corpus_of_requests_is_read_without_a_panic() {
 fn the_corpus_of_responses_is_read_without_a_panic() {
     replay("response", check::response);
 }
+
+/// What consumers say to each other is read or refused, never with a panic.
+#[test]
+fn the_corpus_of_the_consumer_protocol_is_read_without_a_panic() {
+    replay("consumer_protocol", check::consumer_protocol);
+}

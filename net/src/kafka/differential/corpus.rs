@@ -1,7 +1,8 @@
 //! What the fuzzer starts from: one random message of each kind in each version.
 //!
 //! An input of the fuzz targets `request` and `response` is the API's number and the version, one
-//! byte each, and then the body. See `fuzz/check.rs`.
+//! byte each, and then the body; one of `consumer_protocol` is what lies inside such a body. See
+//! `fuzz/check.rs`.
 
 use super::hot::{
     Names, random_fetch, random_fetch_response, random_produce, random_produce_response,
@@ -24,6 +25,16 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
                 let content = [&head[..], &body].concat();
                 seeds.push((format!("{name}/{}-{version}", api.name), content));
             }
+        }
+    }
+    for version in 0..=consumer_protocol::VERSION_MAX {
+        let form = Form { version, flexible: false };
+        for round in 0..2 {
+            let mut seed = Seed(round << 8 | version as u64);
+            let said = consumer_protocol::Subscription::random(&mut seed, form).encode(version);
+            seeds.push((format!("consumer_protocol/Subscription-{version}-{round}"), said.into()));
+            let got = consumer_protocol::Assignment::random(&mut seed, form).encode(version);
+            seeds.push((format!("consumer_protocol/Assignment-{version}-{round}"), got.into()));
         }
     }
     seeds
