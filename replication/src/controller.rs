@@ -122,6 +122,41 @@ pub fn decide_producer_ids(image: &Image) -> Record {
     Record::ProducerIdsGranted { first, count: PRODUCER_IDS_PER_GRANT }
 }
 
+/// The topic in which groups keep their members and their offsets.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Whether a topic is the broker's own. Clients may read it, and change nothing about it that the
+/// broker relies on.
+#[must_use]
+pub fn is_internal(name: &str) -> bool {
+    name == OFFSETS_TOPIC
+}
+
+fn check_not_internal(name: &str) -> Result<(), Error> {
+    match is_internal(name) {
+        true => Err(Error::InvalidRequest(format!("{name} belongs to the broker itself"))),
+        false => Ok(()),
+    }
+}
+
+/// A topic of the broker's own. Its configs are not held to what clients may set.
+pub fn decide_internal_topic(
+    image: &Image,
+    request: &CreateTopic,
+    configs: Vec<(String, String)>,
+    defaults: &Defaults,
+    seed: u128,
+) -> Result<Record, Error> {
+    assert!(is_internal(&request.name) && request.configs.is_empty());
+    let mut batch = Batch { image, defaults, seed, ids: BTreeSet::new(), partitions: 0 };
+    match batch.decide(request)? {
+        Record::TopicCreated { id, name, partitions, .. } => {
+            Ok(Record::TopicCreated { id, name, partitions, configs })
+        }
+        other => unreachable!("a topic was to be made, not {other:?}"),
+    }
+}
+
 /// New topics: for each, its record or why there will be none. `seed` is 128 fresh random bits.
 #[must_use]
 pub fn decide_create_topics(
@@ -140,6 +175,7 @@ pub fn decide_create_topics(
             let why = format!("topic {:?}, or one like it, is named twice", request.name);
             return Err(Error::InvalidRequest(why));
         }
+        check_not_internal(&request.name)?;
         batch.decide(request)
     };
     requests.iter().map(&mut decide).collect()
@@ -225,6 +261,8 @@ pub fn decide_create_partitions(
     defaults: &Defaults,
 ) -> Result<Record, Error> {
     let topic = image.topic_named(topic).ok_or(Error::UnknownTopic)?;
+    // Which partition a group belongs to follows from their number.
+    check_not_internal(&topic.name)?;
     let current = topic.partitions.len();
     let count = usize::try_from(new_count).unwrap_or(0);
     if count <= current || PARTITIONS_PER_TOPIC_MAX < count {
@@ -254,12 +292,14 @@ pub fn decide_create_partitions(
 /// The end of a topic, by its name.
 pub fn decide_delete_topic(image: &Image, name: &str) -> Result<Record, Error> {
     let topic = image.topic_named(name).ok_or(Error::UnknownTopic)?;
+    check_not_internal(&topic.name)?;
     Ok(Record::TopicDeleted { id: topic.id })
 }
 
 /// The end of a topic, by its id.
 pub fn decide_delete_topic_id(image: &Image, id: TopicId) -> Result<Record, Error> {
-    image.topic(id).ok_or(Error::UnknownTopicId)?;
+    let topic = image.topic(id).ok_or(Error::UnknownTopicId)?;
+    check_not_internal(&topic.name)?;
     Ok(Record::TopicDeleted { id })
 }
 
