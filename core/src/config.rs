@@ -165,6 +165,8 @@ pub struct Config {
     pub retention_check: Duration,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration: Duration,
+    /// Groups and their offsets.
+    pub groups: GroupSettings,
     /// `message.max.bytes`
     pub batch_bytes_max: u32,
     /// `fetch.max.bytes`
@@ -189,6 +191,31 @@ pub struct Config {
     pub log_filter: String,
     /// Every setting as it was given, for those who describe them.
     layers: Layers,
+}
+
+/// What holds for groups and the offsets they commit.
+#[derive(Clone, Debug)]
+pub struct GroupSettings {
+    /// `group.min.session.timeout.ms`
+    pub session_min: Duration,
+    /// `group.max.session.timeout.ms`
+    pub session_max: Duration,
+    /// `group.initial.rebalance.delay.ms`
+    pub initial_delay: Duration,
+    /// `group.max.size`
+    pub members_max: u32,
+    /// `offset.metadata.max.bytes`
+    pub offset_metadata_bytes_max: u32,
+    /// `offsets.retention.minutes`
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`
+    pub expiry_interval: Duration,
+    /// `offsets.topic.num.partitions`
+    pub topic_partitions: u32,
+    /// `offsets.topic.replication.factor`
+    pub topic_replicas: u16,
+    /// `offsets.topic.segment.bytes`
+    pub topic_segment_bytes: u32,
 }
 
 impl Default for Layers {
@@ -367,6 +394,7 @@ impl Config {
             producer_id_expiration: Duration::from_millis(
                 layers.number("producer.id.expiration.ms"),
             ),
+            groups: GroupSettings::of(&layers),
             batch_bytes_max: layers.number("message.max.bytes"),
             fetch_bytes_max: layers.number("fetch.max.bytes"),
             fetch_sessions_max: layers.number("max.incremental.fetch.session.cache.slots"),
@@ -399,6 +427,12 @@ impl Config {
         let batch = u64::from(self.batch_bytes_max);
         let contradiction = |name, reason: String| Err(ConfigError::Contradiction { name, reason });
 
+        if self.groups.session_max < self.groups.session_min {
+            return contradiction(
+                "group.max.session.timeout.ms",
+                "must not be below group.min.session.timeout.ms".to_owned(),
+            );
+        }
         if u64::from(self.request_bytes_max) < batch + 64 * 1024 {
             return contradiction(
                 "socket.request.max.bytes",
@@ -447,6 +481,24 @@ impl Config {
     #[must_use]
     pub fn value_text(&self, name: &str) -> String {
         self.layers.values[index_of(name)].0.to_string()
+    }
+}
+
+impl GroupSettings {
+    fn of(layers: &Layers) -> Self {
+        let ms = |name| Duration::from_millis(layers.number(name));
+        Self {
+            session_min: ms("group.min.session.timeout.ms"),
+            session_max: ms("group.max.session.timeout.ms"),
+            initial_delay: ms("group.initial.rebalance.delay.ms"),
+            members_max: layers.number("group.max.size"),
+            offset_metadata_bytes_max: layers.number("offset.metadata.max.bytes"),
+            offsets_retention: Duration::from_mins(layers.number("offsets.retention.minutes")),
+            expiry_interval: ms("offsets.retention.check.interval.ms"),
+            topic_partitions: layers.number("offsets.topic.num.partitions"),
+            topic_replicas: layers.number("offsets.topic.replication.factor"),
+            topic_segment_bytes: layers.number("offsets.topic.segment.bytes"),
+        }
     }
 }
 

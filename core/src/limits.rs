@@ -145,7 +145,59 @@ pub const PROPOSALS_QUEUED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The most changes one shard has asked for and not been told the end of; further ones are refused.
 pub const PROPOSALS_PER_SHARD_MAX: usize = 1024;
 
+/// The longest name of a group, a member or an instance, and of what clients call themselves in
+/// groups. Kafka's strings end at 32,767 bytes; nobody gets there by a name.
+pub const GROUP_NAME_BYTES_MAX: usize = 4096;
+
+/// How much of a client's own name is kept with its members of groups. Kafka Streams makes it of
+/// the application's name, a UUID and the name of a thread.
+pub const CLIENT_ID_BYTES_IN_GROUP: usize = 512;
+
+/// The most members of a group: what `group.max.size` may be raised to.
+pub const GROUP_MEMBERS_MAX: u32 = 100_000;
+
+/// The most groups of one partition of `__consumer_offsets`; further ones are refused.
+pub const GROUPS_PER_PARTITION_MAX: usize = 100_000;
+
+/// The most memory that the groups of one shard take; beyond it nothing new is kept.
+pub const GROUPS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The largest record about one group: its members, what they said and what they were given.
+pub const GROUP_RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Records of groups that go to the log together, about.
+pub const GROUP_APPEND_BYTES: usize = 256 * 1024;
+
+/// How much is written to a partition of `__consumer_offsets`, at least, before what it remembers is
+/// written anew and the rest dropped: so much, or four times what there is, is read at a start.
+pub const GROUP_REWRITE_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most partitions of `__consumer_offsets`.
+pub const OFFSETS_PARTITIONS_MAX: u32 = 1000;
+
+/// The largest batch of `__consumer_offsets`: its `max.message.bytes`.
+pub const OFFSETS_BATCH_BYTES_MAX: u32 = 8 * 1024 * 1024;
+
+/// How much of `__consumer_offsets` is read at a time when its groups are loaded.
+pub const OFFSETS_LOAD_BYTES: u32 = 256 * 1024;
+
+/// How many groups are looked at in one turn for offsets that nobody uses any more.
+pub const GROUPS_EXPIRED_PER_TURN: usize = 100;
+
+/// The most bytes a client may keep with an offset: what `offset.metadata.max.bytes` may be
+/// raised to. Kafka's records have 16 bits for the length.
+pub const OFFSET_METADATA_BYTES_MAX: usize = i16::MAX as usize;
+
+/// How long a member that was not told its name yet may wait for the others (as in Kafka).
+pub const NEW_MEMBER_WAIT_MS: u64 = 5 * 60 * 1000;
+
 const _: () = {
+    // The largest record about a group fits a batch, behind others that go along with it.
+    assert!(GROUP_RECORD_BYTES_MAX + 2 * GROUP_APPEND_BYTES < OFFSETS_BATCH_BYTES_MAX as usize);
+    assert!(OFFSETS_BATCH_BYTES_MAX <= BATCH_BYTES_MAX);
+    assert!(OFFSETS_PARTITIONS_MAX <= PARTITIONS_PER_TOPIC_MAX);
+    // Names must fit Kafka's strings; a member's is a name, a dash and a UUID.
+    assert!(GROUP_NAME_BYTES_MAX + 64 < i16::MAX as usize);
     // The id of the last shard of the last node must be a Kafka broker id, an i32.
     assert!(NODE_ID_MAX < SHARD_ID_STRIDE);
     assert!((SHARDS_MAX as i64) * (SHARD_ID_STRIDE as i64) <= i32::MAX as i64);

@@ -286,6 +286,70 @@ pub static SETTINGS: &[Setting] = &[
         "How many incremental fetch sessions the node keeps. The longest unused one makes room for \
          another after two minutes; until then clients go without.",
     ),
+    // Groups.
+    setting(
+        "group.min.session.timeout.ms",
+        millis(1, I32_MAX),
+        "6000",
+        "The shortest session a member of a group may ask for: how long it may be silent.",
+    ),
+    setting(
+        "group.max.session.timeout.ms",
+        millis(1, I32_MAX),
+        "1800000",
+        "The longest session a member of a group may ask for.",
+    ),
+    setting(
+        "group.initial.rebalance.delay.ms",
+        millis(0, I32_MAX),
+        "3000",
+        "How long a group that was empty waits for more members before it shares out. Consumers \
+         that start alone start so much later.",
+    ),
+    setting(
+        "group.max.size",
+        count(1, limits::GROUP_MEMBERS_MAX as i64),
+        "10000",
+        "How many members a group may have.",
+    ),
+    setting(
+        "offset.metadata.max.bytes",
+        bytes(0, limits::OFFSET_METADATA_BYTES_MAX as i64),
+        "4096",
+        "How much a client may keep beside a committed offset.",
+    ),
+    setting(
+        "offsets.retention.minutes",
+        Kind::Integer { unit: Unit::Minutes, min: 1, max: I32_MAX },
+        "10080",
+        "How long committed offsets are kept after the last member of their group has gone, or, \
+         without members, after the commit.",
+    ),
+    setting(
+        "offsets.retention.check.interval.ms",
+        millis(1, i64::MAX),
+        "600000",
+        "How often it is looked whether committed offsets are too old.",
+    ),
+    setting(
+        "offsets.topic.num.partitions",
+        count(1, limits::OFFSETS_PARTITIONS_MAX as i64),
+        "50",
+        "Partitions of __consumer_offsets, which is made when the first group is looked for. More \
+         than shards share out the groups; never changed later.",
+    ),
+    setting(
+        "offsets.topic.replication.factor",
+        count(1, limits::REPLICAS_MAX as i64),
+        "1",
+        "Replicas of __consumer_offsets.",
+    ),
+    setting(
+        "offsets.topic.segment.bytes",
+        bytes(limits::OFFSETS_BATCH_BYTES_MAX as i64, I32_MAX),
+        "16777216",
+        "The size of a segment of __consumer_offsets; whole ones are dropped.",
+    ),
     // Connections.
     setting(
         "socket.request.max.bytes",
