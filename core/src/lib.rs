@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
 //! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
-//! here or, by [`message`], elsewhere. [`startup`] is how a node gets there, [`controller`] how
+//! here or, by [`message`], elsewhere. The [`coordinator`] decides what groups do.
+//! [`startup`] is how a node gets there, [`controller`] how
 //! its metadata changes. [`measure`] is what a shard
 //! knows of itself, [`admin`] how people see it. [`config`] says what it is told, [`limits`] how far anything may grow.
 
@@ -22,6 +23,7 @@ pub mod topic_rules;
 pub mod admin;
 pub mod background;
 pub mod controller;
+pub mod coordinator;
 pub mod disk;
 pub mod startup;
 pub mod token;

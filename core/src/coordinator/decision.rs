@@ -1,0 +1,75 @@
+//! What a decision of a coordinator is made with, and what comes of it.
+//!
+//! A decision changes what a group is waiting for at once. What must outlive the process goes out
+//! as records; the replies of a decision that has records are held until these are durable, and
+//! become refusals if they cannot be written. A decision that *blocks* lets nothing else happen to
+//! its group until then.
+
+use std::sync::Arc;
+
+use tidemill_net::kafka::ErrorCode;
+
+use super::Rules;
+use super::record::Record;
+use super::request::{Joined, MemberId, Reply, Synced};
+use super::timers::Timers;
+use crate::job::ReplyTo;
+use crate::partition::Times;
+use crate::random::Random;
+
+/// What a group does if its records could not be written.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum IfRefused {
+    /// What was decided stands, or was never done.
+    #[default]
+    Nothing,
+    /// The members must share out again.
+    Rebalance,
+}
+
+/// One decision in the making.
+pub(super) struct Decision<'a> {
+    pub(super) group: &'a Arc<str>,
+    pub(super) times: Times,
+    pub(super) rules: &'a Rules,
+    pub(super) timers: &'a mut Timers,
+    pub(super) random: &'a mut Random,
+    pub(super) outcome: Outcome,
+}
+
+/// What a decision has led to.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) replies: Vec<(ReplyTo, Reply)>,
+    pub(super) records: Vec<Record>,
+    pub(super) blocks: bool,
+    pub(super) if_refused: IfRefused,
+}
+
+impl Decision<'_> {
+    pub(super) fn reply(&mut self, to: ReplyTo, reply: Reply) {
+        self.outcome.replies.push((to, reply));
+    }
+
+    pub(super) fn refuse_join(&mut self, to: ReplyTo, error: ErrorCode, member: &MemberId) {
+        self.reply(to, Reply::Joined(Box::new(Joined::refused(error, member))));
+    }
+
+    pub(super) fn refuse_sync(&mut self, to: ReplyTo, error: ErrorCode) {
+        self.reply(to, Reply::Synced(Box::new(Synced::refused(error))));
+    }
+
+    /// Writes a record; nothing else happens to the group until it is durable.
+    pub(super) fn write_and_block(&mut self, record: Record) {
+        self.outcome.records.push(record);
+        self.outcome.blocks = true;
+    }
+
+    /// A new name for a member: what it calls itself, and what makes it the only one of its name.
+    pub(super) fn name_member(&mut self, called: &str) -> MemberId {
+        let id = self.random.uuid();
+        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+        format!("{called}-{}", parts.join("-")).into()
+    }
+}

@@ -1,0 +1,166 @@
+//! The offsets a group has committed: what is kept, for how long, and who may touch it.
+//!
+//! An offset changes when the record that says so is durable ([`Offsets::apply`]), so what is
+//! told here was never lost.
+//!
+//! Start reading at [`Offsets`].
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::record::Record;
+
+/// One committed offset.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Committed {
+    /// The next record to consume.
+    pub offset: i64,
+    /// Epoch of the leader that wrote the last one consumed; -1 if the client does not say.
+    pub leader_epoch: i32,
+    /// Whatever the client wants to find again.
+    pub metadata: Arc<str>,
+    /// When it was committed, in milliseconds of the Unix epoch.
+    pub commit_ms: i64,
+    /// When it may be forgotten, if the client has said so (OffsetCommit before version 5).
+    pub expire_ms: Option<i64>,
+}
+
+/// From when on an offset of a group counts as unused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnusedSince {
+    /// Since it was committed.
+    Commit,
+    /// Since the group has no members.
+    Time(i64),
+}
+
+/// All offsets of one group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offsets {
+    by_topic: BTreeMap<Arc<str>, BTreeMap<i32, Committed>>,
+    count: usize,
+}
+
+/// What one offset takes in memory, beside its metadata.
+pub const OFFSET_BYTES: usize = size_of::<Committed>() + 32;
+
+impl Offsets {
+    /// What is kept for a partition.
+    pub fn get(&self, topic: &str, partition: i32) -> Option<&Committed> {
+        self.by_topic.get(topic)?.get(&partition)
+    }
+
+    /// All there are.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i32, &Committed)> {
+        self.by_topic.iter().flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(partition, committed)| (topic, *partition, committed))
+        })
+    }
+
+    /// Those behind a place, in the order of topics and partitions.
+    pub fn after(
+        &self,
+        place: Option<&(Arc<str>, i32)>,
+    ) -> impl Iterator<Item = (&Arc<str>, i32, &Committed)> {
+        let (topic, partition) = match place {
+            Some((topic, partition)) => (Bound::Included(topic), Some(*partition)),
+            None => (Bound::Unbounded, None),
+        };
+        let begun = place.map(|(topic, _)| topic);
+        self.by_topic.range::<Arc<str>, _>((topic, Bound::Unbounded)).flat_map(
+            move |(topic, partitions)| {
+                let from = match partition.filter(|_| begun == Some(topic)) {
+                    Some(last) => Bound::Excluded(last),
+                    None => Bound::Unbounded,
+                };
+                let rest = partitions.range((from, Bound::Unbounded));
+                rest.map(move |(partition, committed)| (topic, *partition, committed))
+            },
+        )
+    }
+
+    /// All there are, topic by topic.
+    pub fn topics(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, Committed>)> {
+        self.by_topic.iter()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Lets a durable record have happened; others than those of offsets are of no concern here.
+    /// Tells by how many bytes the offsets have grown.
+    pub fn apply(&mut self, record: Record) -> isize {
+        match record {
+            Record::Offset { topic, partition, committed, .. } => {
+                let bytes = size_of_offset(&committed);
+                let partitions = self.by_topic.entry(topic).or_default();
+                match partitions.insert(partition, committed) {
+                    Some(old) => bytes - size_of_offset(&old),
+                    None => {
+                        self.count += 1;
+                        bytes
+                    }
+                }
+            }
+            Record::OffsetRemoved { topic, partition, .. } => {
+                let Some(partitions) = self.by_topic.get_mut(&topic) else { return 0 };
+                let Some(old) = partitions.remove(&partition) else { return 0 };
+                self.count -= 1;
+                if partitions.is_empty() {
+                    self.by_topic.remove(&topic);
+                }
+                -size_of_offset(&old)
+            }
+            Record::Group { .. } | Record::GroupRemoved { .. } => 0,
+        }
+    }
+
+    /// What they take in memory.
+    pub fn bytes(&self) -> isize {
+        self.iter().map(|(_, _, committed)| size_of_offset(committed)).sum()
+    }
+
+    /// The records that forget everything.
+    pub fn remove_all(&self, group: &Arc<str>) -> Vec<Record> {
+        self.iter().map(|(topic, partition, _)| removed(group, topic, partition)).collect()
+    }
+
+    /// The records that forget what has been unused for too long, of topics nobody reads.
+    pub fn expire(
+        &self,
+        group: &Arc<str>,
+        unused: UnusedSince,
+        is_read: impl Fn(&str) -> bool,
+        wall_ms: i64,
+        retention_ms: i64,
+    ) -> Vec<Record> {
+        let is_over = |committed: &Committed| match (committed.expire_ms, unused) {
+            (Some(expire_ms), _) => expire_ms <= wall_ms,
+            (None, UnusedSince::Commit) => retention_ms <= wall_ms - committed.commit_ms,
+            (None, UnusedSince::Time(since_ms)) => retention_ms <= wall_ms - since_ms,
+        };
+        let unread = self.by_topic.iter().filter(|(topic, _)| !is_read(topic));
+        let over = unread.flat_map(|(topic, partitions)| {
+            let over = partitions.iter().filter(|(_, committed)| is_over(committed));
+            over.map(move |(partition, _)| removed(group, topic, *partition))
+        });
+        over.collect()
+    }
+}
+
+/// The record that forgets one offset.
+pub fn removed(group: &Arc<str>, topic: &Arc<str>, partition: i32) -> Record {
+    Record::OffsetRemoved { group: Arc::clone(group), topic: Arc::clone(topic), partition }
+}
+
+fn size_of_offset(committed: &Committed) -> isize {
+    (OFFSET_BYTES + committed.metadata.len()) as isize
+}

@@ -1,0 +1,388 @@
+//! The rules of groups, told as what clients ask and are answered.
+//!
+//! The scene is one coordinator, a clock, and a log that takes and keeps batches when the test
+//! says so; by default at once.
+
+mod committing;
+mod joining;
+mod statics;
+mod writing;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tidemill_record::{Batch, Contents};
+use tidemill_runtime::edge::ShardId;
+
+use super::offsets::Committed;
+use super::request::{
+    Commit, DeleteOffsets, Description, Heartbeat, Join, Leave, MemberId, Protocol, Sync, Who,
+};
+use super::*;
+use crate::job::Jobs;
+
+const GROUP: &str = "g";
+const SESSION: Duration = Duration::from_secs(10);
+const REBALANCE: Duration = Duration::from_secs(60);
+const DELAY: Duration = Duration::from_secs(3);
+const RETENTION: Duration = Duration::from_hours(1);
+
+/// What the log does with batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Disk {
+    /// They are durable at once.
+    Takes,
+    /// They are on their way until [`Scene::settle`].
+    Waits,
+    /// There is no room.
+    Full,
+}
+
+struct Scene {
+    coordinator: Coordinator,
+    times: Times,
+    jobs: Jobs<()>,
+    disk: Disk,
+    /// Durable, in order.
+    log: Vec<Record>,
+    under_way: VecDeque<(u64, Vec<Record>)>,
+    /// By the serial number of the question.
+    told: BTreeMap<usize, Reply>,
+    asked: Vec<ReplyTo>,
+}
+
+/// A question that was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked(usize);
+
+fn rules() -> Rules {
+    Rules {
+        initial_delay: DELAY,
+        members_max: 1000,
+        new_member_timeout: Duration::from_mins(5),
+        record_bytes_max: 1 << 20,
+        rewrite_bytes: 1 << 30,
+        offset_metadata_bytes_max: 100,
+        offsets_retention_ms: RETENTION.as_millis() as i64,
+        expiry_interval: Duration::from_mins(10),
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(rules())
+    }
+
+    fn with(rules: Rules) -> Self {
+        let times = Times { now: Instant { nanos: 1 }, wall_ms: 1_000_000 };
+        let mut coordinator = Coordinator::new(Arc::new(rules), 7);
+        coordinator.loaded(0, times, |_| true);
+        Self {
+            coordinator,
+            times,
+            jobs: Jobs::default(),
+            disk: Disk::Takes,
+            log: Vec::new(),
+            under_way: VecDeque::new(),
+            told: BTreeMap::new(),
+            asked: Vec::new(),
+        }
+    }
+
+    fn ask(&mut self, request: Request) -> Asked {
+        let index = self.asked.len() as u32;
+        let reply_to = ReplyTo { shard: ShardId(0), job: self.jobs.insert(()), index };
+        self.asked.push(reply_to);
+        self.coordinator.request(request, reply_to, true, self.times);
+        self.write();
+        Asked(index as usize)
+    }
+
+    /// Hands batches to the log, and replies to whoever asked.
+    fn write(&mut self) {
+        loop {
+            for (reply_to, reply) in self.coordinator.take_replies() {
+                let before = self.told.insert(reply_to.index as usize, reply);
+                assert!(before.is_none(), "everybody is answered once");
+            }
+            let Some(append) = self.coordinator.poll_append(self.times.wall_ms) else { return };
+            match self.disk {
+                Disk::Full => {
+                    let error = ErrorCode::NotCoordinator;
+                    self.coordinator.refused(append.number, error, self.times);
+                }
+                _ => self.under_way.push_back((append.number, records_of(&append.batch))),
+            }
+            if self.disk == Disk::Takes {
+                self.settle();
+            }
+        }
+    }
+
+    /// What is under way becomes durable.
+    fn settle(&mut self) {
+        while let Some((number, records)) = self.under_way.pop_front() {
+            let base_offset = Offset(self.log.len() as i64);
+            self.log.extend(records);
+            self.coordinator.appended(number, base_offset, self.times);
+        }
+        self.write();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.times.now.after(time);
+        while let Some(next) = self.coordinator.next_deadline().filter(|next| *next <= end) {
+            self.pass_to(next.max(self.times.now));
+        }
+        self.pass_to(end);
+    }
+
+    fn pass_to(&mut self, now: Instant) {
+        let passed = now.since(self.times.now);
+        self.times = Times { now, wall_ms: self.times.wall_ms + passed.as_millis() as i64 };
+        self.coordinator.tick(self.times);
+        self.write();
+    }
+
+    fn reply(&self, asked: Asked) -> &Reply {
+        self.told.get(&asked.0).expect("it is answered")
+    }
+
+    fn is_waiting(&self, asked: Asked) -> bool {
+        !self.told.contains_key(&asked.0)
+    }
+
+    fn joined(&self, asked: Asked) -> &Joined {
+        match self.reply(asked) {
+            Reply::Joined(joined) => joined,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn synced(&self, asked: Asked) -> &Synced {
+        match self.reply(asked) {
+            Reply::Synced(synced) => synced,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // What clients do.
+
+    fn join(&mut self, client: &Client) -> Asked {
+        self.ask(Request::Join(Box::new(client.join.clone())))
+    }
+
+    /// A new client joins under the name it is told to.
+    fn join_named(&mut self, client: &mut Client) -> Asked {
+        let asked = self.join(client);
+        let joined = self.joined(asked);
+        assert_eq!(joined.error, ErrorCode::MemberIdRequired);
+        client.join.member = Arc::clone(&joined.member);
+        self.join(client)
+    }
+
+    fn sync(&mut self, asked: Asked, shares: &[(&MemberId, &'static str)]) -> Asked {
+        let Joined { member, generation, .. } = self.joined(asked).clone();
+        self.sync_as(&member, generation, shares)
+    }
+
+    fn sync_as(
+        &mut self,
+        member: &MemberId,
+        generation: i32,
+        shares: &[(&MemberId, &'static str)],
+    ) -> Asked {
+        let assignments = shares
+            .iter()
+            .map(|(id, share)| (Arc::clone(id), Bytes::from_static(share.as_bytes())))
+            .collect();
+        self.ask(Request::Sync(Box::new(Sync {
+            group: GROUP.into(),
+            who: who(member, generation),
+            protocol_type: None,
+            protocol: None,
+            assignments,
+        })))
+    }
+
+    fn heartbeat(&mut self, member: &MemberId, generation: i32) -> ErrorCode {
+        let who = who(member, generation);
+        let asked = self.ask(Request::Heartbeat(Heartbeat { group: GROUP.into(), who }));
+        match self.reply(asked) {
+            Reply::Alive(error) => *error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn leave(&mut self, members: &[(&str, Option<&str>)]) -> Vec<ErrorCode> {
+        let members = members.iter().map(|(id, instance)| ((*id).into(), instance.map(Arc::from)));
+        let leave = Leave { group: GROUP.into(), members: members.collect() };
+        let asked = self.ask(Request::Leave(leave));
+        match self.reply(asked) {
+            Reply::Left(results) => results.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn describe(&mut self) -> Description {
+        let asked = self.ask(Request::Describe { group: GROUP.into() });
+        match self.reply(asked) {
+            Reply::Described(Some(description)) => (**description).clone(),
+            Reply::Described(None) => panic!("there is no group"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn state(&mut self) -> &'static str {
+        self.describe().state
+    }
+
+    fn commit_as(&mut self, who: Who, offsets: &[(&str, i32, i64)]) -> Asked {
+        let offsets = offsets.iter().map(|(topic, partition, offset)| {
+            let commit_ms = self.times.wall_ms;
+            let committed =
+                Committed { offset: *offset, leader_epoch: -1, commit_ms, ..Committed::default() };
+            ((*topic).into(), *partition, committed)
+        });
+        let offsets = offsets.collect();
+        let unknown_group = ErrorCode::IllegalGeneration;
+        self.ask(Request::Commit(Commit { group: GROUP.into(), who, unknown_group, offsets }))
+    }
+
+    fn commit(&mut self, who: Who, offsets: &[(&str, i32, i64)]) -> Result<(), ErrorCode> {
+        let asked = self.commit_as(who, offsets);
+        match self.reply(asked) {
+            Reply::Committed(results) => {
+                assert!(results.iter().all(|error| *error == ErrorCode::None));
+                Ok(())
+            }
+            Reply::Refused(error) => Err(*error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn committed(&mut self, topic: &str, partition: i32) -> Option<i64> {
+        let topics = Some(vec![(topic.into(), vec![partition])]);
+        let asked = self.ask(Request::FetchOffsets(FetchOffsets { group: GROUP.into(), topics }));
+        match self.reply(asked) {
+            Reply::Offsets(found) => found[0].1[0].1.as_ref().map(|committed| committed.offset),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn delete(&mut self) -> Asked {
+        self.ask(Request::Delete { group: GROUP.into() })
+    }
+
+    /// The process ends here; another one takes up what is durable.
+    fn crash(&mut self) {
+        self.under_way.clear();
+        self.coordinator = Coordinator::new(Arc::new(rules()), 8);
+        for record in self.log.clone() {
+            self.coordinator.replay(record);
+        }
+        self.coordinator.loaded(0, self.times, |_| true);
+        self.write();
+    }
+
+    /// `count` consumers that share `group`, all with their shares; the first one leads.
+    fn stable(count: usize) -> (Self, Vec<Client>) {
+        let mut scene = Self::new();
+        let mut clients: Vec<Client> = (0..count).map(|_| Client::new()).collect();
+        scene.stabilize(&mut clients);
+        (scene, clients)
+    }
+
+    fn stabilize(&mut self, clients: &mut [Client]) {
+        let asked: Vec<Asked> = clients.iter_mut().map(|client| self.join_named(client)).collect();
+        self.pass(2 * DELAY);
+        let syncs: Vec<Asked> = asked.iter().rev().map(|asked| self.sync(*asked, &[])).collect();
+        for (asked, sync) in asked.iter().zip(syncs) {
+            assert_eq!(self.joined(*asked).error, ErrorCode::None);
+            assert_eq!(self.synced(sync).error, ErrorCode::None);
+        }
+        assert_eq!(self.state(), "Stable");
+    }
+}
+
+/// A client of the group, as it joins.
+#[derive(Clone)]
+struct Client {
+    join: Join,
+}
+
+impl Client {
+    fn new() -> Self {
+        Self {
+            join: Join {
+                group: GROUP.into(),
+                member: "".into(),
+                instance: None,
+                client_id: "client".into(),
+                client_host: "/host".into(),
+                session_timeout: SESSION,
+                rebalance_timeout: REBALANCE,
+                protocol_type: "consumer".into(),
+                protocols: vec![protocol("range", &["t"])],
+                needs_member_id: true,
+                may_skip_assignment: true,
+            },
+        }
+    }
+
+    fn with_instance(instance: &str) -> Self {
+        let mut client = Self::new();
+        client.join.instance = Some(instance.into());
+        client
+    }
+
+    fn with_protocols(protocols: Vec<Protocol>) -> Self {
+        let mut client = Self::new();
+        client.join.protocols = protocols;
+        client
+    }
+
+    fn id(&self) -> MemberId {
+        Arc::clone(&self.join.member)
+    }
+}
+
+/// What a consumer says that reads `topics`.
+fn protocol(name: &str, topics: &[&str]) -> Protocol {
+    let subscription = tidemill_net::kafka::consumer_protocol::Subscription {
+        topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+        ..Default::default()
+    };
+    Protocol { name: name.into(), metadata: subscription.encode(0) }
+}
+
+fn who(member: &str, generation: i32) -> Who {
+    Who { member: member.into(), instance: None, generation }
+}
+
+/// Somebody who is in no group.
+fn nobody() -> Who {
+    who("", -1)
+}
+
+fn records_of(batch: &[u8]) -> Vec<Record> {
+    let (batch, rest) = Batch::parse(batch).unwrap();
+    assert!(rest.is_empty());
+    let contents = Contents::open(&batch, 1 << 24).unwrap();
+    let records = contents.records().map(|record| {
+        let record = record.unwrap();
+        Record::decode(record.key.unwrap(), record.value).unwrap()
+    });
+    records.collect()
+}
+
+/// Groups belong to the partitions that Kafka's tools look for them in: the hash is Java's.
+#[test]
+fn a_group_belongs_to_the_partition_its_name_hashes_to() {
+    assert_eq!(partition_of("", 50), 0);
+    assert_eq!(partition_of("a", 50), 97 % 50);
+    assert_eq!(partition_of("my-group", 50), 12, "its hash is -1,906,497,762");
+    assert_eq!(partition_of("größe", 50), 7);
+    assert_eq!(partition_of("𝄞", 50), 44, "which Java keeps as two units");
+    assert_eq!(partition_of("polygenelubricants", 50), 0, "its hash has no positive counterpart");
+}
