@@ -40,7 +40,9 @@ use tidemill_replication::quorum::{self, Index};
 use tidemill_runtime::edge::{Instant, ShardId};
 
 use crate::job::JobId;
-use crate::limits::{PARTITIONS_MAX, PROPOSALS_QUEUED_BYTES_MAX, PROPOSALS_QUEUED_MAX};
+use crate::limits::{
+    OFFSETS_BATCH_BYTES_MAX, PARTITIONS_MAX, PROPOSALS_QUEUED_BYTES_MAX, PROPOSALS_QUEUED_MAX,
+};
 use crate::message::Message;
 use crate::partition::Times;
 use crate::placement;
@@ -64,6 +66,8 @@ pub enum Proposal {
     AlterConfigs(IncrementalAlterConfigsRequest),
     /// A block of producer ids for one shard.
     ProducerIds,
+    /// The topic of groups and their offsets, if there is none yet.
+    OffsetsTopic,
 }
 
 /// What came of a change: what the client is answered.
@@ -79,6 +83,8 @@ pub enum Outcome {
     AlterConfigs(IncrementalAlterConfigsResponse),
     /// The block, or why there is none.
     ProducerIds(Result<Range<i64>, ErrorCode>),
+    /// Whether it is there now.
+    OffsetsTopic(ErrorCode),
 }
 
 /// The state of shard 0's controller.
@@ -369,6 +375,37 @@ impl Shard {
                 };
                 (vec![record], Outcome::ProducerIds(Ok(first..first + count)))
             }
+            Proposal::OffsetsTopic => self.decide_offsets_topic(controller),
+        }
+    }
+
+    /// Kafka's topic of groups, with Kafka's configs.
+    fn decide_offsets_topic(&self, controller: &mut Controller) -> (Vec<Record>, Outcome) {
+        let groups = &self.settings.config.groups;
+        let request = CreateTopic {
+            name: decisions::OFFSETS_TOPIC.to_owned(),
+            partitions: groups.topic_partitions as i32,
+            replication_factor: groups.topic_replicas as i16,
+            ..CreateTopic::default()
+        };
+        let configs = [
+            ("cleanup.policy", "compact".to_owned()),
+            ("compression.type", "producer".to_owned()),
+            ("max.message.bytes", OFFSETS_BATCH_BYTES_MAX.to_string()),
+            ("segment.bytes", groups.topic_segment_bytes.to_string()),
+            // What was told to clients is on disk, whatever other topics do.
+            ("tidemill.durability", "durable".to_owned()),
+        ];
+        let configs = configs.map(|(name, value)| (name.to_owned(), value)).into();
+        let seed = u128::from_be_bytes(controller.random.uuid());
+        let defaults = &controller.defaults;
+        match decisions::decide_internal_topic(&self.image, &request, configs, defaults, seed) {
+            Ok(record) => (vec![record], Outcome::OffsetsTopic(ErrorCode::None)),
+            Err(Error::TopicExists(_)) => (Vec::new(), Outcome::OffsetsTopic(ErrorCode::None)),
+            Err(error) => {
+                tracing::warn!(%error, "the topic of groups cannot be made");
+                (Vec::new(), Outcome::OffsetsTopic(code(&error)))
+            }
         }
     }
 
@@ -625,6 +662,7 @@ pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
         }
         Proposal::AlterConfigs(request) => Outcome::AlterConfigs(request.error_response(error)),
         Proposal::ProducerIds => Outcome::ProducerIds(Err(error)),
+        Proposal::OffsetsTopic => Outcome::OffsetsTopic(error),
     }
 }
 
@@ -657,5 +695,6 @@ fn failed(outcome: &Outcome, error: ErrorCode) -> Outcome {
             Outcome::AlterConfigs(response)
         }
         Outcome::ProducerIds(_) => Outcome::ProducerIds(Err(error)),
+        Outcome::OffsetsTopic(_) => Outcome::OffsetsTopic(error),
     }
 }

@@ -87,11 +87,17 @@ impl Shard {
             self.stamp();
             self.stage_ended(slot, Stage::Decode);
         }
-        self.route(reply, request, times);
+        self.route(reply, request, client_id, times);
         Ok(())
     }
 
-    fn route(&mut self, reply: ReplyForm, request: AnyRequest<'_>, times: Times) {
+    fn route(
+        &mut self,
+        reply: ReplyForm,
+        request: AnyRequest<'_>,
+        client_id: Option<&str>,
+        times: Times,
+    ) {
         match request {
             AnyRequest::Produce(_) => unreachable!("handled with its frame"),
             AnyRequest::Fetch(request) => self.handle_fetch(reply, &request, times),
@@ -115,6 +121,23 @@ impl Shard {
                 self.handle_alter_configs(reply, request, times);
             }
             AnyRequest::DescribeCluster(request) => self.handle_describe_cluster(reply, &request),
+            AnyRequest::FindCoordinator(request) => {
+                self.handle_find_coordinator(reply, request, times);
+            }
+            AnyRequest::JoinGroup(request) => {
+                self.handle_join_group(reply, request, client_id, times);
+            }
+            AnyRequest::SyncGroup(request) => self.handle_sync_group(reply, request, times),
+            AnyRequest::Heartbeat(request) => self.handle_heartbeat(reply, request, times),
+            AnyRequest::LeaveGroup(request) => self.handle_leave_group(reply, request, times),
+            AnyRequest::ListGroups(request) => self.handle_list_groups(reply, request, times),
+            AnyRequest::DescribeGroups(request) => {
+                self.handle_describe_groups(reply, request, times);
+            }
+            AnyRequest::DeleteGroups(request) => self.handle_delete_groups(reply, request, times),
+            AnyRequest::OffsetCommit(request) => self.handle_offset_commit(reply, request, times),
+            AnyRequest::OffsetFetch(request) => self.handle_offset_fetch(reply, request, times),
+            AnyRequest::OffsetDelete(request) => self.handle_offset_delete(reply, request, times),
             other => unreachable!("not served, so its header is refused: {other:?}"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
 //! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
-//! here or, by [`message`], elsewhere. The [`coordinator`] decides what groups do.
+//! here or, by [`message`], elsewhere. [`groups`] brings the [`coordinator`]s of groups to the partitions they are kept in.
 //! [`startup`] is how a node gets there, [`controller`] how
 //! its metadata changes. [`measure`] is what a shard
 //! knows of itself, [`admin`] how people see it. [`config`] says what it is told, [`limits`] how far anything may grow.
@@ -25,6 +25,7 @@ pub mod background;
 pub mod controller;
 pub mod coordinator;
 pub mod disk;
+pub mod groups;
 pub mod startup;
 pub mod token;
 

@@ -13,6 +13,7 @@ use tidemill_replication::metadata::{Image, Record};
 use tidemill_storage::recovery::RecoveredShard;
 
 use crate::controller::Proposal;
+use crate::coordinator;
 use crate::job::JobId;
 use crate::measure::Question;
 
@@ -128,6 +129,8 @@ pub enum Call {
         /// The new log start offset.
         before: i64,
     },
+    /// Ask the coordinator of the groups that are kept in this partition.
+    Group(Box<coordinator::request::Request>),
 }
 
 /// What a fetch asks of one partition.
@@ -193,6 +196,8 @@ pub enum Answer {
         /// The log start offset.
         log_start_offset: Offset,
     },
+    /// What the coordinator answers.
+    Group(Box<coordinator::request::Reply>),
 }
 
 /// What a read gave.

@@ -210,7 +210,7 @@ impl Home {
             Call::Read(read) => read.current_leader_epoch,
             Call::ListOffset { current_leader_epoch, .. }
             | Call::EpochEnd { current_leader_epoch, .. } => *current_leader_epoch,
-            Call::Append { .. } | Call::Watch { .. } | Call::Trim { .. } => None,
+            Call::Append { .. } | Call::Watch { .. } | Call::Trim { .. } | Call::Group(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
             return self.answers.push((reply_to, refused(error)));
@@ -227,6 +227,7 @@ impl Home {
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),
+            Call::Group(_) => unreachable!("the partition's coordinator answers it"),
         }
     }
 
@@ -237,6 +238,17 @@ impl Home {
                 .watchers
                 .retain(|watcher| (watcher.reply_to.job, watcher.reply_to.shard) != (job, shard));
         }
+    }
+
+    /// Answers a call that was not for the partition itself, in the order of all others.
+    pub fn answer(&mut self, reply_to: ReplyTo, answer: Answer) {
+        self.answers.push((reply_to, answer));
+    }
+
+    /// Where a partition that lives here begins, and how far it can be read.
+    pub fn bounds(&self, id: TopicPartition) -> Option<(Offset, Offset)> {
+        let partition = self.partitions.get(&id)?;
+        Some((self.storage.log(partition.log).start(), self.high_watermark(partition)))
     }
 
     /// The answers since the last time, in exchange for an empty vector.

@@ -80,6 +80,14 @@ impl Endpoints {
         }
     }
 
+    /// Where clients find whoever answers for a partition.
+    pub fn endpoint_of(&self, partition: TopicPartition, shards: u16) -> Endpoint<'_> {
+        match self.routing() {
+            Routing::Node => self.of(ShardId(0)),
+            Routing::Owner => self.of(home(partition, shards)),
+        }
+    }
+
     fn of(&self, shard: ShardId) -> Endpoint<'_> {
         let port = self.shard_ports.get(usize::from(shard.0)).copied().unwrap_or(self.port);
         Endpoint {

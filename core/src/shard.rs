@@ -37,8 +37,11 @@ use crate::config::{Config, Origin};
 use crate::connection::{Connection, ConnectionId};
 use crate::controller::{self, Controller, Proposal};
 use crate::disk::{Disk, Owner};
+use crate::groups::Groups;
 use crate::job::{JobId, Jobs, ReplyTo};
-use crate::limits::{MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX};
+use crate::limits::{
+    GROUP_REWRITE_BYTES, MESSAGES_PER_TURN_MAX, OUTBOX_MESSAGES_MAX, PROPOSALS_PER_SHARD_MAX,
+};
 use crate::measure::Measures;
 use crate::message::{Answer, Call, Message};
 use crate::partition::{Home, Times};
@@ -64,6 +67,8 @@ pub struct Settings {
     /// Sizes of storage that no setting names: the defaults, but for rehearsals, which must meet
     /// every limit within a few megabytes.
     pub storage: tidemill_storage::Config,
+    /// How much is written about groups before what is remembered of them is written anew.
+    pub group_rewrite_bytes: usize,
     /// Reads the time in ticks, for the stages of requests.
     pub clock: StampClock,
     /// What the user has set of the configs that topics inherit, under Kafka's names.
@@ -86,6 +91,7 @@ impl Settings {
             endpoints,
             seed,
             storage,
+            group_rewrite_bytes: GROUP_REWRITE_BYTES,
             clock: StampClock::cheapest(),
             file_configs,
         }
@@ -121,6 +127,7 @@ pub struct Shard {
     pub(crate) sessions: FetchSessions,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) waiting_fetches: WaitingFetches,
+    pub(crate) groups: Groups,
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
@@ -233,6 +240,7 @@ impl Shard {
             sessions: FetchSessions::new(&settings, id),
             producer_ids: ProducerIds::default(),
             waiting_fetches: WaitingFetches::default(),
+            groups: Groups::new(&settings, id.0),
             controller: None,
             startup,
             clock: settings.clock,
@@ -326,6 +334,7 @@ impl Shard {
             self.retention_at = times.now.after(self.settings.config.retention_check);
             home.storage.retention(times.wall_ms, times.now.nanos);
         }
+        passed += self.tick_groups(times);
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
@@ -348,7 +357,9 @@ impl Shard {
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
         let stops_later = self.is_stopping() && now < self.stop_by;
         let stop = stops_later.then_some(self.stop_by);
-        let deadlines = [self.jobs.next_deadline(), storage, idle, retention, controller, stop];
+        let groups = self.groups.next_deadline();
+        let jobs = self.jobs.next_deadline();
+        let deadlines = [jobs, storage, idle, retention, controller, groups, stop];
         deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
     }
 
@@ -384,6 +395,7 @@ impl Shard {
             moved |= self.step_start(edge);
             moved |= self.step_events(times);
             moved |= self.step_controller(times);
+            moved |= self.step_groups(times);
             moved |= self.deliver_answers(times);
             moved |= self.resume_fetches(times);
             if !moved {
@@ -453,9 +465,7 @@ impl Shard {
         for (index, partition, call) in calls {
             let shard = placement::home(partition, shards);
             if shard == self.id {
-                let reply_to = ReplyTo { shard, job, index };
-                let home = self.home.as_mut().expect("clients are served after adoption");
-                home.call(partition, call, reply_to, times);
+                self.carry_out(partition, call, ReplyTo { shard, job, index }, times);
             } else {
                 if remote.is_empty() {
                     remote.resize_with(usize::from(shards), Vec::new);
@@ -466,6 +476,17 @@ impl Shard {
         for (shard, calls) in remote.into_iter().enumerate() {
             if !calls.is_empty() {
                 self.post(shard, Message::Calls { job, calls });
+            }
+        }
+    }
+
+    /// Does what a shard, perhaps this one, asks of a partition at home here.
+    fn carry_out(&mut self, partition: TopicPartition, call: Call, to: ReplyTo, times: Times) {
+        match call {
+            Call::Group(request) => self.ask_coordinator(partition, *request, to, times),
+            call => {
+                let home = self.home.as_mut().expect("shards call each other after adoption");
+                home.call(partition, call, to, times);
             }
         }
     }
@@ -541,9 +562,9 @@ impl Shard {
     ) {
         match message {
             Message::Calls { job, calls } => {
-                let home = self.home.as_mut().expect("shards call each other after adoption");
                 for (index, partition, call) in calls {
-                    home.call(partition, call, ReplyTo { shard: from, job, index }, times);
+                    let to = ReplyTo { shard: from, job, index };
+                    self.carry_out(partition, call, to, times);
                 }
             }
             Message::Answers(answers) => {
@@ -651,8 +672,13 @@ impl Shard {
     pub(crate) fn replay(&mut self, records: &[Record], times: Times) {
         for record in records {
             // What shard 0 has committed was replayed on the same image there.
+            let deleted = match record {
+                Record::TopicDeleted { id } => self.image.topic(*id).map(|t| Arc::clone(&t.name)),
+                _ => None,
+            };
             self.image.replay(record).expect("a committed record follows from the image");
             topic_rules::apply(record, self, times.now);
+            self.groups_follow(record, deleted, times);
         }
     }
 }

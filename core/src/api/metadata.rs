@@ -14,7 +14,7 @@ use tidemill_net::kafka::metadata::{
     MetadataResponsePartition, MetadataResponseTopic,
 };
 use tidemill_record::{PartitionId, TopicPartition};
-use tidemill_replication::controller::check_topic_name;
+use tidemill_replication::controller::{check_topic_name, is_internal};
 use tidemill_replication::metadata::Topic;
 
 use super::{Job, ReplyForm, deadline_of};
@@ -67,7 +67,8 @@ impl Shard {
         let mut seen = HashSet::new();
         let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_deref());
         names
-            .filter(|name| check_topic_name(name).is_ok() && self.image.topic_named(name).is_none())
+            .filter(|name| check_topic_name(name).is_ok() && !is_internal(name))
+            .filter(|name| self.image.topic_named(name).is_none())
             .filter(|name| seen.insert(*name))
             .map(str::to_owned)
             .collect()
@@ -177,6 +178,7 @@ impl Shard {
         MetadataResponseTopic {
             name: Some(topic.name.to_string()),
             topic_id: topic.id,
+            is_internal: is_internal(&topic.name),
             partitions: partitions.collect(),
             ..MetadataResponseTopic::default()
         }

@@ -8,6 +8,8 @@ pub mod cluster;
 pub mod configs;
 pub mod fetch;
 pub mod fetch_session;
+pub mod group_offsets;
+pub mod groups;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
@@ -26,6 +28,7 @@ use tidemill_runtime::edge::Instant;
 
 use crate::connection::ReplySlot;
 use crate::controller::Outcome;
+use crate::groups::GroupJob;
 use crate::job::JobId;
 use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::Answer;
@@ -57,6 +60,10 @@ pub enum Job {
     ProducerId(ReplyForm),
     /// Fetches new producer ids for all who wait.
     ProducerIdGrant,
+    /// Waits until there is a topic for groups.
+    FindCoordinator(Box<groups::Find>),
+    /// Of the groups' own: see [`crate::groups`].
+    Groups(GroupJob),
 }
 
 /// A job of one answer per partition.
@@ -81,6 +88,8 @@ pub enum Purpose {
     EpochEnds(tidemill_net::kafka::offset_for_leader_epoch::OffsetForLeaderEpochRequest),
     /// See [`offsets`].
     Trim(tidemill_net::kafka::delete_records::DeleteRecordsRequest),
+    /// See [`groups`] and [`group_offsets`].
+    Groups(groups::Purpose),
 }
 
 /// A topic as a request has named it.
@@ -140,6 +149,7 @@ impl Shard {
                 }
             }
             Some(Job::Fetch(_)) => self.fetch_answered(id, index, answer, times),
+            Some(Job::Groups(_)) => self.group_job_answered(id, answer, times),
             Some(_) => unreachable!("only jobs that call are answered"),
             None => {}
         }
@@ -151,6 +161,7 @@ impl Shard {
             Some(Job::Change(change)) => self.finish_change(change, outcome),
             Some(Job::AutoCreate(create)) => self.finish_auto_create(*create, outcome),
             Some(Job::ProducerIdGrant) => self.producer_ids_granted(outcome, times),
+            Some(Job::FindCoordinator(find)) => self.offsets_topic_made(*find, &outcome),
             Some(_) => unreachable!("only changes are proposed"),
             None => {}
         }
@@ -168,15 +179,17 @@ impl Shard {
                 self.finish_collect(id);
             }
             Some(Job::Fetch(_)) => self.fetch_expired(id, times),
+            Some(Job::Groups(_)) => self.group_job_expired(id, times),
             Some(Job::ProducerIdGrant) | None => {}
-            Some(Job::Change(_) | Job::AutoCreate(_) | Job::ProducerId(_)) => {
-                match self.jobs.remove(id) {
-                    Some(Job::Change(change)) => self.change_expired(change),
-                    Some(Job::AutoCreate(create)) => self.auto_create_expired(*create),
-                    Some(Job::ProducerId(reply)) => self.producer_id_expired(id, reply),
-                    _ => unreachable!("just seen"),
-                }
-            }
+            Some(
+                Job::Change(_) | Job::AutoCreate(_) | Job::ProducerId(_) | Job::FindCoordinator(_),
+            ) => match self.jobs.remove(id) {
+                Some(Job::Change(change)) => self.change_expired(change),
+                Some(Job::AutoCreate(create)) => self.auto_create_expired(*create),
+                Some(Job::ProducerId(reply)) => self.producer_id_expired(id, reply),
+                Some(Job::FindCoordinator(find)) => self.find_coordinator_expired(*find),
+                _ => unreachable!("just seen"),
+            },
         }
     }
 
@@ -191,6 +204,7 @@ impl Shard {
             Purpose::ListOffsets(request) => self.finish_list_offsets(reply, &request, answers),
             Purpose::EpochEnds(request) => self.finish_epoch_ends(reply, &request, answers),
             Purpose::Trim(request) => self.finish_trim(reply, &request, answers),
+            Purpose::Groups(purpose) => self.finish_groups(reply, purpose, answers),
         }
     }
 

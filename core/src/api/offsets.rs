@@ -185,6 +185,9 @@ impl Shard {
     ) -> Vec<Result<(TopicPartition, Call), ErrorCode>> {
         let find = |asked: Asked<'_>| {
             let id = self.find_partition(TopicRef::Name(asked.topic), asked.partition)?;
+            if matches!(asked.call, Call::Trim { .. }) && self.groups.are_kept_in(id.topic) {
+                return Err(ErrorCode::InvalidTopicException);
+            }
             Ok((id, asked.call))
         };
         asked.map(find).collect()

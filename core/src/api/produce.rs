@@ -127,6 +127,9 @@ impl Shard {
                 Err(ErrorCode::InvalidTxnState)
             } else {
                 partition_of(found, partition.topic, partition.partition).and_then(|id| {
+                    if self.groups.are_kept_in(id.topic) {
+                        return Err(ErrorCode::InvalidTopicException);
+                    }
                     let records = partition.records.ok_or(ErrorCode::InvalidRecord)?;
                     Ok((id, records))
                 })

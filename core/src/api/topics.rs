@@ -85,7 +85,9 @@ impl Shard {
             Outcome::DeleteTopics(response) => self.reply_message(reply, &response),
             Outcome::CreatePartitions(response) => self.reply_message(reply, &response),
             Outcome::AlterConfigs(response) => self.reply_message(reply, &response),
-            Outcome::ProducerIds(_) => unreachable!("no client asks for blocks of producer ids"),
+            Outcome::ProducerIds(_) | Outcome::OffsetsTopic(_) => {
+                unreachable!("no client asks for these")
+            }
         }
     }
 }

@@ -63,6 +63,7 @@ impl Shard {
         let storage = tidemill_storage::ShardStorage::new(config, recovered);
         self.home = Some(Home::new(storage, self.settings.network_share()));
         topic_rules::adopt_all(self);
+        self.adopt_groups(times);
         self.retention_at = times.now.after(self.settings.config.retention_check);
         self.idle_check_at = times.now.after(IDLE_CHECK);
         self.stage = Stage::Serving;
@@ -109,6 +110,7 @@ impl Shard {
         for job in self.jobs.ids() {
             self.fetch_expired(job, times);
         }
+        self.close_groups();
         let home = self.home.as_mut().expect("a serving shard has a home");
         home.stop(times.now);
     }

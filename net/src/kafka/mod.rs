@@ -182,23 +182,23 @@ apis! {
     /// Nodes, topics, leaders.
     Metadata = 3, 0, 0, 13, 9, served;
     /// Where a group's members have read to.
-    OffsetCommit = 8, 2, 2, 10, 8, known;
+    OffsetCommit = 8, 2, 2, 10, 8, served;
     /// Where a group's members left off.
-    OffsetFetch = 9, 1, 1, 10, 6, known;
+    OffsetFetch = 9, 1, 1, 10, 6, served;
     /// Who looks after a group or a transaction.
-    FindCoordinator = 10, 0, 0, 6, 3, known;
+    FindCoordinator = 10, 0, 0, 6, 3, served;
     /// A member asks to be one. Version 0 is what librdkafka before 2.11 looks for.
-    JoinGroup = 11, 0, 0, 9, 6, known;
+    JoinGroup = 11, 0, 0, 9, 6, served;
     /// A member says that it lives.
-    Heartbeat = 12, 0, 0, 4, 4, known;
+    Heartbeat = 12, 0, 0, 4, 4, served;
     /// Members that go.
-    LeaveGroup = 13, 0, 0, 5, 4, known;
+    LeaveGroup = 13, 0, 0, 5, 4, served;
     /// What each member of a group is to read.
-    SyncGroup = 14, 0, 0, 5, 4, known;
+    SyncGroup = 14, 0, 0, 5, 4, served;
     /// Groups and their members.
-    DescribeGroups = 15, 0, 0, 6, 5, known;
+    DescribeGroups = 15, 0, 0, 6, 5, served;
     /// Which groups there are.
-    ListGroups = 16, 0, 0, 5, 3, known;
+    ListGroups = 16, 0, 0, 5, 3, served;
     /// Which APIs and versions the broker speaks.
     ApiVersions = 18, 0, 0, 4, 3, served;
     /// New topics.
@@ -236,7 +236,7 @@ apis! {
     /// More partitions for a topic.
     CreatePartitions = 37, 0, 0, 3, 2, served;
     /// Groups to delete.
-    DeleteGroups = 42, 0, 0, 2, 2, known;
+    DeleteGroups = 42, 0, 0, 2, 2, served;
     /// Other replicas are to lead.
     ElectLeaders = 43, 0, 0, 2, 2, known;
     /// Changes of settings, one by one.
@@ -246,7 +246,7 @@ apis! {
     /// Replicas on their way to other nodes.
     ListPartitionReassignments = 46, 0, 0, 0, 0, known;
     /// Committed offsets to delete. Its one version was never made flexible.
-    OffsetDelete = 47, 0, 0, 0, NEVER, known;
+    OffsetDelete = 47, 0, 0, 0, NEVER, served;
     /// How much clients may do.
     DescribeClientQuotas = 48, 0, 0, 1, 1, known;
     /// Clients may do more or less.

@@ -1,0 +1,344 @@
+//! The offsets that groups commit: OffsetCommit, OffsetFetch, OffsetDelete.
+//!
+//! Groups keep offsets by the names of topics; from version 10 on clients name topics by their
+//! ids. The shard that was asked knows both, and which partitions there are: a commit for one that
+//! does not exist is refused here, the rest goes to the group's coordinator.
+
+use std::sync::Arc;
+
+use tidemill_net::kafka::offset_commit::{
+    BY_ID_FROM as COMMIT_BY_ID_FROM, OffsetCommitRequest, OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic, OffsetCommitResponse, OffsetCommitResponseTopic,
+};
+use tidemill_net::kafka::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use tidemill_net::kafka::offset_fetch::{
+    BY_ID_FROM as FETCH_BY_ID_FROM, OffsetFetchRequest, OffsetFetchRequestGroup,
+    OffsetFetchRequestTopic, OffsetFetchResponse, OffsetFetchResponseGroup,
+    OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+};
+use tidemill_net::kafka::topic_partitions::{PartitionError, TopicErrors};
+use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
+use tidemill_record::TopicId;
+
+use super::ReplyForm;
+use super::groups::{Purpose, error_of, is_group_name};
+use crate::coordinator::offsets::Committed;
+use crate::coordinator::request::{
+    ByTopic, Commit, DeleteOffsets, FetchOffsets, Reply, Request, Who,
+};
+use crate::limits::GROUP_NAME_BYTES_MAX;
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// From this version on a group that does not exist is told as such (KIP-848).
+const GROUP_ID_NOT_FOUND_FROM: i16 = 9;
+
+/// One group whose offsets are fetched.
+pub struct FetchedGroup {
+    group_id: String,
+    /// Topics that the request names and nobody knows.
+    unknown: Vec<OffsetFetchResponseTopic>,
+    /// It is answered by its coordinator; if not, with this error.
+    refused: Option<ErrorCode>,
+    request: OffsetFetchRequestGroup,
+}
+
+impl Shard {
+    // Committing.
+
+    pub(crate) fn handle_offset_commit(
+        &mut self,
+        reply: ReplyForm,
+        request: OffsetCommitRequest,
+        times: Times,
+    ) {
+        if GROUP_NAME_BYTES_MAX < request.group_id.len() {
+            let response = request.error_response(ErrorCode::InvalidGroupId);
+            return self.reply_message(reply, &response);
+        }
+        let (mut known, mut offsets) = (Vec::new(), Vec::new());
+        let expire_ms = expire_ms(request.retention_time_ms, times);
+        for topic in &request.topics {
+            for partition in &topic.partitions {
+                match self.name_of(reply.version, topic, partition.partition_index) {
+                    Ok(name) => {
+                        let committed = committed(partition, expire_ms, times);
+                        offsets.push((name, partition.partition_index, committed));
+                        known.push(ErrorCode::None);
+                    }
+                    Err(error) => known.push(error),
+                }
+            }
+        }
+        if offsets.is_empty() {
+            return self.finish_commit(reply, request, &known, None);
+        }
+        let unknown_group = if GROUP_ID_NOT_FOUND_FROM <= reply.version {
+            ErrorCode::GroupIdNotFound
+        } else {
+            ErrorCode::IllegalGeneration
+        };
+        let commit = Commit {
+            group: request.group_id.as_str().into(),
+            who: Who {
+                member: request.member_id.as_str().into(),
+                instance: request.group_instance_id.as_deref().map(Arc::from),
+                generation: request.generation_id_or_member_epoch,
+            },
+            unknown_group,
+            offsets,
+        };
+        let purpose = Purpose::Commit(request, known);
+        self.ask_group(reply, Request::Commit(commit), purpose, times);
+    }
+
+    /// The name under which a group keeps the offset of a partition, if that exists.
+    fn name_of(
+        &self,
+        version: i16,
+        topic: &OffsetCommitRequestTopic,
+        partition: i32,
+    ) -> Result<Arc<str>, ErrorCode> {
+        let by_id = COMMIT_BY_ID_FROM <= version;
+        let named = if by_id { TopicRef::Id(topic.topic_id) } else { TopicRef::Name(&topic.name) };
+        let found = self.find_partition(named, partition)?;
+        let topic = self.image.topic(found.topic).expect("its partition was just found");
+        Ok(Arc::clone(&topic.name))
+    }
+
+    /// Answers a commit: `known` is what could be said of each partition before its coordinator
+    /// was asked, and the answer tells of the rest.
+    pub(super) fn finish_commit(
+        &mut self,
+        reply: ReplyForm,
+        request: OffsetCommitRequest,
+        known: &[ErrorCode],
+        answer: Option<Reply>,
+    ) {
+        let told = answer.map(|reply| match reply {
+            Reply::Committed(results) => Ok(results),
+            other => Err(error_of(&other)),
+        });
+        let mut results = merge(known, told);
+        let topics = request.topics.into_iter().map(|topic| OffsetCommitResponseTopic {
+            name: topic.name,
+            topic_id: topic.topic_id,
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|partition| PartitionError {
+                    partition_index: partition.partition_index,
+                    error_code: results.next().expect("one for each partition"),
+                })
+                .collect(),
+        });
+        let topics = topics.collect();
+        self.reply_message(reply, &OffsetCommitResponse { topics, ..Default::default() });
+    }
+
+    // Fetching.
+
+    pub(crate) fn handle_offset_fetch(
+        &mut self,
+        reply: ReplyForm,
+        request: OffsetFetchRequest,
+        times: Times,
+    ) {
+        let by_id = FETCH_BY_ID_FROM <= reply.version;
+        let mut fetched = Vec::new();
+        let mut asked = Vec::new();
+        for request in request.into_groups(reply.version) {
+            let group = FetchedGroup {
+                group_id: request.group_id.clone(),
+                unknown: Vec::new(),
+                refused: None,
+                request,
+            };
+            let (group, topics) = self.resolve(group, by_id);
+            let question = FetchOffsets { group: group.group_id.as_str().into(), topics };
+            if group.refused.is_none() {
+                let partition = self.partition_of_group(&group.group_id);
+                let question = Request::FetchOffsets(question);
+                asked.push(partition.map(|partition| (partition, question)));
+            }
+            fetched.push(group);
+        }
+        self.ask_coordinators(reply, asked, Purpose::Fetch(fetched), times);
+    }
+
+    /// The topics a group's offsets are wanted of, by their names; those that nobody knows are
+    /// answered already.
+    fn resolve(
+        &self,
+        mut group: FetchedGroup,
+        by_id: bool,
+    ) -> (FetchedGroup, Option<ByTopic<i32>>) {
+        if GROUP_NAME_BYTES_MAX < group.group_id.len() {
+            group.refused = Some(ErrorCode::InvalidGroupId);
+            return (group, None);
+        }
+        let Some(topics) = &group.request.topics else { return (group, None) };
+        let mut known = Vec::new();
+        for topic in topics {
+            match self.topic_wanted(topic, by_id) {
+                Some(name) => known.push((name, topic.partition_indexes.clone())),
+                None => group.unknown.push(topic.failed(ErrorCode::UnknownTopicId)),
+            }
+        }
+        (group, Some(known))
+    }
+
+    fn topic_wanted(&self, topic: &OffsetFetchRequestTopic, by_id: bool) -> Option<Arc<str>> {
+        if by_id {
+            return self.image.topic(topic.topic_id).map(|topic| Arc::clone(&topic.name));
+        }
+        let known = self.image.topic_named(&topic.name).map(|topic| Arc::clone(&topic.name));
+        Some(known.unwrap_or_else(|| topic.name.as_str().into()))
+    }
+
+    pub(super) fn finish_offset_fetch(
+        &mut self,
+        reply: ReplyForm,
+        groups: Vec<FetchedGroup>,
+        mut answers: impl Iterator<Item = Reply>,
+    ) {
+        let by_id = FETCH_BY_ID_FROM <= reply.version;
+        let groups = groups.into_iter().map(|group| {
+            if let Some(error) = group.refused {
+                return group.request.failed(error);
+            }
+            match answers.next().expect("one answer for each group that was asked about") {
+                Reply::Offsets(found) => {
+                    let known = found.into_iter();
+                    let known = known.filter_map(|(name, found)| {
+                        Some(fetched_topic(&name, self.id_of(&name, by_id)?, found))
+                    });
+                    OffsetFetchResponseGroup {
+                        group_id: group.group_id,
+                        topics: known.chain(group.unknown).collect(),
+                        error_code: ErrorCode::None,
+                    }
+                }
+                other => group.request.failed(error_of(&other)),
+            }
+        });
+        let groups = groups.collect();
+        self.reply_message(reply, &OffsetFetchResponse::of(reply.version, groups));
+    }
+
+    /// The id of a topic, where topics are told by their ids; none if it has none any more.
+    fn id_of(&self, name: &str, by_id: bool) -> Option<TopicId> {
+        if !by_id {
+            return Some(TopicId::ZERO);
+        }
+        self.image.topic_named(name).map(|topic| topic.id)
+    }
+
+    // Deleting.
+
+    pub(crate) fn handle_offset_delete(
+        &mut self,
+        reply: ReplyForm,
+        request: OffsetDeleteRequest,
+        times: Times,
+    ) {
+        if !is_group_name(&request.group_id) {
+            let response = request.error_response(ErrorCode::InvalidGroupId);
+            return self.reply_message(reply, &response);
+        }
+        let (mut known, mut topics) = (Vec::new(), Vec::new());
+        for topic in &request.topics {
+            match self.image.topic_named(&topic.name) {
+                Some(found) => {
+                    let partitions = topic.partitions.iter().map(|p| p.partition_index).collect();
+                    topics.push((Arc::clone(&found.name), partitions));
+                    known.push(ErrorCode::None);
+                }
+                None => known.push(ErrorCode::UnknownTopicOrPartition),
+            }
+        }
+        let group = request.group_id.as_str().into();
+        let purpose = Purpose::DeleteOffsets(request, known);
+        let delete = Request::DeleteOffsets(DeleteOffsets { group, topics });
+        self.ask_group(reply, delete, purpose, times);
+    }
+
+    pub(super) fn finish_offset_delete(
+        &mut self,
+        reply: ReplyForm,
+        request: OffsetDeleteRequest,
+        known: &[ErrorCode],
+        answer: Option<Reply>,
+    ) {
+        if let Some(Reply::Refused(error)) = answer {
+            return self.reply_message(reply, &request.error_response(error));
+        }
+        let told = answer.map(|reply| match reply {
+            Reply::OffsetsDeleted(results) => Ok(results),
+            other => Err(error_of(&other)),
+        });
+        let mut results = merge(known, told);
+        let topics = request.topics.into_iter().map(|topic| {
+            let partitions = topic.partitions.iter().map(|partition| partition.partition_index);
+            let error = results.next().expect("one for each topic");
+            TopicErrors { topic: topic.name, partitions: PartitionError::each(partitions, error) }
+        });
+        let topics = topics.collect();
+        self.reply_message(reply, &OffsetDeleteResponse { topics, ..Default::default() });
+    }
+}
+
+/// The errors of all parts of a request: those known before, and for the others the coordinator's.
+fn merge(
+    known: &[ErrorCode],
+    told: Option<Result<Vec<ErrorCode>, ErrorCode>>,
+) -> impl Iterator<Item = ErrorCode> {
+    let (told, all) = match told {
+        Some(Ok(told)) => (told, None),
+        Some(Err(error)) => (Vec::new(), Some(error)),
+        None => (Vec::new(), None),
+    };
+    let mut told = told.into_iter();
+    known.iter().map(move |known| match (known, all) {
+        (ErrorCode::None, Some(error)) => error,
+        (ErrorCode::None, None) => told.next().expect("one for each part that was asked"),
+        (known, _) => *known,
+    })
+}
+
+/// When an offset may be forgotten, if its client says how long it is to be kept.
+fn expire_ms(retention_time_ms: i64, times: Times) -> Option<i64> {
+    (0 <= retention_time_ms).then(|| times.wall_ms.saturating_add(retention_time_ms))
+}
+
+fn committed(
+    partition: &OffsetCommitRequestPartition,
+    expire_ms: Option<i64>,
+    times: Times,
+) -> Committed {
+    Committed {
+        offset: partition.committed_offset,
+        leader_epoch: partition.committed_leader_epoch,
+        metadata: partition.committed_metadata.as_deref().unwrap_or_default().into(),
+        commit_ms: times.wall_ms,
+        expire_ms,
+    }
+}
+
+fn fetched_topic(
+    name: &str,
+    topic_id: TopicId,
+    found: Vec<(i32, Option<Committed>)>,
+) -> OffsetFetchResponseTopic {
+    let partitions = found.into_iter().map(|(partition, committed)| match committed {
+        None => OffsetFetchResponsePartition::none(partition),
+        Some(committed) => OffsetFetchResponsePartition {
+            partition_index: partition,
+            committed_offset: committed.offset,
+            committed_leader_epoch: committed.leader_epoch,
+            metadata: Some(committed.metadata.to_string()),
+            error_code: ErrorCode::None,
+        },
+    });
+    OffsetFetchResponseTopic { name: name.to_owned(), topic_id, partitions: partitions.collect() }
+}
