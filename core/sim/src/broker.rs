@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use broker::config::Config;
 use broker::message::Message;
@@ -22,6 +23,7 @@ pub struct Broker {
     config: Config,
     segment_bytes: u32,
     storage: StorageConfig,
+    group_rewrite_bytes: usize,
     notices: Option<Receiver<Notice>>,
     serving: bool,
     failure: Option<String>,
@@ -39,7 +41,9 @@ impl Broker {
         config.budgets.tail_bytes = *random.pick(&[1 << 20, 8 << 20]);
         let segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
         let storage = draw_sizes(&mut random);
-        Self { config, segment_bytes, storage, notices: None, serving: false, failure: None }
+        hurry(&mut config, segment_bytes);
+        let group_rewrite_bytes = *random.pick(&[2 << 10, 16 << 10, 1 << 20]);
+        Self { group_rewrite_bytes, ..Self::of(config, segment_bytes, storage) }
     }
 
     /// A broker with the usual budgets and limits.
@@ -48,8 +52,19 @@ impl Broker {
         let mut config = Config::of_defaults();
         config.data_dir = "/".into();
         config.auto_create_topics = false;
-        let (segment_bytes, storage) = (1 << 30, StorageConfig::default());
-        Self { config, segment_bytes, storage, notices: None, serving: false, failure: None }
+        Self::of(config, 1 << 30, StorageConfig::default())
+    }
+
+    fn of(config: Config, segment_bytes: u32, storage: StorageConfig) -> Self {
+        Self {
+            config,
+            segment_bytes,
+            storage,
+            group_rewrite_bytes: broker::limits::GROUP_REWRITE_BYTES,
+            notices: None,
+            serving: false,
+            failure: None,
+        }
     }
 
     fn hear(&mut self) {
@@ -85,6 +100,7 @@ impl Node for Broker {
         let segment_bytes = ("log.segment.bytes".to_owned(), self.segment_bytes.to_string());
         settings.file_configs.extend([segment_bytes]);
         settings.storage = self.storage.clone();
+        settings.group_rewrite_bytes = self.group_rewrite_bytes;
         let settings = Arc::new(settings);
         let shard = |number: u16| {
             let notify = notify.clone();
@@ -109,6 +125,14 @@ impl Node for Broker {
         self.hear();
         self.failure.clone()
     }
+}
+
+/// Gives groups times that pass within a run, and little room.
+fn hurry(config: &mut Config, segment_bytes: u32) {
+    config.groups.session_min = Duration::from_millis(1);
+    config.groups.initial_delay = Duration::from_millis(50);
+    config.groups.topic_partitions = 3;
+    config.groups.topic_segment_bytes = segment_bytes;
 }
 
 /// Sizes at which journal files fill and are used again within a run, or the usual ones.

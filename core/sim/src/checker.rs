@@ -8,10 +8,12 @@
 //! - [`order`]: an idempotent producer's values lie in the order it numbered them, without holes;
 //! - [`acked`]: what was acknowledged is still there in the end;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
+//! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
 //! - [`topics`]: topics and partitions neither vanish nor return.
 
 pub mod acked;
 pub mod bounds;
+pub mod groups;
 pub mod order;
 pub mod records;
 pub mod topics;
@@ -23,6 +25,7 @@ use tidemill_record::TopicId;
 
 use self::acked::Acked;
 use self::bounds::Bounds;
+use self::groups::Group;
 use self::order::Order;
 use self::records::Records;
 use self::topics::Topics;
@@ -97,8 +100,13 @@ pub struct History {
     pub topics: Topics,
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
+    groups: BTreeMap<String, Group>,
     /// How many records were acknowledged, with an offset.
     pub acked_records: u64,
+    /// How many commits of offsets were acknowledged.
+    pub committed_offsets: u64,
+    /// How many shares were given to members of groups.
+    pub shares: u64,
     /// How many records were read, each reader's reads counted.
     pub read_records: u64,
 }
@@ -107,6 +115,14 @@ impl History {
     /// What was observed of a partition.
     pub fn partition(&mut self, place: Place) -> &mut Partition {
         self.partitions.entry(place).or_default()
+    }
+
+    /// What was observed of a group.
+    pub fn group(&mut self, name: &str) -> &mut Group {
+        if !self.groups.contains_key(name) {
+            self.groups.insert(name.to_owned(), Group::default());
+        }
+        self.groups.get_mut(name).expect("it is there now")
     }
 
     /// All partitions of which anything was observed.

@@ -188,16 +188,18 @@ fn run_one(request: &Request) -> u64 {
 /// Runs many seeds, on all cores; one seed runs on one.
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
-    let (begun, done, failures, acked) =
-        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (begun, done, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let counts: [AtomicU64; 3] = std::array::from_fn(|_| AtomicU64::new(0));
     let run = || {
         loop {
             let number = begun.fetch_add(1, Relaxed);
             if request.count <= number {
                 return;
             }
-            let (trouble, records) = trouble(request.start + number, request);
-            acked.fetch_add(records, Relaxed);
+            let (trouble, counted) = trouble(request.start + number, request);
+            for (count, more) in counts.iter().zip(counted) {
+                count.fetch_add(more, Relaxed);
+            }
             if let Some(trouble) = trouble {
                 report(request.start + number, request, &trouble);
                 failures.fetch_add(1, Relaxed);
@@ -213,7 +215,8 @@ fn run_many(request: &Request) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
     let failures = failures.into_inner();
-    println!("{} records acknowledged", acked.into_inner());
+    let [records, offsets, shares] = counts.map(AtomicU64::into_inner);
+    println!("{records} records and {offsets} offsets acknowledged, {shares} shares given");
     println!("{} seeds, {failures} failures", request.count);
     failures
 }
@@ -240,13 +243,16 @@ fn run_planted(request: &Request) -> u64 {
     unnoticed
 }
 
-/// What is wrong with a run, if anything, and how many records it acknowledged.
-fn trouble(seed: u64, request: &Request) -> (Option<String>, u64) {
+/// What is wrong with a run, if anything, and how many records and offsets it acknowledged and
+/// shares it gave.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 3]) {
     match run_seed(seed, request) {
         Ok(outcome) => {
-            (outcome.violation.map(|violation| violation.to_string()), outcome.acked_records)
+            let Outcome { acked_records, committed_offsets, shares, .. } = outcome;
+            let trouble = outcome.violation.map(|violation| violation.to_string());
+            (trouble, [acked_records, committed_offsets, shares])
         }
-        Err(panic) => (Some(panic), 0),
+        Err(panic) => (Some(panic), [0; 3]),
     }
 }
 

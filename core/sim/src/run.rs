@@ -28,6 +28,10 @@ pub struct Outcome {
     pub notes: u64,
     /// How many records were acknowledged.
     pub acked_records: u64,
+    /// How many commits of offsets were acknowledged.
+    pub committed_offsets: u64,
+    /// How many shares were given to members of groups.
+    pub shares: u64,
     /// How many records were read.
     pub read_records: u64,
     /// How often the node started.
@@ -106,7 +110,7 @@ impl Plan {
         let random = &mut random;
         let lives = (0..random.between(1, 5)).map(|_| Life::draw(random)).collect();
         Self {
-            crowd: draw_crowd(random),
+            crowd: draw_crowd(random, &mut Random::new(seed).fork("groups")),
             settings: Settings {
                 mesh_messages_max: *random.pick(&[2, 8, 64, 1024]),
                 stalls: *random.pick(&[0, 0, 100, 2_000]),
@@ -159,8 +163,10 @@ impl Life {
     }
 }
 
-fn draw_crowd(random: &mut Random) -> Crowd {
+fn draw_crowd(random: &mut Random, of_groups: &mut Random) -> Crowd {
     Crowd {
+        members: *of_groups.pick(&[0, 1, 3, 3, 5]),
+        groups: of_groups.between(1, 2) as u32,
         idempotent_producers: random.between(1, 4) as u32,
         plain_producers: random.between(0, 2) as u32,
         readers: random.between(1, 3) as u32,
@@ -212,6 +218,8 @@ pub fn run_with<N: Node>(
         hash,
         notes,
         acked_records: history.acked_records,
+        committed_offsets: history.committed_offsets,
+        shares: history.shares,
         read_records: history.read_records,
         starts,
     }

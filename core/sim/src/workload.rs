@@ -3,6 +3,7 @@
 //!
 //! - `producer`: idempotent ones, which must never duplicate or reorder, and plain ones;
 //! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
+//! - `member`: members of groups, which share partitions, commit, leave and die;
 //! - `admin`: creates and deletes topics, adds partitions, deletes records.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
@@ -13,6 +14,7 @@
 mod admin;
 mod lines;
 mod map;
+mod member;
 mod producer;
 mod reader;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 use tidemill_runtime::edge::Instant;
 
 use self::admin::Admin;
+use self::member::Member;
 use self::producer::Producer;
 use self::reader::Reader;
 use crate::checker::{History, Place, Verdict, Violation, check};
@@ -41,6 +44,10 @@ pub struct Crowd {
     pub plain_producers: u32,
     /// Readers.
     pub readers: u32,
+    /// Members of groups.
+    pub members: u32,
+    /// Groups they are members of.
+    pub groups: u32,
     /// Topics made at the beginning.
     pub topics: u32,
     /// The most partitions of a topic.
@@ -83,6 +90,7 @@ pub(crate) struct Scene<'a, 'b> {
 enum Actor {
     Producer(Producer),
     Reader(Reader),
+    Member(Box<Member>),
     Admin(Admin),
 }
 
@@ -112,6 +120,10 @@ impl Workload {
         }
         for number in 0..crowd.readers {
             actors.push(Actor::Reader(Reader::new(number, &random)));
+        }
+        for number in 0..crowd.members {
+            let member = Member::new(number, crowd.groups, &random);
+            actors.push(Actor::Member(Box::new(member)));
         }
         Self {
             crowd,
@@ -148,6 +160,7 @@ impl Workload {
         self.actors.iter().all(|actor| match actor {
             Actor::Producer(producer) => producer.is_drained(),
             Actor::Admin(admin) => admin.is_drained(),
+            Actor::Member(member) => member.is_drained(),
             Actor::Reader(_) => true,
         })
     }
@@ -158,6 +171,7 @@ impl Workload {
         let state = |actor: &Actor| match actor {
             Actor::Producer(producer) if !producer.is_drained() => Some(producer.describe()),
             Actor::Admin(admin) if !admin.is_drained() => Some(admin.describe()),
+            Actor::Member(member) if !member.is_drained() => Some(member.describe()),
             _ => None,
         };
         self.actors.iter().filter_map(state).collect::<Vec<_>>().join("; ")
@@ -250,6 +264,7 @@ impl Clients for Workload {
                 self.act(index, port, |actor, scene| match actor {
                     Actor::Producer(producer) => producer.step(scene),
                     Actor::Reader(reader) => reader.step(scene),
+                    Actor::Member(member) => member.step(scene),
                     Actor::Admin(admin) => admin.step(scene),
                 });
             }
@@ -261,6 +276,7 @@ impl Clients for Workload {
                 self.act(index, port, |actor, scene| match actor {
                     Actor::Producer(producer) => producer.handle(event, scene),
                     Actor::Reader(reader) => reader.handle(event, scene),
+                    Actor::Member(member) => member.handle(event, scene),
                     Actor::Admin(admin) => admin.handle(event, scene),
                 });
             }
