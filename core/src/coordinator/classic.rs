@@ -206,7 +206,10 @@ impl Classic {
                 None => self.join_dynamic(join, reply_to, decision),
             };
         }
-        if let Some(mut session) = self.pending.remove(&join.member) {
+        // Names are given out to dynamic members only: with one, nobody takes a static one's place.
+        if join.instance.is_none()
+            && let Some(mut session) = self.pending.remove(&join.member)
+        {
             session.end(decision.timers);
             return self.add(&join.member, join, reply_to, decision);
         }

@@ -167,3 +167,19 @@ fn the_new_name_survives_a_crash() {
     let who = as_instance(&clients[1], 1);
     assert_eq!(scene.commit(who, &[("t", 0, 5)]), Err(ErrorCode::FencedInstanceId));
 }
+
+/// A name that was given to a dynamic member does not let its client in as an instance that is
+/// there: both would believe that they have its share.
+#[test]
+fn a_name_given_out_takes_no_static_members_place() {
+    let (mut scene, clients) = two();
+    let named = scene.join(&Client::new());
+    let mut intruder = Client::with_instance("two");
+    intruder.join.member = Arc::clone(&scene.joined(named).member);
+    let asked = scene.join(&intruder);
+    assert_eq!(scene.joined(asked).error, ErrorCode::FencedInstanceId);
+    assert_eq!(scene.heartbeat(&clients[1].id(), 1), ErrorCode::None);
+    intruder.join.instance = Some("three".into());
+    let asked = scene.join(&intruder);
+    assert_eq!(scene.joined(asked).error, ErrorCode::UnknownMemberId);
+}
