@@ -116,7 +116,7 @@ impl Groups {
         self.topic == Some(topic)
     }
 
-    /// When [`Shard::tick_groups`] is wanted.
+    /// When `Shard::tick_groups` is wanted.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadline
     }

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! The log would grow for ever: from time to time all that is remembered is written to its end once
-//! more, and what lies before is dropped ([`rewrite`]).
+//! more, and what lies before is dropped (`rewrite.rs`).
 //!
 //! What it promises: a reply that depends on a record goes out only when the record is durable.
 //! While the membership of a group is being written, whatever else is asked of that group waits,
@@ -23,7 +23,7 @@
 //!
 //! What it does not do: it knows no sockets, no versions of the wire and no other coordinator.
 //!
-//! Start reading at [`Coordinator::request`]; then [`classic`] for what a group does.
+//! Start reading at [`Coordinator::request`]; then `classic.rs` for what a group does.
 
 mod classic;
 mod decision;
