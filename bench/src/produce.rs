@@ -328,8 +328,8 @@ impl Producing {
     ) -> Result<(), tidemill_client::SendError> {
         let stream = &mut self.streams[place];
         let batch = std::mem::replace(&mut stream.batch, BatchBuilder::new(self.shapes[0].codec));
-        let records: Bytes = batch.build().freeze();
         let count = u64::from(batch.records_count());
+        let records: Bytes = batch.build().freeze();
         stream.nth_batch += 1;
         stream.is_full = false;
         let sent = Sent {

@@ -14,7 +14,8 @@ fn main() {
     }
 }
 
-fn see_to(brokers: &str, topic: &str) -> Result<(), Error> {
+/// A topic's life, from its making to its end.
+pub fn see_to(brokers: &str, topic: &str) -> Result<(), Error> {
     let mut admin = Admin::open(brokers)?;
     let cluster = admin.cluster()?;
     println!("cluster {:?}, nodes:", cluster.id.unwrap_or_default());

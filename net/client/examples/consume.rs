@@ -16,7 +16,8 @@ fn main() {
     }
 }
 
-fn consume(brokers: &str, topic: &str) -> Result<(), Error> {
+/// Reads a topic, shows its first records, and tells how many there were.
+pub fn consume(brokers: &str, topic: &str) -> Result<usize, Error> {
     let mut consumer = Consumer::open(ConsumerConfig::new(brokers)?)?;
     consumer.assign_topic(topic, Start::Earliest, Duration::from_secs(10))?;
     let (start, mut last) = (Instant::now(), Instant::now());
@@ -38,5 +39,5 @@ fn consume(brokers: &str, topic: &str) -> Result<(), Error> {
     }
     let seconds = (last - start).as_secs_f64();
     println!("{count} records read in {seconds:.2} s: {:.0} per second", count as f64 / seconds);
-    Ok(())
+    Ok(count)
 }

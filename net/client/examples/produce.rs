@@ -5,32 +5,43 @@
 use std::time::Instant;
 
 use tidemill_client::record::Codec;
-use tidemill_client::{Error, Producer, ProducerConfig, Record};
+use tidemill_client::{Error, ErrorKind, Producer, ProducerConfig, Record};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let brokers = arguments.next().unwrap_or_else(|| "localhost:9092".to_owned());
     let topic = arguments.next().unwrap_or_else(|| "greetings".to_owned());
     let count = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(1000);
-    if let Err(error) = produce(&brokers, &topic, count) {
-        eprintln!("error: {error}");
-        std::process::exit(1);
+    let start = Instant::now();
+    match produce(&brokers, &topic, count) {
+        Ok(stored) => {
+            let seconds = start.elapsed().as_secs_f64();
+            let per_second = stored as f64 / seconds;
+            println!("{stored} records stored in {seconds:.2} s: {per_second:.0} per second");
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::exit(1);
+        }
     }
 }
 
-fn produce(brokers: &str, topic: &str, count: u64) -> Result<(), Error> {
+/// Sends so many records; tells how many were reported stored.
+pub fn produce(brokers: &str, topic: &str, count: u64) -> Result<u64, Error> {
     let config =
         ProducerConfig { compression: Codec::Lz4, reports: true, ..ProducerConfig::new(brokers)? };
     let producer = Producer::open(config)?;
-    let start = Instant::now();
     let mut stored = 0;
     for number in 0..count {
         let mut record = Record::to(topic)
             .key(format!("key {}", number % 100))
             .value(format!("hello, this is greeting {number}"))
             .tag(number);
-        // Full: what is reported makes room.
         while let Err(refused) = producer.send_blocking(record) {
+            if refused.error.kind() != ErrorKind::Full {
+                return Err(refused.error);
+            }
+            // What is reported makes room.
             stored += take_reports(&producer)?;
             record = *refused.record;
         }
@@ -38,12 +49,7 @@ fn produce(brokers: &str, topic: &str, count: u64) -> Result<(), Error> {
     producer.flush()?;
     stored += take_reports(&producer)?;
     producer.close()?;
-    let seconds = start.elapsed().as_secs_f64();
-    println!(
-        "{stored} records stored in {seconds:.2} s: {:.0} per second",
-        stored as f64 / seconds
-    );
-    Ok(())
+    Ok(stored)
 }
 
 /// How many records the reports tell stored.

@@ -27,7 +27,8 @@ fn main() {
     }
 }
 
-fn measure(brokers: &str, topic: &str, records: usize, bytes: usize) -> Result<(), Error> {
+/// Sends so many records of so many bytes, a few times.
+pub fn measure(brokers: &str, topic: &str, records: usize, bytes: usize) -> Result<(), Error> {
     match Admin::open(brokers)?.create_topic(&NewTopic::new(topic).partitions(4)) {
         Err(error) if error.kind() != ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => {
             return Err(error);

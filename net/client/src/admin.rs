@@ -265,7 +265,8 @@ impl Admin {
         })
     }
 
-    /// Gives a topic so many partitions in all.
+    /// Gives a topic so many partitions in all, and waits until the new ones have leaders: brokers
+    /// hear of them a moment after they are made.
     pub fn create_partitions(&mut self, topic: &str, count: i32) -> Result<(), Error> {
         let request = CreatePartitionsRequest {
             topics: vec![CreatePartitionsTopic {
@@ -277,10 +278,18 @@ impl Admin {
             validate_only: false,
         };
         let what = format!("cannot give topic {topic} {count} partitions");
-        self.call(what, controller, &request, |answer| {
+        self.call(what.clone(), controller, &request, |answer| {
             let grown = answer.results.first()?;
             Some((grown.error_code, grown.error_message.clone(), ()))
-        })
+        })?;
+        let mut call = self.begin(what);
+        let grown = |view: TopicView| count as usize <= view.partitions.len();
+        while !grown(self.look_at(&mut call, topic)?) {
+            let unseen = "the new partitions are made, but not yet known to the broker asked";
+            let error = Error::new(ErrorKind::TimedOut, call.what()).because(unseen);
+            self.pause(&mut call, error)?;
+        }
+        Ok(())
     }
 
     /// All topics.

@@ -606,3 +606,6 @@ impl<A> Cluster<A> {
         Some(usable[self.random.below(usable.len())].clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

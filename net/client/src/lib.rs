@@ -21,12 +21,53 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! **For applications**: [`Producer`] (numbered batches, retries in order, a thread of its own
-//! that sends), [`Consumer`] (positions, isolation, verified checksums; works while it is polled)
-//! and [`Admin`]. Errors say what, why, and what would help. Everything that can grow has a bound.
+//! # For applications
 //!
-//! **For those with an I/O of their own**, such as a load generator, the same without I/O: bytes
-//! in, events out; requests in, bytes out; time as `now`, chance as a seed.
+//! [`Producer`] (numbered batches, retries in order, a thread of its own that sends), [`Consumer`]
+//! (positions, isolation, verified checksums; works while it is polled) and [`Admin`] (topics,
+//! settings, offsets). Everything that can grow has a bound.
+//!
+//! **What is promised.** With the settings of [`ProducerConfig::default`], a record that is told
+//! stored is stored once, and those of one partition in the order they were sent in, across retries
+//! and restarts of brokers. What was not stored in [`ProducerConfig::delivery_timeout`] is told: by
+//! [`Producer::flush`] and [`Producer::close`], and record by record in [`Report`]s if those are on.
+//! A consumer gives the records of a partition in order, from the offset it was told, and never a
+//! batch whose checksum is wrong.
+//!
+//! **When a broker goes away**, connections are made again, after waits that double from
+//! 50 ms to 1 s ([`ClusterConfig::reconnect`]); leaders that have moved are found by asking. Records
+//! wait in the producer meanwhile, up to [`ProducerConfig::buffer_bytes`]. Whoever waits can ask what
+//! for: [`Producer::trouble`], [`Consumer::trouble`], [`Admin::telling`].
+//!
+//! **When something cannot be done**, an [`Error`] says what, why, and what would help; its
+//! [`ErrorKind`] is for programs.
+//!
+//! ```no_run
+//! # let mut admin = tidemill_client::Admin::open("localhost:9092")?;
+//! use tidemill_client::{ErrorKind, NewTopic, kafka::ErrorCode};
+//!
+//! match admin.create_topic(&NewTopic::new("greetings")) {
+//!     Err(error) if error.kind() == ErrorKind::Refused(ErrorCode::TopicAlreadyExists) => {}
+//!     Err(error) => eprintln!("{error}"), // three lines: what, cause, fix
+//!     Ok(topic) => println!("{} is made, its id is {}", topic.name, topic.id),
+//! }
+//! # Ok::<(), tidemill_client::Error>(())
+//! ```
+//!
+//! **Versions.** Each broker is asked which versions it speaks, and each request goes out in the
+//! highest that both know; if there is none, that is the error ([`ErrorKind::Unsupported`]). Spoken
+//! to so far: Tidemill, and Apache Kafka 4.3.
+//!
+//! **What is not there**: TLS, authentication, groups, transactions, fetch sessions, fetching from
+//! followers, finding out that a log was cut off below a position.
+//!
+//! The directory `examples` has a program for each of the three, and one that measures how many
+//! records a second a thread can send.
+//!
+//! # For those with an I/O of their own
+//!
+//! A load generator, say. The same without I/O: bytes in, events out; requests in, bytes out; time
+//! as `now`, chance as a seed.
 //!
 //! | layer | what it does |
 //! |---|---|
@@ -34,11 +75,7 @@
 //! | [`Cluster`] | all brokers: connecting again, who leads what, hints of new leaders |
 //! | [`ProducerCore`], [`ConsumerCore`] | what the names say, on top of a `Cluster` |
 //!
-//! Spoken to so far: Tidemill, and Apache Kafka 4.3. What is not there: TLS, authentication,
-//! groups, transactions, fetch sessions, fetching from followers, finding out that a log was cut
-//! off below a position.
-//!
-//! Start reading at [`Connection`], or in the directory `examples`.
+//! Start reading at [`Connection`].
 
 pub mod limits;
 pub mod time;

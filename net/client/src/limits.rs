@@ -18,6 +18,9 @@ pub const IN_FLIGHT_MAX: usize = 65_536;
 /// The producer's batches in flight for one partition: as many as brokers remember to tell repeats.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 5;
 
+/// How many batches' memory a producer keeps for batches to come.
+pub const SPARE_BATCHES_MAX: usize = 64;
+
 /// The most nodes a cluster may tell of.
 pub const NODES_MAX: usize = 65_536;
 

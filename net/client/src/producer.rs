@@ -6,6 +6,8 @@
 mod batch;
 mod blocking;
 mod core;
+mod intake;
+mod outbox;
 mod part;
 mod partitioner;
 
@@ -19,8 +21,9 @@ use crate::backoff::Backoff;
 use crate::cluster::ClusterConfig;
 use crate::error::Error;
 
-pub use self::core::{NotTaken, ProducerCore, Refusal};
+pub use self::core::ProducerCore;
 pub use blocking::{Producer, SendRefused};
+pub use intake::{NotTaken, Refusal};
 pub use partitioner::{murmur2, partition_of_key};
 
 /// Who must have the records before they count as stored.

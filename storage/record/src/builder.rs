@@ -3,9 +3,13 @@
 //! The result is a whole batch as a producer would send it: base offset 0, no leader epoch,
 //! checksum made. It is the caller's business to keep it below the broker's limits.
 //!
+//! Records are written once, behind room for the header: a batch that is not compressed is built
+//! where they lie. Nothing is allocated per record, and the memory of a batch that is done with can
+//! hold the next one ([`BatchBuilder::reusing`]).
+//!
 //! Start reading at [`BatchBuilder::append`].
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::batch::{self, BatchHeader, HEADER_BYTES, PREFIX_BYTES, Producer};
 use crate::compression::{Codec, compress};
@@ -18,7 +22,8 @@ pub struct BatchBuilder {
     codec: Codec,
     producer: Option<(Producer, Option<Sequence>)>,
     flags: i16,
-    records: Vec<u8>,
+    /// Room for the header, and the records behind it, not compressed.
+    bytes: BytesMut,
     records_count: i32,
     base_timestamp: Timestamp,
     max_timestamp: Timestamp,
@@ -27,11 +32,18 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// An empty batch whose records will be compressed with `codec`.
     pub fn new(codec: Codec) -> BatchBuilder {
+        BatchBuilder::reusing(BytesMut::new(), codec)
+    }
+
+    /// An empty batch in memory that was used before; what it held is forgotten.
+    pub fn reusing(mut memory: BytesMut, codec: Codec) -> BatchBuilder {
+        memory.clear();
+        memory.put_bytes(0, HEADER_BYTES);
         BatchBuilder {
             codec,
             producer: None,
             flags: 0,
-            records: Vec::new(),
+            bytes: memory,
             records_count: 0,
             base_timestamp: Timestamp::NONE,
             max_timestamp: Timestamp::NONE,
@@ -74,7 +86,7 @@ impl BatchBuilder {
         let timestamp_delta = timestamp.0.checked_sub(self.base_timestamp.0);
         let offset_delta = self.records_count;
         records::write_record(
-            &mut self.records,
+            &mut self.bytes,
             timestamp_delta.expect("the records of a batch are less than 2^63 ms apart"),
             offset_delta,
             key,
@@ -97,22 +109,32 @@ impl BatchBuilder {
 
     /// Size of the batch so far, if it were not compressed.
     pub fn size_bytes(&self) -> usize {
-        HEADER_BYTES + self.records.len()
+        self.bytes.len()
     }
 
     /// The batch. Panics if it is empty or larger than 2 GiB.
-    pub fn build(&self) -> BytesMut {
+    pub fn build(self) -> BytesMut {
         assert!(0 < self.records_count, "a batch holds at least one record");
-        let payload = match self.codec {
-            Codec::None => Bytes::copy_from_slice(&self.records),
-            codec => compress(codec, &self.records),
+        let header = |size_bytes: usize| {
+            let batch_length = i32::try_from(size_bytes - PREFIX_BYTES);
+            self.header(batch_length.expect("a batch is below 2 GiB")).to_bytes()
         };
-        let batch_length = i32::try_from(HEADER_BYTES - PREFIX_BYTES + payload.len());
-        let header = self.header(batch_length.expect("a batch is below 2 GiB"));
-
-        let mut batch = BytesMut::with_capacity(HEADER_BYTES + payload.len());
-        batch.put_slice(&header.to_bytes());
-        batch.put_slice(&payload);
+        let mut batch = match self.codec {
+            Codec::None => {
+                let header = header(self.bytes.len());
+                let mut batch = self.bytes;
+                batch[..HEADER_BYTES].copy_from_slice(&header);
+                batch
+            }
+            codec => {
+                let payload = compress(codec, &self.bytes[HEADER_BYTES..]);
+                let size_bytes = HEADER_BYTES + payload.len();
+                let mut batch = BytesMut::with_capacity(size_bytes);
+                batch.put_slice(&header(size_bytes));
+                batch.put_slice(&payload);
+                batch
+            }
+        };
         batch::seal(&mut batch);
         batch
     }

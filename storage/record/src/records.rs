@@ -22,6 +22,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::{BufMut, BytesMut};
+
 use crate::batch::{ArchivedBatchHeader, Batch, TimestampType};
 use crate::compression::{DecompressError, decompress};
 use crate::offset::{Offset, Timestamp};
@@ -322,46 +324,79 @@ impl<'a> Fields<'a> {
 
 /// Writes one record. The counterpart of what [`Records`] reads.
 pub(crate) fn write_record(
-    out: &mut Vec<u8>,
+    out: &mut BytesMut,
     timestamp_delta: i64,
     offset_delta: i32,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     headers: &[Header<'_>],
 ) {
-    let mut body = Vec::new();
-    body.push(0);
-    write_varlong(&mut body, timestamp_delta);
-    write_varlong(&mut body, i64::from(offset_delta));
-    write_bytes(&mut body, key);
-    write_bytes(&mut body, value);
-    write_varlong(&mut body, headers.len() as i64);
+    let offset_delta = i64::from(offset_delta);
+    let headers_bytes: usize = headers
+        .iter()
+        .map(|header| size_of_bytes(Some(header.key)) + size_of_bytes(header.value))
+        .sum();
+    let body_bytes = 1
+        + size_of_varlong(timestamp_delta)
+        + size_of_varlong(offset_delta)
+        + size_of_bytes(key)
+        + size_of_bytes(value)
+        + size_of_varlong(headers.len() as i64)
+        + headers_bytes;
+    out.reserve(size_of_varlong(body_bytes as i64) + body_bytes);
+    write_varlong(out, body_bytes as i64);
+    out.put_u8(0);
+    write_varlong(out, timestamp_delta);
+    write_varlong(out, offset_delta);
+    write_bytes(out, key);
+    write_bytes(out, value);
+    write_varlong(out, headers.len() as i64);
     for header in headers {
-        write_bytes(&mut body, Some(header.key));
-        write_bytes(&mut body, header.value);
+        write_bytes(out, Some(header.key));
+        write_bytes(out, header.value);
     }
-    write_bytes(out, Some(&body));
 }
 
-fn write_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+fn write_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
     match bytes {
         None => write_varlong(out, -1),
         Some(bytes) => {
             write_varlong(out, bytes.len() as i64);
-            out.extend_from_slice(bytes);
+            out.put_slice(bytes);
         }
     }
 }
 
-/// Varints and varlongs of the same number are the same bytes.
-fn write_varlong(out: &mut Vec<u8>, value: i64) {
-    let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
-    while 0x80 <= zigzag {
-        out.push(zigzag as u8 | 0x80);
-        zigzag >>= 7;
-    }
-    out.push(zigzag as u8);
+fn size_of_bytes(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |bytes| size_of_varlong(bytes.len() as i64) + bytes.len())
 }
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Varints and varlongs of the same number are the same bytes.
+fn write_varlong(out: &mut BytesMut, value: i64) {
+    let mut rest = zigzag(value);
+    // Written at once: one look at how much room there is.
+    let mut bytes = [0; VARLONG_BYTES_MAX];
+    let mut size = 0;
+    while 0x80 <= rest {
+        bytes[size] = rest as u8 | 0x80;
+        rest >>= 7;
+        size += 1;
+    }
+    bytes[size] = rest as u8;
+    out.put_slice(&bytes[..=size]);
+}
+
+fn size_of_varlong(value: i64) -> usize {
+    let bits = u64::BITS - (zigzag(value) | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
+/// The longest varlong: 64 bits, seven to a byte.
+const VARLONG_BYTES_MAX: usize = 10;
 
 /// Why the inside of a batch cannot be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -309,3 +309,19 @@ fn a_batch_without_a_producer_has_no_sequence() {
     assert_eq!(validated.base_sequence(), None);
     assert_eq!(validated.last_sequence(), None);
 }
+
+/// The memory of a batch that is done with holds the next one: nothing of the old one is left, and
+/// nothing is allocated for it.
+#[test]
+fn the_memory_of_a_batch_holds_the_next_one() {
+    let build = |builder: BatchBuilder| {
+        let mut builder = builder.numbered(PRODUCER, Sequence(3));
+        builder.append(Timestamp(7), Some(b"key"), Some(b"value"));
+        builder.build()
+    };
+    let large = builder_with(100).build();
+    let (place, capacity) = (large.as_ptr(), large.capacity());
+    let again = build(BatchBuilder::reusing(large, Codec::None));
+    assert_eq!(again, build(BatchBuilder::new(Codec::None)));
+    assert_eq!((again.as_ptr(), again.capacity()), (place, capacity));
+}

@@ -11,8 +11,8 @@ use crate::connection::Reply;
 use crate::error::{Error, ErrorKind};
 use crate::time::Instant;
 
-/// How long nodes take at most to hear of a new topic.
-const NEWS_TAKES: Duration = Duration::from_millis(500);
+/// How long nodes take at most to hear of a new topic, or of new partitions.
+pub(super) const NEWS_TAKES: Duration = Duration::from_millis(500);
 
 /// How long a topic that asking for it may create can be unknown: a broker that makes topics at
 /// all has begun by then.
@@ -30,6 +30,12 @@ pub(super) struct Call {
     tell_at: Instant,
     failed_tries: u32,
     refusal: Option<Error>,
+}
+
+impl Call {
+    pub(super) fn what(&self) -> &str {
+        &self.what
+    }
 }
 
 impl Admin {
@@ -66,21 +72,16 @@ impl Admin {
                 return Ok(result);
             }
             let error = Error::refused(&*call.what, code, words.as_deref());
-            self.after_refusal(&mut call, code, error)?;
+            if !is_passing(code) {
+                return Err(error);
+            }
+            self.pause(&mut call, error)?;
         }
     }
 
-    /// A broker has refused: waits before the next try, unless that would not help.
-    pub(super) fn after_refusal(
-        &mut self,
-        call: &mut Call,
-        code: ErrorCode,
-        error: Error,
-    ) -> Result<(), Error> {
-        if !is_passing(code) {
-            return Err(error);
-        }
-        call.refusal = Some(error);
+    /// A broker has refused for now: waits before the next try.
+    pub(super) fn pause(&mut self, call: &mut Call, refusal: Error) -> Result<(), Error> {
+        call.refusal = Some(refusal);
         call.failed_tries += 1;
         self.cluster.refresh(self.driver.now());
         let wait = Duration::from_millis(50).saturating_mul(call.failed_tries.min(20));
@@ -221,7 +222,7 @@ pub(super) fn unanswered(call: &Call) -> Error {
 }
 
 /// Whether trying again may help. A topic that is said not to exist most likely does not.
-fn is_passing(error: ErrorCode) -> bool {
+pub(super) fn is_passing(error: ErrorCode) -> bool {
     error.is_retriable()
         && !matches!(
             error,

@@ -11,7 +11,7 @@ use tidemill_net::kafka::list_offsets::{
 use tidemill_net::kafka::{ErrorCode, Request};
 
 use super::Admin;
-use super::asking::{Call, decode, unanswered};
+use super::asking::{Call, NEWS_TAKES, decode, is_passing, unanswered};
 use crate::cluster::Peer;
 use crate::consumer::{Isolation, Start, wire_time};
 use crate::error::Error;
@@ -115,10 +115,18 @@ impl Admin {
                     }
                 }
             }
-            if let Some((partition, code)) = refused {
-                let what = format!("{}, partition {partition}", call.what);
-                self.after_refusal(&mut call, code, Error::refused(what, code, None))?;
+            let Some((partition, code)) = refused else { continue };
+            let what = format!("{}, partition {partition}", call.what);
+            let error = Error::refused(what, code, None);
+            // What has just been made is not known to all nodes at once: neither to those we
+            // asked who leads, nor to who does.
+            let is_young = self.driver.now().since(call.start) < NEWS_TAKES;
+            let is_told = self.cluster.map().partition(topic, partition).is_some();
+            let is_news = code == ErrorCode::UnknownTopicOrPartition && (is_young || is_told);
+            if !is_passing(code) && !is_news {
+                return Err(error);
             }
+            self.pause(&mut call, error)?;
         }
         Ok(found)
     }

@@ -5,6 +5,7 @@ use tidemill_record::{
     Batch as RecordBatch, BatchBuilder, Contents, Header, Producer, Sequence, checksum,
 };
 
+use super::intake::Gathered;
 use crate::limits;
 use crate::time::Instant;
 
@@ -47,13 +48,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(
-        number: u64,
-        builder: BatchBuilder,
-        tags: Vec<u64>,
-        held_bytes: usize,
-        created: Instant,
-    ) -> Batch {
+    pub(super) fn new(number: u64, gathered: Gathered) -> Batch {
+        let Gathered { builder, tags, held_bytes, created } = gathered;
         Batch {
             number,
             records_count: builder.records_count() as i32,
@@ -78,28 +74,32 @@ impl Batch {
 
     /// The bytes to send; built if need be.
     pub(super) fn bytes(&mut self) -> Bytes {
-        match &self.content {
-            Content::Built(bytes) => bytes.clone(),
+        let bytes = match std::mem::replace(&mut self.content, Content::Built(Bytes::new())) {
+            Content::Built(bytes) => bytes,
             Content::Unbuilt(builder) => {
-                let bytes = match self.numbered {
-                    Some((producer, sequence)) => {
-                        builder.clone().numbered(producer, sequence).build()
-                    }
-                    None => builder.build(),
+                let builder = match self.numbered {
+                    Some((producer, sequence)) => builder.numbered(producer, sequence),
+                    None => builder,
                 };
-                let bytes = bytes.freeze();
-                self.content = Content::Built(bytes.clone());
-                bytes
+                builder.build().freeze()
             }
+        };
+        self.content = Content::Built(bytes.clone());
+        bytes
+    }
+
+    /// What held its records, if nobody else looks at it any more.
+    pub(super) fn into_memory(self) -> Option<BytesMut> {
+        match self.content {
+            Content::Built(bytes) => bytes.try_into_mut().ok(),
+            Content::Unbuilt(_) => None,
         }
     }
 
-    /// Two batches with the first and the second half of the records, numbered as they were.
-    /// `None` if there is but one record.
-    pub(super) fn split(mut self, second_number: u64) -> Result<(Batch, Batch), Box<Batch>> {
-        if self.records_count < 2 {
-            return Err(Box::new(self));
-        }
+    /// Two batches with the first and the second half of the records, of which there are two at
+    /// least, numbered as they were.
+    pub(super) fn split(mut self, second_number: u64) -> (Batch, Batch) {
+        assert!(2 <= self.records_count, "one record cannot be halved");
         let bytes = self.bytes();
         let (batch, _) = RecordBatch::parse(&bytes).expect("we have built it");
         let codec = batch.compression();
@@ -115,17 +115,20 @@ impl Batch {
         }
         let [first, second] = halves;
         let second_tags = self.tags.split_off(self.tags.len().min(first_count as usize));
-        let held = self.held_bytes / 2;
-        let mut first = Batch::new(self.number, first, self.tags, held, self.created);
-        let mut second =
-            Batch::new(second_number, second, second_tags, self.held_bytes - held, self.created);
+        let (created, held_bytes) = (self.created, self.held_bytes / 2);
+        let second_held = self.held_bytes - held_bytes;
+        let first = Gathered { builder: first, tags: self.tags, held_bytes, created };
+        let second =
+            Gathered { builder: second, tags: second_tags, held_bytes: second_held, created };
+        let mut first = Batch::new(self.number, first);
+        let mut second = Batch::new(second_number, second);
         if let Some((producer, sequence)) = self.numbered {
             first.number(producer, sequence);
             second.number(producer, sequence.plus(first_count));
         }
         // Sent before, so kept behind whatever is before them.
         (first.failed_tries, second.failed_tries) = (1, 1);
-        Ok((first, second))
+        (first, second)
     }
 }
 
@@ -159,7 +162,7 @@ mod tests {
             builder.append(Timestamp(number), None, Some(format!("value {number}").as_bytes()));
         }
         let tags = (0..records as u64).collect();
-        Batch::new(0, builder, tags, 1000, Instant::default())
+        Batch::new(0, Gathered { builder, tags, held_bytes: 1000, created: Instant::default() })
     }
 
     fn values(bytes: &Bytes) -> Vec<String> {
@@ -190,13 +193,12 @@ mod tests {
     fn halves_hold_the_records_in_order() {
         let mut whole = batch(5);
         whole.number(producer(7, 0), Sequence(100));
-        let (mut first, mut second) = whole.split(1).unwrap();
+        let (mut first, mut second) = whole.split(1);
         assert_eq!(values(&first.bytes()), ["value 0", "value 1"]);
         assert_eq!(values(&second.bytes()), ["value 2", "value 3", "value 4"]);
         assert_eq!((first.tags, second.tags.clone()), (vec![0, 1], vec![2, 3, 4]));
         assert_eq!(second.numbered, Some((producer(7, 0), Sequence(102))));
-        let (one, two) = second.split(2).unwrap();
-        assert!(one.split(3).is_err(), "one record cannot be halved");
-        assert!(two.split(3).is_ok());
+        let (one, two) = second.split(2);
+        assert_eq!((one.records_count, two.records_count), (1, 2));
     }
 }

@@ -1,9 +1,12 @@
-//! One partition's row of batches: open at the end, sent from the front, in order across retries.
+//! One partition's row of batches: sent from the front, in order across retries.
 //!
 //! ```text
-//! front                                                  end
-//! | in flight | in flight | waiting | waiting | open: takes records |
+//! front                                     end    in the intake
+//! | in flight | in flight | waiting | waiting |  <- | open: takes records |
 //! ```
+//!
+//! The open batch joins the row when it is full, or when it has waited long enough and nothing is
+//! before it that still has to be sent: until then it gathers more.
 //!
 //! A batch that failed waits in its place and goes out again only as the first of the row: then
 //! nothing that was sent after it can come before it. At most as many are in flight as brokers
@@ -14,20 +17,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tidemill_record::{BatchBuilder, Codec, Producer, ProducerEpoch, Sequence};
+use tidemill_record::{Producer, ProducerEpoch, Sequence};
 
 use super::batch::{Batch, State};
+use super::intake::Gathered;
 use crate::limits::BATCHES_IN_FLIGHT_MAX;
 use crate::time::Instant;
-
-/// The batch that still takes records.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) builder: BatchBuilder,
-    pub(super) tags: Vec<u64>,
-    pub(super) held_bytes: usize,
-    pub(super) created: Instant,
-}
 
 /// What a partition can send.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,11 +41,8 @@ pub(super) struct Part {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     pub(super) batches: VecDeque<Batch>,
-    pub(super) open: Option<Open>,
     /// Whether the open batch has waited long enough.
     pub(super) open_is_due: bool,
-    /// Counts the open batches, so that what was said of an earlier one is not taken for this one.
-    pub(super) opened: u64,
     /// Whom the numbers of the row belong to.
     pub(super) identity: Option<Producer>,
     next_sequence: Sequence,
@@ -61,8 +53,6 @@ pub(super) struct Part {
     pub(super) needs_new_epoch: bool,
     /// Whether it stands in a queue of those that have something to send.
     pub(super) queued: bool,
-    /// Whether it stands among those whose open batch waits for more records.
-    pub(super) listed_lingering: bool,
     /// Whether it stands among those whose records may have to be given up.
     pub(super) listed_expiring: bool,
     next_number: u64,
@@ -74,43 +64,23 @@ impl Part {
             topic,
             partition,
             batches: VecDeque::new(),
-            open: None,
             open_is_due: false,
-            opened: 0,
             identity: None,
             next_sequence: Sequence::ZERO,
             acknowledged: None,
             needs_new_epoch: false,
             queued: false,
-            listed_lingering: false,
             listed_expiring: false,
             next_number: 0,
         }
     }
 
-    /// The open batch, begun if there is none; tells whether it was.
-    pub(super) fn open(&mut self, codec: Codec, now: Instant) -> (&mut Open, bool) {
-        let begun = self.open.is_none();
-        if begun {
-            self.opened += 1;
-            self.open_is_due = false;
-        }
-        let open = self.open.get_or_insert_with(|| Open {
-            builder: BatchBuilder::new(codec),
-            tags: Vec::new(),
-            held_bytes: 0,
-            created: now,
-        });
-        (open, begun)
-    }
-
-    /// Puts the open batch into the row.
-    pub(super) fn close(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        let number = self.take_number();
+    /// Puts what was gathered at the end of the row.
+    pub(super) fn push(&mut self, gathered: Gathered) {
+        // Whatever is open now has been opened since.
         self.open_is_due = false;
-        let Open { builder, tags, held_bytes, created } = open;
-        self.batches.push_back(Batch::new(number, builder, tags, held_bytes, created));
+        let number = self.take_number();
+        self.batches.push_back(Batch::new(number, gathered));
     }
 
     pub(super) fn take_number(&mut self) -> u64 {
@@ -126,20 +96,24 @@ impl Part {
         self.batches.iter().position(|batch| batch.number == number)
     }
 
-    /// What can be sent now. Closes the open batch if it is its turn.
-    pub(super) fn next(&mut self, identity: Option<Producer>, now: Instant) -> Next {
+    /// Whether another batch could be sent before one of those under way is answered.
+    fn has_room(&self, identity: Option<Producer>) -> bool {
         let in_flight = self.in_flight();
         let begun = identity.is_none() || self.acknowledged == identity;
         let most = if begun { BATCHES_IN_FLIGHT_MAX } else { 1 };
-        if most <= in_flight {
-            return Next::Nothing;
-        }
         let changes = identity.is_some() && self.identity != identity;
-        if (self.needs_new_epoch || changes) && 0 < in_flight {
+        in_flight < most && (in_flight == 0 || !(self.needs_new_epoch || changes))
+    }
+
+    /// Whether it is the open batch's turn to be sent.
+    pub(super) fn wants_open(&self, identity: Option<Producer>) -> bool {
+        self.open_is_due && self.batches.len() == self.in_flight() && self.has_room(identity)
+    }
+
+    /// What can be sent now.
+    pub(super) fn next(&self, identity: Option<Producer>, now: Instant) -> Next {
+        if !self.has_room(identity) {
             return Next::Nothing;
-        }
-        if self.batches.len() == in_flight && self.open_is_due {
-            self.close();
         }
         let waiting = self.batches.iter().position(|batch| batch.state != State::InFlight);
         let Some(at) = waiting else { return Next::Nothing };

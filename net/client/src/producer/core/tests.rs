@@ -1,9 +1,13 @@
 //! The producer against a cluster played by bytes: order, repeats, epochs, limits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tidemill_net::kafka::{ApiKey, ErrorCode};
+
+use super::super::{Refusal, partition_of_key};
 use super::*;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Random};
 use crate::fake::{Fake, Mishap, bootstrap};
 use tidemill_record::{Batch as RecordBatch, Contents};
 
@@ -284,6 +288,41 @@ fn an_idle_producer_sleeps() {
     run(&mut core, &mut fake, &mut now, Duration::from_secs(200));
     let next = core.next_deadline().unwrap();
     assert!(Duration::from_secs(60) < next.since(now), "{:?}", next.since(now));
+}
+
+/// Nothing tells of the fate of what is sent without acknowledgement; what came due while batches
+/// before it went out stayed behind until it was too old.
+#[test]
+fn what_comes_due_behind_others_is_sent_without_acknowledgements_too() {
+    let mut fake = Fake::new(1).with_topic("t", 1);
+    let config = ProducerConfig { acks: Acks::None, idempotent: false, ..config() };
+    let mut core = core(ProducerConfig { batch_bytes: 100, linger: Duration::ZERO, ..config });
+    let mut now = Instant::default();
+    for tag in 0..20 {
+        core.send(record(None, tag), now).unwrap();
+    }
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    assert_eq!(stored(&mut fake, 0), (0..20).collect::<Vec<_>>());
+    assert!(core.is_drained());
+}
+
+/// A leader that takes one small request at a time gets the batches of many partitions one by one:
+/// those for which there was no room were forgotten until they were too old.
+#[test]
+fn many_partitions_get_through_a_narrow_leader() {
+    let mut fake = Fake::new(1).with_topic("t", 50);
+    let config = ProducerConfig { in_flight_max: 1, request_bytes: 1, ..config() };
+    let mut core = core(config);
+    let mut now = Instant::default();
+    for tag in 0..100 {
+        core.send(record(Some(tag as i32 % 50), tag), now).unwrap();
+    }
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    for partition in 0..50 {
+        let expected = [partition as u64, partition as u64 + 50];
+        assert_eq!(stored(&mut fake, partition), expected);
+    }
+    assert!(core.is_drained());
 }
 
 /// The first batch to a new topic was refused for a moment, while the second, already on its way,

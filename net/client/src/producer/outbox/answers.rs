@@ -1,5 +1,6 @@
 //! What the producer makes of answers: stored, again, halved, given up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_net::cursor::WireError;
@@ -8,45 +9,14 @@ use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceResponse};
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_record::{Producer as Identity, ProducerEpoch, ProducerId};
 
-use super::{Part, ProducerCore, Sent, State, is_about_leadership};
+use super::super::batch::{Batch, State};
+use super::{Outbox, Sent, Settled};
 use crate::cluster::Address;
 use crate::connection::Reply;
 use crate::error::Error;
 use crate::time::Instant;
 
-impl ProducerCore {
-    pub(super) fn take_map(&mut self, now: Instant) {
-        let names: Vec<_> = self.topics.keys().cloned().collect();
-        for name in names {
-            self.grow(&name);
-            let topic = self.topics.get_mut(&name).expect("just listed");
-            if !topic.parts.is_empty() {
-                let waiting = std::mem::take(&mut topic.waiting);
-                self.unknown.remove(&name);
-                for (record, since) in waiting {
-                    self.place(record, since, now);
-                }
-                continue;
-            }
-            let error = self.cluster.map().topic(&name).map(|view| view.error);
-            let hopeless = error.filter(|error| !error.is_none() && !error.is_retriable());
-            if hopeless.is_some() {
-                let waiting = std::mem::take(&mut topic.waiting);
-                self.unknown.remove(&name);
-                for (record, _) in waiting {
-                    let error = self.no_topic(&name);
-                    self.give_up_record(record, error);
-                }
-            }
-        }
-        // Leaders may have changed: all that wait find their queues anew.
-        let queued: Vec<usize> = std::mem::take(&mut self.ready).into_values().flatten().collect();
-        for index in queued {
-            self.parts[index].queued = false;
-            self.queue(index);
-        }
-    }
-
+impl Outbox {
     pub(super) fn take_id(&mut self, reply: &Reply, now: Instant) {
         self.id_asked = false;
         let answer = reply.decode::<InitProducerIdResponse>();
@@ -65,27 +35,16 @@ impl ProducerCore {
         self.id_again_at = Some(now.plus(self.config.retry.delay(1, &mut self.random)));
         let refused = Error::refused("cannot get a producer id", error, None);
         if !error.is_retriable() {
-            self.give_up_all(&refused);
+            self.hopeless = Some(refused.clone());
         }
         self.id_trouble = Some(refused);
-    }
-
-    /// Nothing can be sent: says so to all that wait.
-    pub(super) fn give_up_all(&mut self, error: &Error) {
-        for index in 0..self.parts.len() {
-            self.parts[index].close();
-            while !self.parts[index].batches.is_empty() {
-                self.give_up(index, 0, error.clone());
-            }
-        }
     }
 
     pub(super) fn take_loss(&mut self, batches: &[Sent], now: Instant) {
         let trouble = self.cluster.trouble().map(str::to_owned);
         for sent in batches {
             let Some(at) = self.parts[sent.part].position(sent.number) else { continue };
-            self.parts[sent.part].batches[at].last_trouble.clone_from(&trouble);
-            self.try_again(sent.part, at, now);
+            self.try_again(sent.part, at, trouble.clone(), now);
         }
     }
 
@@ -116,8 +75,7 @@ impl ProducerCore {
         for sent in batches {
             let Some(at) = self.parts[sent.part].position(sent.number) else { continue };
             let trouble = format!("the broker's answer cannot be read: {error}");
-            self.parts[sent.part].batches[at].last_trouble = Some(trouble);
-            self.try_again(sent.part, at, now);
+            self.try_again(sent.part, at, Some(trouble), now);
         }
     }
 
@@ -180,12 +138,11 @@ impl ProducerCore {
                 return self.queue(index);
             }
         }
-        let batch = &mut self.parts[index].batches[at];
-        batch.last_trouble = Some(match answer.error_message.as_deref() {
+        let trouble = match answer.error_message.as_deref() {
             Some(words) if !words.is_empty() => format!("{error}: {words}"),
             _ => error.to_string(),
-        });
-        self.try_again(index, at, now);
+        };
+        self.try_again(index, at, Some(trouble), now);
     }
 
     /// The broker has told who leads instead (KIP-951).
@@ -213,23 +170,20 @@ impl ProducerCore {
             return false;
         }
         let number = part.take_number();
-        let batch = part.batches.remove(at).expect("the caller has found it there");
-        match batch.split(number) {
-            Ok((first, second)) => {
-                part.batches.insert(at, second);
-                part.batches.insert(at, first);
-                true
-            }
-            Err(batch) => {
-                part.batches.insert(at, *batch);
-                false
-            }
-        }
+        let batch = self.remove(index, at);
+        let part = &mut self.parts[index];
+        let (first, second) = batch.split(number);
+        part.batches.insert(at, second);
+        part.batches.insert(at, first);
+        true
     }
 
     /// A batch goes out again, unless it has had its time.
-    fn try_again(&mut self, index: usize, at: usize, now: Instant) {
+    fn try_again(&mut self, index: usize, at: usize, trouble: Option<String>, now: Instant) {
         let batch = &mut self.parts[index].batches[at];
+        self.troubled -= usize::from(batch.last_trouble.is_some());
+        self.troubled += usize::from(trouble.is_some());
+        batch.last_trouble = trouble;
         batch.failed_tries = batch.failed_tries.saturating_add(1);
         let delay = self.config.retry.delay(batch.failed_tries, &mut self.random);
         batch.state = State::Waiting(now.plus(delay));
@@ -239,32 +193,56 @@ impl ProducerCore {
 
     /// A batch is stored.
     pub(super) fn complete(&mut self, index: usize, number: u64, base_offset: i64) {
+        let at = self.parts[index].position(number).expect("the caller has found it");
+        let batch = self.remove(index, at);
         let part = &mut self.parts[index];
-        let at = part.position(number).expect("the caller has found it");
-        let batch = part.batches.remove(at).expect("just found");
         part.acknowledged = batch.numbered.map(|(producer, _)| producer);
-        let (topic, partition) = (part.topic.clone(), part.partition);
-        self.held_bytes -= batch.held_bytes;
-        self.requeue(index);
-        let count = batch.records_count as u64;
-        self.report(topic, partition, batch.tags, count, Ok(base_offset));
+        if !part.batches.is_empty() || part.open_is_due {
+            self.queue(index);
+        }
+        self.settle(index, batch, Ok(base_offset));
     }
 
     /// A batch is given up. If it may be stored all the same, what follows is numbered anew.
     pub(super) fn give_up(&mut self, index: usize, at: usize, error: Error) {
-        let part = &mut self.parts[index];
-        let batch = part.batches.remove(at).expect("the caller has found it");
-        part.needs_new_epoch |= batch.numbered.is_some();
-        let (topic, partition) = (part.topic.clone(), part.partition);
-        self.held_bytes -= batch.held_bytes;
-        let count = batch.records_count as u64;
-        self.report(topic, partition, batch.tags, count, Err(error));
+        let batch = self.remove(index, at);
+        self.parts[index].needs_new_epoch |= batch.numbered.is_some();
+        self.settle(index, batch, Err(error));
     }
 
-    fn requeue(&mut self, index: usize) {
-        let part: &Part = &self.parts[index];
-        if !part.batches.is_empty() || part.open_is_due {
-            self.queue(index);
-        }
+    fn remove(&mut self, index: usize, at: usize) -> Batch {
+        let batch = self.parts[index].batches.remove(at).expect("the caller has found it there");
+        self.troubled -= usize::from(batch.last_trouble.is_some());
+        batch
     }
+
+    fn settle(&mut self, index: usize, mut batch: Batch, outcome: Result<i64, Error>) {
+        let part = &self.parts[index];
+        self.settled.push(Settled {
+            topic: Arc::clone(&part.topic),
+            partition: part.partition,
+            tags: std::mem::take(&mut batch.tags),
+            records_count: u64::from(batch.records_count.unsigned_abs()),
+            held_bytes: batch.held_bytes,
+            outcome,
+            memory: batch.into_memory(),
+        });
+    }
+}
+
+/// Whether an error says that somebody else leads, or that the topic is another.
+fn is_about_leadership(error: ErrorCode) -> bool {
+    matches!(
+        error,
+        ErrorCode::NotLeaderOrFollower
+            | ErrorCode::LeaderNotAvailable
+            | ErrorCode::FencedLeaderEpoch
+            | ErrorCode::UnknownLeaderEpoch
+            | ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::UnknownTopicId
+            | ErrorCode::InconsistentTopicId
+            | ErrorCode::KafkaStorageError
+            | ErrorCode::ReplicaNotAvailable
+            | ErrorCode::NetworkException
+    )
 }
