@@ -31,6 +31,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import apache_kafka
+
 SYSTEMS = [
     ("tidemill", "Tidemill", "every acknowledgement on disk"),
     ("kafka", "Kafka 4.3.1", "as shipped: acknowledged from memory"),
@@ -131,14 +133,6 @@ class Broker:
 
     def kafka(self):
         settings = {
-            "process.roles": "broker,controller", "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self.port + 1}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.port + 1}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "controller.listener.names": "CONTROLLER", "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": str(self.directory / "data"), "offsets.topic.replication.factor": "1",
-            "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
             # It is frozen for minutes; its own controller must not take that for its death.
             "broker.session.timeout.ms": "3600000",
             # What is deleted goes at once, as with the others; a minute later is another's run.
@@ -146,15 +140,7 @@ class Broker:
         }
         if self.kind == "kafka-sync":
             settings["log.flush.interval.messages"] = "1"
-        file = self.directory / "server.properties"
-        file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        # The heap of Kafka's own start script, and its collector.
-        java = ["java", "-Xmx1g", "-Xms1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
-                "-XX:InitiatingHeapOccupancyPercent=35", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-cp", os.environ["KAFKA_LIB"] + "/*"]
-        storage = java + ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", str(file)]
-        subprocess.run(storage, stdout=self.log, stderr=self.log, check=True)
-        return java + ["kafka.Kafka", str(file)]
+        return apache_kafka.prepare(os.environ["KAFKA_LIB"], self.directory, self.port, self.log, settings)
 
     def wait_until_it_serves(self):
         probe = [os.environ["TIDEMILL_BIN"], "bench", "produce", "--broker", f"127.0.0.1:{self.port}", "--topic", "probe",

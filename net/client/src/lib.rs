@@ -56,7 +56,7 @@
 //!
 //! **Versions.** Each broker is asked which versions it speaks, and each request goes out in the
 //! highest that both know; if there is none, that is the error ([`ErrorKind::Unsupported`]). Spoken
-//! to so far: Tidemill, and Apache Kafka 4.3.
+//! to so far: Tidemill, and Apache Kafka 2.8, 3.9 and 4.3.
 //!
 //! **What is not there**: TLS, authentication, groups, transactions, fetch sessions, fetching from
 //! followers, finding out that a log was cut off below a position.

@@ -16,6 +16,7 @@ from running import Run
 CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
+    "client-kafka": "client_kafka",
     "bad-input": "bad_input",
     "kill-9": "kill_9",
     "full-disk": "full_disk",
