@@ -372,10 +372,10 @@ impl Coordinator {
             }
             writes.extend(self.unsent.pop_front());
         }
-        Some(self.send(&builder, writes, false))
+        Some(self.send(builder, writes, false))
     }
 
-    fn send(&mut self, builder: &BatchBuilder, writes: Vec<Write>, is_rewrite: bool) -> Append {
+    fn send(&mut self, builder: BatchBuilder, writes: Vec<Write>, is_rewrite: bool) -> Append {
         let (number, batch) = (self.appends, builder.build());
         self.appends += 1;
         self.log_bytes += batch.len();

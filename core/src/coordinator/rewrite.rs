@@ -93,7 +93,7 @@ impl Coordinator {
             return Turn::Others;
         }
         rewrite.after = last;
-        Turn::Mine(self.send(&builder, Vec::new(), true))
+        Turn::Mine(self.send(builder, Vec::new(), true))
     }
 
     /// A batch of a rewrite is durable.
