@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use tidemill_client::Explanation;
+
 /// The command line, or a file it names, is wrong.
 const STATUS_USAGE: u8 = 2;
 
@@ -15,12 +17,8 @@ const STATUS_MISSED: u8 = 11;
 /// Why a command ends otherwise than well.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trouble {
-    /// What could not be done, or is not as it should be.
-    pub what: String,
-    /// Why, as far as we know.
-    pub cause: Option<String>,
-    /// What would help.
-    pub fix: Option<String>,
+    /// What, why, and what would help.
+    pub explanation: Explanation,
     /// The exit status of the process: 1 failed, 2 wrongly asked for, 11 an objective missed.
     pub status: u8,
 }
@@ -28,7 +26,7 @@ pub struct Trouble {
 impl Trouble {
     /// Something did not work.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), cause: None, fix: None, status: STATUS_FAILED }
+        Self { explanation: Explanation::new(what), status: STATUS_FAILED }
     }
 
     /// Something was asked for in a wrong way.
@@ -44,14 +42,14 @@ impl Trouble {
     /// Adds the reason.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.explanation = self.explanation.because(cause);
         self
     }
 
     /// Adds a way out.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
-        self.fix = Some(fix.into());
+        self.explanation = self.explanation.fix(fix);
         self
     }
 
@@ -64,14 +62,7 @@ impl Trouble {
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        if let Some(cause) = &self.cause {
-            write!(f, "\n  cause: {cause}")?;
-        }
-        if let Some(fix) = &self.fix {
-            write!(f, "\n  fix:   {fix}")?;
-        }
-        Ok(())
+        self.explanation.fmt(f)
     }
 }
 
@@ -85,10 +76,6 @@ impl From<io::Error> for Trouble {
 
 impl From<tidemill_client::Error> for Trouble {
     fn from(error: tidemill_client::Error) -> Self {
-        Self {
-            cause: error.cause().map(str::to_owned),
-            fix: error.remedy().map(str::to_owned),
-            ..Self::new(error.what())
-        }
+        Self { explanation: error.into(), status: STATUS_FAILED }
     }
 }

@@ -257,7 +257,7 @@ fn topics_are_seen_to() {
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorCode::TopicAlreadyExists));
     let error = admin.create_topic(&NewTopic::new("no spaces")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorCode::InvalidTopicException));
-    assert!(error.remedy().is_some(), "{error}");
+    assert!(error.explanation().fix.is_some(), "{error}");
 
     admin.create_partitions(&topic, 3).unwrap();
     while admin.topic(&topic).unwrap().partitions.len() < 3 {}

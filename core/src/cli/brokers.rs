@@ -73,7 +73,7 @@ impl Bootstrap {
         admin.topic(name).map_err(|error| match error.kind() {
             ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition) => {
                 let mut failure = Failure::from(error);
-                failure.what = format!("no topic {name}");
+                failure.explanation.what = format!("no topic {name}");
                 failure.fix(format!("make it with `tidemill topic create {name}{}`", self.flag()))
             }
             _ => self.failure(error),
@@ -106,7 +106,7 @@ impl Bootstrap {
         let is_nobody_there = error.kind() == ErrorKind::Unreachable;
         let mut failure = Failure::from(error);
         if is_nobody_there {
-            failure.what = format!("cannot reach a broker at {}", self.address);
+            failure.explanation.what = format!("cannot reach a broker at {}", self.address);
             let fix = "start one with `tidemill start`, or name another with --bootstrap-server HOST:PORT";
             return failure.fix(fix);
         }
@@ -138,7 +138,7 @@ impl Patience {
     pub(super) fn tell(&mut self, error: &Error) {
         if self.told.is_none_or(|told| TOLD_EVERY <= told.elapsed()) {
             self.told = Some(Instant::now());
-            eprintln!("tidemill: waiting: {}", Failure::from(error.clone()).in_one_line());
+            eprintln!("tidemill: waiting: {}", error.explanation().in_one_line());
         }
     }
 

@@ -2,15 +2,13 @@
 
 use std::fmt;
 
+use tidemill_client::Explanation;
+
 /// Why a command ends without having done its work.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// What could not be done.
-    pub what: String,
-    /// Why, as far as we know.
-    pub cause: Option<String>,
-    /// What the person can do about it.
-    pub fix: Option<String>,
+    /// What, why, and what would help.
+    pub explanation: Explanation,
     /// The exit status of the process.
     pub status: u8,
     /// Whether nothing is wrong but that nobody reads our output any more.
@@ -30,13 +28,7 @@ impl Failure {
     /// Something did not work.
     #[must_use]
     pub fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            cause: None,
-            fix: None,
-            status: STATUS_FAILED,
-            closed_output: false,
-        }
+        Self::from(Explanation::new(what))
     }
 
     /// Something was asked for in a wrong way.
@@ -50,14 +42,6 @@ impl Failure {
     pub fn closed_output(mut self) -> Self {
         self.closed_output = true;
         self
-    }
-
-    /// What and why, for whoever waits for it to pass.
-    pub(super) fn in_one_line(&self) -> String {
-        match &self.cause {
-            Some(cause) => format!("{}: {cause}", self.what),
-            None => self.what.clone(),
-        }
     }
 
     /// Whether nothing is wrong but that nobody reads our output any more.
@@ -76,48 +60,42 @@ impl Failure {
     /// Adds the reason.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.explanation = self.explanation.because(cause);
         self
     }
 
     /// Adds a way out.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
-        self.fix = Some(fix.into());
+        self.explanation = self.explanation.fix(fix);
         self
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        if let Some(cause) = &self.cause {
-            write!(f, "\n  cause: {cause}")?;
-        }
-        if let Some(fix) = &self.fix {
-            write!(f, "\n  fix:   {fix}")?;
-        }
-        Ok(())
+        self.explanation.fmt(f)
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// What a broker or the way to it is to blame for is said by the client, in the same three parts.
+impl From<Explanation> for Failure {
+    fn from(explanation: Explanation) -> Self {
+        Self { explanation, status: STATUS_FAILED, closed_output: false }
+    }
+}
+
+/// What a broker or the way to it is to blame for is said by the client.
 impl From<tidemill_client::Error> for Failure {
     fn from(error: tidemill_client::Error) -> Self {
-        Self {
-            cause: error.cause().map(str::to_owned),
-            fix: error.remedy().map(str::to_owned),
-            ..Self::new(error.what())
-        }
+        Self::from(Explanation::from(error))
     }
 }
 
 impl From<tidemill_bench::trouble::Trouble> for Failure {
     fn from(trouble: tidemill_bench::trouble::Trouble) -> Self {
-        let tidemill_bench::trouble::Trouble { what, cause, fix, status } = trouble;
-        Self { cause, fix, status, ..Self::new(what) }
+        Self::from(trouble.explanation).with_status(trouble.status)
     }
 }
 

@@ -29,18 +29,70 @@ pub enum ErrorKind {
     Unsupported,
 }
 
-/// What could not be done, why, and what would help.
+/// What could not be done, why, and what would help: three lines for a person. It is here, where
+/// most of them come from, for all programs that use this library.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Explanation {
+    /// What could not be done, or is not as it should be.
+    pub what: String,
+    /// Why, as far as known.
+    pub cause: Option<String>,
+    /// What would help, if we know it.
+    pub fix: Option<String>,
+}
+
+impl Explanation {
+    /// Only what, so far.
+    pub fn new(what: impl Into<String>) -> Explanation {
+        Explanation { what: what.into(), cause: None, fix: None }
+    }
+
+    /// Adds the reason.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Explanation {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds a way out.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Explanation {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// What and why, for whoever waits for it to pass.
+    pub fn in_one_line(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(cause) = &self.cause {
+            write!(f, "\n  cause: {cause}")?;
+        }
+        if let Some(fix) = &self.fix {
+            write!(f, "\n  fix:   {fix}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why something was not done: in words, and in kind.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Error {
     kind: ErrorKind,
-    what: String,
-    cause: Option<String>,
-    fix: Option<String>,
+    explanation: Explanation,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
-        Error { kind, what: what.into(), cause: None, fix: None }
+        Error { kind, explanation: Explanation::new(what) }
     }
 
     /// A broker's refusal, in words.
@@ -86,12 +138,12 @@ impl Error {
     }
 
     pub(crate) fn because(mut self, cause: impl fmt::Display) -> Error {
-        self.cause = Some(cause.to_string());
+        self.explanation = self.explanation.because(cause);
         self
     }
 
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Error {
-        self.fix = Some(fix.into());
+        self.explanation = self.explanation.fix(fix);
         self
     }
 
@@ -100,32 +152,21 @@ impl Error {
         self.kind
     }
 
-    /// What could not be done.
-    pub fn what(&self) -> &str {
-        &self.what
+    /// What, why, and what would help.
+    pub fn explanation(&self) -> &Explanation {
+        &self.explanation
     }
+}
 
-    /// Why, as far as known.
-    pub fn cause(&self) -> Option<&str> {
-        self.cause.as_deref()
-    }
-
-    /// What would help, if we know it.
-    pub fn remedy(&self) -> Option<&str> {
-        self.fix.as_deref()
+impl From<Error> for Explanation {
+    fn from(error: Error) -> Explanation {
+        error.explanation
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        if let Some(cause) = &self.cause {
-            write!(f, "\n  cause: {cause}")?;
-        }
-        if let Some(fix) = &self.fix {
-            write!(f, "\n  fix:   {fix}")?;
-        }
-        Ok(())
+        self.explanation.fmt(f)
     }
 }
 

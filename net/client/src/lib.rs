@@ -102,7 +102,7 @@ pub use connection::{Connection, ConnectionConfig, Event, Reply, SendError, Trou
 pub use consumer::{
     Consumer, ConsumerConfig, ConsumerCore, ConsumerRecord, FetchedBatch, Isolation, Start,
 };
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Explanation};
 pub use producer::{
     Acks, NotTaken, Producer, ProducerConfig, ProducerCore, Record, Refusal, Report, SendRefused,
     murmur2, partition_of_key,

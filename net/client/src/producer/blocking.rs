@@ -273,7 +273,7 @@ fn tell_failures(intake: &mut Intake) -> Result<(), Error> {
         None => Ok(()),
         Some((1, first)) => Err(first),
         Some((count, first)) => {
-            let cause = first.cause().unwrap_or("unknown");
+            let cause = first.explanation().cause.as_deref().unwrap_or("unknown");
             let all = format!("{cause}; {count} records in all were not stored");
             Err(first.because(all))
         }

@@ -377,11 +377,10 @@ impl Outbox {
         let what = self.what(index);
         match (&batch.last_trouble, &self.id_trouble) {
             (Some(trouble), _) => Error::new(ErrorKind::TimedOut, what).because(trouble),
-            (None, Some(no_id)) => Error::new(ErrorKind::TimedOut, what).because(format!(
-                "{}: {}",
-                no_id.what(),
-                no_id.cause().unwrap_or("unknown")
-            )),
+            (None, Some(no_id)) => {
+                let cause = no_id.explanation().in_one_line();
+                Error::new(ErrorKind::TimedOut, what).because(cause)
+            }
             (None, None) => self.unreachable(what),
         }
     }

@@ -195,7 +195,7 @@ fn what_is_refused_for_good_is_told() {
     let report = core.poll_report().unwrap();
     let error = report.outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused(ErrorCode::TopicAuthorizationFailed));
-    assert_eq!(error.what(), "cannot send records to partition 0 of t");
+    assert_eq!(error.explanation().what, "cannot send records to partition 0 of t");
     core.send(record(None, 1), now).unwrap();
     run(&mut core, &mut fake, &mut now, 100 * MS);
     assert_eq!(stored(&mut fake, 0), [1]);
@@ -219,7 +219,7 @@ fn records_are_given_up_in_time() {
     run(&mut core, &mut fake, &mut now, Duration::from_secs(2));
     let error = core.poll_report().unwrap().outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    assert!(error.cause().unwrap().contains("connection"), "{error}");
+    assert!(error.explanation().cause.as_ref().unwrap().contains("connection"), "{error}");
     // It may have been stored for all we know: what follows begins a new epoch.
     fake.unreachable = false;
     core.send(record(None, 2), now).unwrap();
