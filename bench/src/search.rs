@@ -124,7 +124,7 @@ fn digits(percent: f64) -> String {
 
 /// The records per second that a run which keeps up has answered; chance may have asked for fewer
 /// than its mean.
-fn least(arrival: Arrival, seconds: f64) -> Option<f64> {
+pub(crate) fn least(arrival: Arrival, seconds: f64) -> Option<f64> {
     let rate = arrival.rate()?;
     let events = match arrival {
         Arrival::Bursts(_, size) => rate * seconds / f64::from(size),

@@ -153,8 +153,6 @@ fn line(report: &Report, rate: f64) -> String {
     } else if report.settings.phases[0].objective.is_some() {
         after.push("met".to_owned());
     }
-    if report.is_generator_bound() {
-        after.push("(the generator may be the limit)".to_owned());
-    }
-    format!("{line}  {}", after.join("; ")).trim_end().to_owned()
+    let bound = if report.is_generator_bound() { " (the generator may be the limit)" } else { "" };
+    format!("{line}  {}{bound}", after.join("; ")).trim_end().to_owned()
 }

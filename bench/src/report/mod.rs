@@ -13,6 +13,7 @@ use tidemill_perf::outcome::Figure;
 use tidemill_perf::units;
 
 use crate::listen::{Measured, Part};
+use crate::search;
 use crate::settings::{Phase, Settings};
 use crate::tally::{Ends, Measure, Tally};
 use crate::usage::{OwnUse, Usage};
@@ -186,6 +187,11 @@ impl Report {
                 remarks.push(if several { format!("{}: {why}", phase.name) } else { why });
             }
         }
+        for (phase, part) in self.phases() {
+            if let Some(short) = fell_short(phase, part).filter(|_| 0 < self.settings.producers) {
+                remarks.push(if several { format!("{}: {short}", phase.name) } else { short });
+            }
+        }
         if self.settings.has_closed_loop() {
             remarks.push(
                 "closed loop: latencies are those of a full queue, not of a given load".to_owned(),
@@ -282,6 +288,20 @@ impl Report {
         add("verified", self.verdict.verified as f64, "");
         figures
     }
+}
+
+/// How much less was answered in a phase than fell due in it, if it was noticeably less.
+fn fell_short(phase: &Phase, part: &Part) -> Option<String> {
+    let seconds = part.elapsed.as_secs_f64().max(1e-9);
+    let answered = part.tally.acked_records as f64 / seconds;
+    let asked = phase.arrival.rate()?;
+    (answered < search::least(phase.arrival, seconds)?).then(|| {
+        format!(
+            "only {} of {} records/s were answered: the load was more than was taken",
+            units::count(answered as u64),
+            units::count(asked as u64)
+        )
+    })
 }
 
 fn part_figures(part: &Part) -> Vec<Figure> {
