@@ -57,7 +57,7 @@ $bench floor send --seconds "$seconds"
 
 start
 produce --name "produce 64 KiB" --no-read-back --topic large --partitions 4 --connections 4
-consume --name "fetch 64 KiB, all of it" --topic large --partitions 4
+consume --name "fetch 64 KiB, all of it" --topic large
 produce --name "produce 64 KiB, one follower each" --topic tail --partitions 4 --connections 4 \
     --fan-out 1 --reader-connections 4
 start

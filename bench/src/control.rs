@@ -153,6 +153,15 @@ pub fn prepare(bootstrap: &str, name: &str, making: &Making) -> Result<Topic, Tr
     }
 }
 
+/// The topic as it is, with where each of its partitions begins and ends.
+///
+/// # Errors
+/// If it is not there: whoever only reads does not make it.
+pub fn find(bootstrap: &str, name: &str) -> Result<Topic, Trouble> {
+    reach(bootstrap)?;
+    look(&mut Admin::open(bootstrap)?, bootstrap, name)
+}
+
 fn create(admin: &mut Admin, name: &str, making: &Making) -> Result<(), Trouble> {
     let count = i32::try_from(making.partitions);
     let count = count.map_err(|_| Trouble::usage("so many partitions no topic has"))?;

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidemill_client::kafka::ApiKey;
-use tidemill_client::kafka::fetch::{FetchPartition, OutgoingFetch};
+use tidemill_client::kafka::fetch::{FetchPartition, FetchResponse, OutgoingFetch};
+use tidemill_client::kafka::{ApiKey, ErrorCode};
 use tidemill_client::{Connection, Reply};
 use tidemill_runtime::edge::Instant;
 
@@ -57,6 +57,17 @@ struct Place {
     partition: i32,
     verifier: Verifier,
     caught_up: bool,
+    /// What was refused is not asked for again before.
+    refused_until: Instant,
+}
+
+/// What came with one answer.
+#[derive(Default)]
+struct Taken {
+    bytes: u64,
+    records: u64,
+    /// Of the first partition that was refused.
+    refusal: Option<ErrorCode>,
 }
 
 /// What one connection reads.
@@ -70,8 +81,6 @@ pub struct Following {
     asked: Option<(Instant, bool)>,
     /// A slow reader's next turn.
     not_before: Instant,
-    /// What was refused is not asked for again before.
-    refused_until: Instant,
 }
 
 impl Following {
@@ -82,10 +91,10 @@ impl Following {
             partition: *partition,
             verifier: Verifier::new(run, *from),
             caught_up: false,
+            refused_until: Instant::default(),
         };
         let places = partitions.iter().map(place).collect();
-        let (not_before, refused_until) = (Instant::default(), Instant::default());
-        Self { set, reading, places, first: 0, asked: None, not_before, refused_until }
+        Self { set, reading, places, first: 0, asked: None, not_before: Instant::default() }
     }
 
     /// Asks, if it is time to. `settled`: nothing more will be produced.
@@ -99,7 +108,6 @@ impl Following {
     ) {
         let begin = plan.start.after(self.reading.delay);
         let too_early = !settled && (now < self.not_before || now < begin);
-        let too_early = too_early || now < self.refused_until;
         if self.asked.is_some() || self.is_done() || too_early {
             return;
         }
@@ -110,13 +118,16 @@ impl Following {
         let topic = plan.topic_for(connection, ApiKey::Fetch);
         let partitions: Vec<FetchPartition<'_>> = (0..count)
             .map(|nth| &self.places[(self.first + nth) % count])
-            .filter(|place| !place.caught_up)
+            .filter(|place| !place.caught_up && place.refused_until <= now)
             .map(|place| {
                 let from = place.verifier.next_offset();
                 let bytes = self.reading.fetch_bytes;
                 FetchPartition::from_consumer(topic, place.partition, from, bytes)
             })
             .collect();
+        if partitions.is_empty() {
+            return;
+        }
         self.first = (self.first + 1) % count;
         let request = OutgoingFetch {
             max_wait_ms: self.reading.wait.as_millis() as i32,
@@ -135,7 +146,9 @@ impl Following {
     pub fn next_wake(&self, plan: &Plan) -> Option<Instant> {
         let waits = self.asked.is_none() && !self.is_done();
         let begin = plan.start.after(self.reading.delay);
-        waits.then(|| self.not_before.max(begin).max(self.refused_until))
+        let unfinished = self.places.iter().filter(|place| !place.caught_up);
+        let allowed = unfinished.map(|place| place.refused_until).min().filter(|_| waits)?;
+        Some(self.not_before.max(begin).max(allowed))
     }
 
     /// Whether it has read everything.
@@ -159,14 +172,16 @@ impl Following {
         now: Instant,
     ) -> Result<(), Wrong> {
         let asked = self.asked.take().ok_or_else(|| Wrong::damage("an answer nobody asked for"))?;
-        let taken = self.take_records(reply, plan, tallies, asked.1, now);
-        if matches!(taken, Err(Wrong::Refused { .. })) {
-            self.refused_until = now.after(AFTER_REFUSAL);
-            if let Some(phase) = plan.measuring(now) {
-                tallies.phase(phase).errors += 1;
-            }
+        let response = reply.fetch().map_err(Wrong::damage)?;
+        // The connection heeds this by itself.
+        ends.take_throttle(response.throttle_time_ms);
+        let Taken { bytes, records, refusal } =
+            self.take_records(&response, plan, tallies, asked.1, now)?;
+        if let Some(phase) = plan.measuring(now)
+            && refusal.is_some()
+        {
+            tallies.phase(phase).errors += 1;
         }
-        let (bytes, records) = taken?;
         if let Some(rate) = self.reading.rate {
             let pause = Duration::from_secs_f64(bytes as f64 / rate);
             self.not_before = self.not_before.max(asked.0).after(pause);
@@ -180,31 +195,35 @@ impl Following {
             tally.record(Measure::Fetch, now.since(asked.0).as_nanos() as u64, 1);
             ends.last_answer_nanos = now.since(plan.start).as_nanos() as u64;
         }
-        Ok(())
+        refusal.map_or(Ok(()), |code| Err(Wrong::refused("fetch", code)))
     }
 
-    /// Verifies all records of an answer; how many bytes and records there were.
+    /// Verifies all records of an answer. A partition that was refused is asked for again after a
+    /// while; it says nothing about the others.
     fn take_records(
         &mut self,
-        reply: &Reply,
+        response: &FetchResponse<'_>,
         plan: &Plan,
         tallies: &mut Tallies,
         settled: bool,
         now: Instant,
-    ) -> Result<(u64, u64), Wrong> {
-        let response = reply.fetch().map_err(Wrong::damage)?;
+    ) -> Result<Taken, Wrong> {
+        let again_from = now.after(AFTER_REFUSAL);
         if !response.error_code.is_none() {
-            return Err(Wrong::refused("fetch", response.error_code));
+            self.places.iter_mut().for_each(|place| place.refused_until = again_from);
+            return Ok(Taken { refusal: Some(response.error_code), ..Taken::default() });
         }
-        let (mut bytes, mut records) = (0, 0);
+        let Taken { mut bytes, mut records, mut refusal } = Taken::default();
         for answer in response.partitions.iter() {
-            if !answer.error_code.is_none() {
-                return Err(Wrong::refused("fetch", answer.error_code));
-            }
             let is_asked = |place: &&mut Place| place.partition == answer.partition;
             let place = self.places.iter_mut().find(is_asked);
             let unasked = || Wrong::damage("an answer for a partition nobody asked for");
             let place = place.ok_or_else(unasked)?;
+            if !answer.error_code.is_none() {
+                place.refused_until = again_from;
+                refusal = refusal.or(Some(answer.error_code));
+                continue;
+            }
             let before = place.verifier.records();
             for slice in answer.records.iter() {
                 bytes += slice.len() as u64;
@@ -224,7 +243,7 @@ impl Following {
             records += place.verifier.records() - before;
             place.caught_up = settled && answer.high_watermark <= place.verifier.next_offset();
         }
-        Ok((bytes, records))
+        Ok(Taken { bytes, records, refusal })
     }
 
     /// What is known at the end.

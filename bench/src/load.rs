@@ -298,13 +298,16 @@ impl Load {
             let link = &mut links[i];
             let taken = match (event, &mut link.part) {
                 (Event::Reply(Tag::Produced(sent), reply), Part::Produce(producing)) => {
-                    producing.take_answer(&sent, &reply, plan, tallies, ends, now)
+                    let taken = producing.take_answer(&sent, &reply, plan, tallies, ends, now);
+                    let quiet = producing.asked_quiet();
+                    link.connection.keep_quiet(client_time(now).plus(quiet));
+                    taken
                 }
                 (Event::Reply(Tag::Asked, reply), Part::Follow(following)) => {
                     following.take_answer(&reply, plan, tallies, ends, now)
                 }
                 (Event::Lost(Tag::Produced(sent)), Part::Produce(producing)) => {
-                    producing.take_loss(&sent, ends);
+                    producing.take_loss(&sent, plan, tallies, ends, now);
                     continue;
                 }
                 (Event::Ready, _) => {
@@ -420,7 +423,10 @@ impl Load {
             Part::Produce(_) => None,
             Part::Follow(following) => following.next_wake(&self.plan),
         };
-        // What is due already waits for the connection; its answer will wake the link.
+        // What is due already waits for the connection: for the end of the time that the broker
+        // asked to be left alone, or for an answer, which will wake the link.
+        let quiet_until = Instant { nanos: link.connection.quiet_until().nanos };
+        let wake = wake.map(|wake| wake.max(quiet_until));
         let Some(wake) = wake.filter(|wake| now < *wake) else { return };
         if link.wake.is_none_or(|known| wake < known) {
             link.wake = Some(wake);
@@ -469,8 +475,8 @@ impl Load {
     }
 
     fn finish(&mut self, now: Instant) -> Next {
-        self.report();
         let mut ends = std::mem::take(&mut self.ends);
+        let Self { plan, tallies, .. } = self;
         for mut link in self.links.drain(..) {
             // What is still in flight will not be answered any more.
             link.connection.handle_closed("the run has ended");
@@ -478,14 +484,15 @@ impl Load {
                 if let (Event::Lost(Tag::Produced(sent)), Part::Produce(producing)) =
                     (event, &mut link.part)
                 {
-                    producing.take_loss(&sent, &mut ends);
+                    producing.take_loss(&sent, plan, tallies, &mut ends, now);
                 }
             }
             match link.part {
-                Part::Produce(producing) => producing.finish(&mut ends, now),
+                Part::Produce(producing) => producing.finish(plan, tallies, &mut ends, now),
                 Part::Follow(following) => following.finish(&mut ends),
             }
         }
+        self.report();
         // Fails only if nobody wants to know any more.
         drop(self.outside.news.send(News::End(Box::new(ends))));
         Next::Stop

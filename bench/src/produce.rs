@@ -78,6 +78,7 @@ pub struct Producing {
     had_room: bool,
     /// What is left of a burst that has begun.
     burst: Option<Due>,
+    asked_quiet: Duration,
 }
 
 impl Producing {
@@ -119,6 +120,7 @@ impl Producing {
             room_since: Instant::default(),
             had_room: true,
             burst: None,
+            asked_quiet: Duration::ZERO,
         }
     }
 
@@ -176,12 +178,12 @@ impl Producing {
     }
 
     /// What is known at the end. What was not answered counts as refused.
-    pub fn finish(mut self, ends: &mut Ends, now: Instant) {
+    pub fn finish(mut self, plan: &Plan, tallies: &mut Tallies, ends: &mut Ends, now: Instant) {
         while let Some(due) = self.next_due(now) {
-            ends.unanswered += u64::from(due.records);
+            take_unanswered(&[due], plan, tallies, ends, now);
         }
         for stream in self.streams {
-            ends.unanswered += stream.dues.iter().map(|due| u64::from(due.records)).sum::<u64>();
+            take_unanswered(&stream.dues, plan, tallies, ends, now);
             // What is in a batch that was never sent was never sent.
             let unsent = u64::from(stream.batch.records_count());
             ends.produced.push(Produced {
@@ -282,7 +284,7 @@ impl Producing {
                 self.fill(plan, phase, now);
             }
             let Some(place) = self.next_batch(plan, now) else { break };
-            if let Err(error) = self.send_batch(place, plan, connection, tallies, now) {
+            if let Err(error) = self.send_batch(place, plan, connection, tallies, ends, now) {
                 ends.troubles.note(plan.seconds(now), format!("produce: {error}"));
                 break;
             }
@@ -324,6 +326,7 @@ impl Producing {
         plan: &Plan,
         connection: &mut Connection<Tag>,
         tallies: &mut Tallies,
+        ends: &mut Ends,
         now: Instant,
     ) -> Result<(), tidemill_client::SendError> {
         let stream = &mut self.streams[place];
@@ -332,13 +335,9 @@ impl Producing {
         let records: Bytes = batch.build().freeze();
         stream.nth_batch += 1;
         stream.is_full = false;
-        let sent = Sent {
-            stream: place,
-            sequences: stream.next_sequence - count..stream.next_sequence,
-            bytes: records.len() as u64,
-            at: now,
-            dues: std::mem::take(&mut stream.dues),
-        };
+        let (bytes, dues) = (records.len() as u64, std::mem::take(&mut stream.dues));
+        let sequences = stream.next_sequence - count..stream.next_sequence;
+        let sent = Sent { stream: place, sequences: sequences.clone(), bytes, at: now, dues };
         // Gone from the front at once, so that the queue holds no more than one for each stream.
         while let Some((place, nth)) = self.open.front()
             && self.streams[*place].nth_batch != *nth
@@ -355,18 +354,29 @@ impl Producing {
                 records: &records,
             }],
         };
-        if plan.acks == 0 {
-            // Nobody will tell: what is sent counts as done.
-            if let Some(phase) = plan.measuring(now) {
-                let tally = tallies.phase(phase);
-                tally.acked_bytes += sent.bytes;
-                tally.acked_records += count;
-                tally.acked_batches += 1;
-            }
-        } else {
-            self.in_flight += 1;
+        let tag = Tag::Produced(sent);
+        if let Err(error) = connection.produce(&request, tag, TIMEOUT, client_time(now)) {
+            // The batch is gone, and was never sent.
+            ends.unanswered += count;
+            self.streams[place].refused(sequences);
+            return Err(error);
         }
-        connection.produce(&request, Tag::Produced(sent), TIMEOUT, client_time(now))
+        if plan.acks != 0 {
+            self.in_flight += 1;
+        } else if let Some(phase) = plan.measuring(now) {
+            // Nobody will tell: what is sent counts as done.
+            let tally = tallies.phase(phase);
+            tally.acked_bytes += bytes;
+            tally.acked_records += count;
+            tally.acked_batches += 1;
+        }
+        Ok(())
+    }
+
+    /// How long the broker asked to be left alone with its last answer; most often not at all.
+    #[must_use]
+    pub fn asked_quiet(&self) -> Duration {
+        self.asked_quiet
     }
 
     /// An answer has come.
@@ -382,12 +392,14 @@ impl Producing {
         self.in_flight -= 1;
         let damage = |why: String| Wrong::Damage(why);
         let response = reply.produce().map_err(|error| damage(error.to_string()))?;
+        self.asked_quiet = ends.take_throttle(response.throttle_time_ms);
         let partition = response.partitions.first();
         let partition = partition.ok_or_else(|| damage("an answer for no partition".to_owned()))?;
         let stream = &mut self.streams[sent.stream];
         let measuring = plan.measuring(now);
         if !partition.error_code.is_none() {
             stream.refused(sent.sequences.clone());
+            ends.refused += sent.sequences.end - sent.sequences.start;
             if let Some(phase) = measuring {
                 tallies.phase(phase).errors += 1;
             }
@@ -421,10 +433,36 @@ impl Producing {
     }
 
     /// No answer will come: whether the records are there is not known.
-    pub fn take_loss(&mut self, sent: &Sent, ends: &mut Ends) {
+    pub fn take_loss(
+        &mut self,
+        sent: &Sent,
+        plan: &Plan,
+        tallies: &mut Tallies,
+        ends: &mut Ends,
+        now: Instant,
+    ) {
         self.in_flight -= 1;
-        ends.unanswered += sent.sequences.end - sent.sequences.start;
+        take_unanswered(&sent.dues, plan, tallies, ends, now);
         self.streams[sent.stream].refused(sent.sequences.clone());
+    }
+}
+
+/// Nobody waits for the answer to these records any more. They have waited until now: a latency
+/// that leaves them out would tell only of those that the broker was quick with.
+fn take_unanswered(
+    dues: &[Due],
+    plan: &Plan,
+    tallies: &mut Tallies,
+    ends: &mut Ends,
+    now: Instant,
+) {
+    for due in dues {
+        let records = u64::from(due.records);
+        ends.unanswered += records;
+        if plan.counts(due.at) && plan.acks != 0 {
+            let spent = now.since(due.at).as_nanos() as u64;
+            tallies.phase(due.phase).record(Measure::Ack, spent, records);
+        }
     }
 }
 
@@ -435,5 +473,120 @@ impl Stream {
             Some(last) if many || last.end == sequences.start => last.end = sequences.end,
             _ => self.failed.push(sequences),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tidemill_client::kafka::api_versions::{ApiVersion, ApiVersionsResponse};
+    use tidemill_client::kafka::{RequestHeader, encode_response};
+    use tidemill_client::{ConnectionConfig, Event};
+
+    use super::*;
+    use crate::arrival::Arrival;
+    use crate::control::Topic;
+    use crate::workload::pool;
+
+    /// A connection to a broker that speaks these, ready.
+    fn connection(spoken: &[ApiKey]) -> Connection<Tag> {
+        let mut connection = Connection::new(ConnectionConfig::default());
+        connection.handle_connected(client_time(at(0)));
+        let mut asked = Vec::new();
+        connection.take_output(&mut asked);
+        let asked = asked.concat();
+        let header = RequestHeader::parse(&asked[4..]).unwrap();
+        let version = |key: &ApiKey| ApiVersion {
+            api_key: key.to_wire(),
+            min_version: key.api().served_min,
+            max_version: 9,
+        };
+        let api_keys = spoken.iter().map(version).collect();
+        let answer = ApiVersionsResponse { api_keys, ..ApiVersionsResponse::default() };
+        let mut bytes = BytesMut::new();
+        encode_response(&mut bytes, header.version, header.correlation_id, &answer);
+        connection.handle_input(bytes, client_time(at(0)));
+        assert!(matches!(connection.poll_event(), Some(Event::Ready)));
+        connection
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant { nanos: ms * 1_000_000 }
+    }
+
+    /// A record each millisecond for 100 ms, into one partition.
+    fn scene() -> (Plan, Producing) {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let shape = Shape::of_bytes(100);
+        let settings = Settings {
+            name: String::new(),
+            topic: Topic::of_one_leader("topic", address),
+            broker_pid: None,
+            producers: 1,
+            readers: None,
+            read_back: false,
+            shards: 1,
+            phases: vec![Phase {
+                name: String::new(),
+                duration: Duration::from_millis(100),
+                arrival: Arrival::Constant(1000.0),
+                shape,
+                objective: None,
+            }],
+            batch_bytes: 16 * 1024,
+            linger: Duration::ZERO,
+            in_flight_max: 5,
+            acks: -1,
+            warm_up: Duration::ZERO,
+            drain: Duration::ZERO,
+            reconnect: Duration::ZERO,
+            until_caught_up: false,
+        };
+        let plan = Plan::of(&settings, 7, at(0), 0);
+        let pool = pool(&[shape]);
+        let producing = Producing::new(&[0], 0, &settings, &plan, pool, Share::WHOLE);
+        (plan, producing)
+    }
+
+    /// A broker with no version of Produce in common was told of as one that loses records: those
+    /// it was never sent counted as acknowledged, and their place in flight stayed taken.
+    #[test]
+    fn what_could_not_be_sent_is_not_lost() {
+        let (plan, mut producing) = scene();
+        let (mut tallies, mut ends) = (Tallies::of(1), Ends::default());
+        let mut connection = connection(&[ApiKey::Fetch]);
+        producing.drive(&plan, &mut connection, &mut tallies, &mut ends, at(20));
+        assert_eq!(ends.troubles.count, 1);
+        assert_eq!(producing.in_flight, 0);
+        producing.finish(&plan, &mut tallies, &mut ends, at(20));
+        let Produced { sent, failed, .. } = &ends.produced[0];
+        assert!((19..=21).contains(sent), "{sent}");
+        assert!(failed.len() == 1 && failed[0] == (0..*sent), "{failed:?}");
+        assert_eq!(ends.unanswered, *sent);
+    }
+
+    /// A broker that stopped answering looked fast: what it left without an answer was in no
+    /// percentile.
+    #[test]
+    fn what_gets_no_answer_counts_with_the_time_it_waited() {
+        let (plan, mut producing) = scene();
+        let (mut tallies, mut ends) = (Tallies::of(1), Ends::default());
+        let mut connection = connection(&[ApiKey::Produce]);
+        // Due up to 20 ms and sent; the connection breaks at 60 ms. The rest is never sent.
+        producing.drive(&plan, &mut connection, &mut tallies, &mut ends, at(20));
+        connection.handle_closed("broken");
+        let Some(Event::Lost(Tag::Produced(sent))) = connection.poll_event() else {
+            panic!("a batch was in flight");
+        };
+        producing.take_loss(&sent, &plan, &mut tallies, &mut ends, at(60));
+        let all = tallies.by_phase()[0].histogram(Measure::Ack).unwrap().clone();
+        assert_eq!(all.len(), ends.unanswered);
+        assert!((19..=21).contains(&all.len()), "{}", all.len());
+        assert!(39_000_000 <= all.min() && all.max() <= 61_000_000, "{} {}", all.min(), all.max());
+        producing.finish(&plan, &mut tallies, &mut ends, at(1000));
+        let all = tallies.by_phase()[0].histogram(Measure::Ack).unwrap();
+        assert!((99..=101).contains(&all.len()), "{}", all.len());
+        assert_eq!(all.len(), ends.unanswered);
+        assert!(900_000_000 <= all.value_at_quantile(0.99), "{}", all.value_at_quantile(0.99));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tidemill_perf::report::is_told;
 use tidemill_perf::units;
 
 use crate::arrival::Arrival;
@@ -87,11 +88,11 @@ impl Objective {
                     None => missed.push("nothing was measured".to_owned()),
                     Some(histogram) => {
                         let found = histogram.value_at_quantile(*quantile) as f64;
-                        let above = (1.0 - quantile) * histogram.len() as f64;
-                        if above < 1.0 && *quantile < 1.0 {
+                        if !is_told(histogram, *quantile) {
                             // What checks nothing must not pass.
-                            let samples = histogram.len();
-                            missed.push(format!("{} of {samples} samples", name(*quantile)));
+                            let samples = units::count(histogram.len());
+                            let name = name(*quantile);
+                            missed.push(format!("{samples} samples are too few for {name}"));
                         } else if *limit <= found {
                             let (found, limit) = (units::nanos(found), units::nanos(*limit));
                             missed.push(format!("{} {found}, not below {limit}", name(*quantile)));

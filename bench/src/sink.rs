@@ -59,6 +59,8 @@ pub enum Misdeed {
     Damage,
     /// Keeps it behind the one after it.
     Swap,
+    /// Refuses it, as brokers may.
+    Refuse,
 }
 
 /// How a sink behaves.
@@ -71,11 +73,13 @@ pub struct Manners {
     pub keep_bytes: Option<usize>,
     /// What it does to every so many-th batch.
     pub misdeed: Option<(Misdeed, u64)>,
+    /// How many milliseconds whoever produces is asked to be quiet after each answer.
+    pub throttle_ms: i32,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { fetch_bytes: 1 << 20, keep_bytes: None, misdeed: None }
+        Self { fetch_bytes: 1 << 20, keep_bytes: None, misdeed: None, throttle_ms: 0 }
     }
 }
 
@@ -281,14 +285,22 @@ impl Sink {
             let log = log_of(&mut self.logs, asked.topic, asked.partition);
             let base = log.next_offset;
             let records = asked.records.map(|range| body.slice(range)).unwrap_or_default();
-            match self.manners.keep_bytes {
+            let taken = match self.manners.keep_bytes {
                 Some(keep) => log.append(&records, keep, self.manners.misdeed),
-                None => log.next_offset += 1,
-            }
+                None => {
+                    log.next_offset += 1;
+                    true
+                }
+            };
             let (topic, partition) = (asked.topic, asked.partition);
-            partitions.push(ProducePartitionResponse::appended(topic, partition, base, 0));
+            partitions.push(if taken {
+                ProducePartitionResponse::appended(topic, partition, base, 0)
+            } else {
+                ProducePartitionResponse::failed(topic, partition, ErrorCode::PolicyViolation)
+            });
         }
-        ProduceResponse { partitions: partitions.into(), ..ProduceResponse::default() }
+        let throttle_time_ms = self.manners.throttle_ms;
+        ProduceResponse { partitions: partitions.into(), throttle_time_ms, ..Default::default() }
     }
 
     /// The answer to a fetch, and whether it holds anything.
@@ -414,13 +426,21 @@ fn log_of<'l>(
 }
 
 impl Log {
-    fn append(&mut self, records: &Bytes, keep_bytes: usize, misdeed: Option<(Misdeed, u64)>) {
+    /// Whether it says that it has taken them.
+    fn append(
+        &mut self,
+        records: &Bytes,
+        keep_bytes: usize,
+        misdeed: Option<(Misdeed, u64)>,
+    ) -> bool {
         self.appended += 1;
         let due = misdeed.filter(|(_, every)| self.appended.is_multiple_of(*every));
         let held = self.held.take();
         match due.map(|(misdeed, _)| misdeed) {
             None => self.keep(records),
-            Some(Misdeed::Lose) => {}
+            // Its offsets are gone with it: nothing looks wrong to whoever produces.
+            Some(Misdeed::Lose) => self.next_offset += records_count(records),
+            Some(Misdeed::Refuse) => {}
             Some(Misdeed::Repeat) => {
                 self.keep(records);
                 self.keep(records);
@@ -436,11 +456,14 @@ impl Log {
         {
             self.bytes -= oldest.len();
         }
+        due.is_none_or(|(misdeed, _)| misdeed != Misdeed::Refuse)
     }
 
     fn keep(&mut self, records: &Bytes) {
-        let Ok((batch, _)) = Batch::parse(records) else { return };
-        let count = batch.last_offset().0 - batch.base_offset().0 + 1;
+        let count = records_count(records);
+        if count == 0 {
+            return;
+        }
         let mut stamped = BytesMut::from(&records[..]);
         stamp(&mut stamped, Offset(self.next_offset), LeaderEpoch(0));
         self.bytes += stamped.len();
@@ -451,7 +474,11 @@ impl Log {
     /// At least one batch, if there is any.
     fn read(&self, from: i64, limit_bytes: usize) -> Vec<Bytes> {
         let behind = self.batches.partition_point(|(base, _)| *base <= from);
-        let first = behind.saturating_sub(1);
+        // Offsets that were lost with their batch lie between two others.
+        let holds = |(base, batch): &&(i64, Bytes)| from < *base + records_count(batch);
+        let before =
+            behind.checked_sub(1).filter(|at| self.batches.get(*at).as_ref().is_some_and(holds));
+        let first = before.unwrap_or(behind);
         let (mut found, mut size) = (Vec::new(), 0);
         if self.next_offset <= from {
             return found;
@@ -465,6 +492,11 @@ impl Log {
         }
         found
     }
+}
+
+/// How many records a batch has; none if it is none.
+fn records_count(records: &Bytes) -> i64 {
+    Batch::parse(records).map_or(0, |(batch, _)| batch.last_offset().0 - batch.base_offset().0 + 1)
 }
 
 /// The batch with a byte changed before its end, and a checksum that says all is well.

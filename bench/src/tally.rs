@@ -5,6 +5,7 @@
 //! are merged, never averaged.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -272,8 +273,15 @@ pub struct Ends {
     pub produced: Vec<Produced>,
     /// Of each reader and partition.
     pub read: Vec<ReadBack>,
-    /// Records that were due and for which no answer came.
+    /// Records that were due and for which no answer came. Those due in a phase count in its
+    /// latency to the acknowledgement with the time that an answer was awaited.
     pub unanswered: u64,
+    /// Records that were refused: they are in no latency.
+    pub refused: u64,
+    /// How often a broker asked to be left alone for a while (KIP-219) …
+    pub throttles: u64,
+    /// … and for how long in all.
+    pub throttled: Duration,
     /// Records that came twice, out of order or damaged, and answers that contradict each other:
     /// what no broker may do.
     pub damage: Notes,
@@ -287,12 +295,27 @@ pub struct Ends {
     pub last_answer_nanos: u64,
 }
 
+/// No broker asks to be left alone for longer; a number above it is damage.
+const THROTTLE_MS_MAX: u64 = 60_000;
+
 impl Ends {
+    /// What an answer says of being left alone: for how long, most often not at all.
+    pub fn take_throttle(&mut self, throttle_ms: i32) -> Duration {
+        let asked =
+            Duration::from_millis(u64::try_from(throttle_ms).unwrap_or(0).min(THROTTLE_MS_MAX));
+        self.throttles += u64::from(!asked.is_zero());
+        self.throttled += asked;
+        asked
+    }
+
     /// Adds another's.
     pub fn merge(&mut self, other: Self) {
         self.produced.extend(other.produced);
         self.read.extend(other.read);
         self.unanswered += other.unanswered;
+        self.refused += other.refused;
+        self.throttles += other.throttles;
+        self.throttled += other.throttled;
         self.damage.merge(other.damage);
         self.troubles.merge(other.troubles);
         self.recoveries.merge(other.recoveries);

@@ -17,6 +17,9 @@ pub struct Verdict {
     pub foreign: u64,
     /// Readers that did not come to the end of their partition.
     pub behind: u64,
+    /// Records of other runs that are not there, summed over the sets of readers: refused then, or
+    /// lost. Only their own run knew which of them were acknowledged.
+    pub gone_of_others: u64,
     /// What was lost, in words: the first of it.
     pub texts: Vec<String>,
 }
@@ -36,13 +39,9 @@ impl Verdict {
             verdict.verified += read.records;
             verdict.foreign += read.foreign;
             verdict.behind += u64::from(!read.caught_up);
-            // Other runs' records were all acknowledged or refused long ago; a gap is a loss
-            // unless their own run says otherwise, which we cannot know.
             let others = read.seen.iter().filter(|seen| seen.run != run);
-            for seen in others.filter(|seen| !seen.gaps.is_empty()) {
-                let gaps: u64 = seen.gaps.iter().map(|gap| gap.end - gap.start).sum();
-                verdict.note(gaps, read, seen.producer, &seen.gaps[0]);
-            }
+            let gaps = others.flat_map(|seen| &seen.gaps);
+            verdict.gone_of_others += gaps.map(|gap| gap.end - gap.start).sum::<u64>();
         }
         for set in 0..set_count {
             for produced in &ends.produced {
@@ -138,6 +137,16 @@ mod tests {
         let verdict = Verdict::of(7, &ends);
         assert_eq!((verdict.lost, verdict.behind), (40, 0));
         assert!(verdict.texts[0].contains("readers 1"), "{:?}", verdict.texts);
+    }
+
+    /// What another run was refused was once told as lost: only that run can tell the two apart.
+    #[test]
+    fn what_another_run_was_refused_is_not_lost() {
+        let mut ends = ends(seen(100, vec![]), vec![]);
+        ends.read[0].seen.push(Seen { run: 6, ..seen(50, vec![5..8, 20..30]) });
+        let verdict = Verdict::of(7, &ends);
+        assert_eq!((verdict.lost, verdict.gone_of_others), (0, 13));
+        assert_eq!(verdict.texts, Vec::<String>::new());
     }
 
     /// A reader that did not come to the end says nothing about what it has not read, and all about

@@ -118,8 +118,12 @@ impl Verifier {
         let seen = self.seen(&identity);
         let Identity { producer, sequence, .. } = identity;
         if sequence < seen.next {
-            let missed = seen.gaps.iter().any(|gap| gap.contains(&sequence));
-            let how = if missed { "out of order" } else { "a second time" };
+            let missed = seen.gaps.iter().position(|gap| gap.contains(&sequence));
+            let how = if missed.is_some() { "out of order" } else { "a second time" };
+            if let Some(missed) = missed {
+                // What comes late is not lost; what else is missing there may come as well.
+                seen.gaps.remove(missed);
+            }
             return Err(format!("record {sequence} of producer {producer} came {how}"));
         }
         if seen.next < sequence {

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::options::LoadOptions;
+use super::options::{LoadOptions, RunOptions};
 use super::{Session, own_program};
 use crate::amount::some_seconds;
-use crate::arrival::Arrival;
 use crate::control::Topic;
 use crate::disk;
 use crate::follow::Reading;
@@ -30,7 +29,7 @@ pub(super) enum Floor {
     /// Fetch requests answered from memory.
     Send {
         #[command(flatten)]
-        load: LoadOptions,
+        run: RunOptions,
     },
     /// Durable direct writes.
     Write {
@@ -52,22 +51,19 @@ pub(super) enum Floor {
 impl Floor {
     pub(super) fn run(&self, json: bool) -> Result<(), Trouble> {
         match self {
-            Self::Receive { load } => at_sink(load, json, |address| {
+            Self::Receive { load } => at_sink(&load.run, json, |address| {
                 let topic = Topic::of_one_leader("sink", address);
                 let mut settings = load.settings("floor receive", topic, None)?;
                 settings.read_back = false;
                 Ok(settings)
             }),
-            Self::Send { load } => at_sink(load, json, |address| {
+            Self::Send { run } => at_sink(run, json, |address| {
                 let topic = Topic::of_one_leader("sink", address);
-                let mut settings = load.settings("floor send", topic, None)?;
+                let mut settings = run.settings("floor send", topic, vec![run.closed_phase(None)]);
                 let reading = Reading { verify: false, ..Reading::default() };
-                let (sets, connections) = (settings.producers, 1);
-                let from_start = true;
+                let (sets, connections, from_start) = (run.connections, 1, true);
                 settings.readers = Some(Readers { sets, connections, from_start, reading });
-                settings.phases.iter_mut().for_each(|phase| phase.arrival = Arrival::Closed);
-                settings.producers = 0;
-                settings.drain = Duration::ZERO;
+                settings.warm_up = Duration::from_secs(1);
                 Ok(settings)
             }),
             Self::Write { dir, write_bytes, depth, seconds } => {
@@ -87,7 +83,7 @@ impl Floor {
 
 /// Runs the load on the sink, in a process of its own, so that what each uses is known.
 fn at_sink(
-    load: &LoadOptions,
+    run: &RunOptions,
     json: bool,
     settings: impl FnOnce(SocketAddr) -> Result<Settings, Trouble>,
 ) -> Result<(), Trouble> {
@@ -95,7 +91,7 @@ fn at_sink(
     let outcome = address_of(&mut server).map_err(Trouble::from).and_then(settings);
     let outcome = outcome.and_then(|mut settings| {
         settings.broker_pid = Some(server.id());
-        let mut session = Session::begin(load, &settings.name, json)?;
+        let mut session = Session::begin(run, &settings.name, json)?;
         let ending = session.one(&settings);
         ending.and(session.end())
     });

@@ -11,12 +11,10 @@ mod steps;
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use tidemill_perf::machine::limits::Limits;
 
-use crate::arrival::Arrival;
 use crate::fleet::{Fleet, worker};
 use crate::report::Report;
 use crate::run::run;
@@ -26,7 +24,7 @@ use crate::sink::{self, Manners, Misdeed};
 use crate::trouble::Trouble;
 use crate::watch::Watch;
 use floor::Floor;
-use options::{BrokerOptions, LoadOptions, ReadOptions};
+use options::{BrokerOptions, LoadOptions, MakingOptions, ReadOptions, RunOptions};
 
 /// `tidemill bench …`
 #[derive(Args, Debug)]
@@ -50,7 +48,7 @@ enum What {
     Produce(RunArguments),
     /// Read a topic from its beginning to its end, verifying every record.
     #[command(alias = "fetch")]
-    Consume(RunArguments),
+    Consume(ConsumeArguments),
     /// Produce and read along: latency from when a record was due to when it was read.
     E2e(RunArguments),
     /// Produce to a topic while others read it from its beginning.
@@ -64,7 +62,7 @@ enum What {
     /// A server that acknowledges at once, to measure the load generator; prints `ready` and its
     /// address.
     Sink(SinkArguments),
-    /// One of several processes of a load generator: told what to do on its standard input.
+    /// One of several worker processes of a load generator: told what to do on its standard input.
     Worker,
 }
 
@@ -72,6 +70,8 @@ enum What {
 struct RunArguments {
     #[command(flatten)]
     broker: BrokerOptions,
+    #[command(flatten)]
+    making: MakingOptions,
     #[command(flatten)]
     load: LoadOptions,
     #[command(flatten)]
@@ -88,6 +88,19 @@ struct RunArguments {
 }
 
 #[derive(Args, Debug)]
+struct ConsumeArguments {
+    #[command(flatten)]
+    broker: BrokerOptions,
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    read: ReadOptions,
+    /// What has to be met, such as 'p99<5ms,errors=0'; if it is not, the exit code is 11.
+    #[arg(long)]
+    slo: Option<Objective>,
+}
+
+#[derive(Args, Debug)]
 struct SinkArguments {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -98,12 +111,16 @@ struct SinkArguments {
     /// Keep what is produced, at most so many bytes of each partition, and give it to readers.
     #[arg(long)]
     keep: Option<usize>,
-    /// Do to every so many-th batch what no broker may, for the verification to notice.
+    /// Do to every so many-th batch what a broker may not do, or should not need to, for the
+    /// verification to notice.
     #[arg(long, requires = "keep")]
     misdeed: Option<Misdeed>,
-    /// How many batches it leaves alone between.
-    #[arg(long, default_value_t = 100)]
+    /// To every how many-th batch.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
+    /// Ask whoever produces to be quiet for so many milliseconds after each answer (KIP-219).
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..))]
+    throttle: i32,
 }
 
 impl Bench {
@@ -130,7 +147,8 @@ impl SinkArguments {
         let manners = Manners {
             fetch_bytes: self.fetch_bytes,
             keep_bytes: self.keep,
-            misdeed: self.misdeed.map(|misdeed| (misdeed, self.every.max(1))),
+            misdeed: self.misdeed.map(|misdeed| (misdeed, self.every)),
+            throttle_ms: self.throttle,
         };
         Ok(sink::serve(self.listen, manners, |address| println!("ready {address}"))?)
     }
@@ -142,16 +160,18 @@ struct Session {
     watch: Watch,
     limits: Limits,
     json: bool,
+    /// Whether some run found that the broker did what no broker may.
+    is_harmed: bool,
 }
 
 impl Session {
-    fn begin(load: &LoadOptions, title: &str, json: bool) -> Result<Self, Trouble> {
-        let fleet = match (load.processes, load.workers.as_slice()) {
+    fn begin(run: &RunOptions, title: &str, json: bool) -> Result<Self, Trouble> {
+        let fleet = match (run.workers, run.worker_commands.as_slice()) {
             (1, []) => None,
             (own, commands) => Some(Fleet::start(own, own_program, commands)?),
         };
-        let watch = Watch::new(load.result.as_deref(), title)?;
-        let limits = match &load.limits {
+        let watch = Watch::new(run.result.as_deref(), title)?;
+        let limits = match &run.limits {
             Some(file) if !file.is_file() => {
                 let line = format!("there is no file of limits {}", file.display());
                 return Err(Trouble::new(line).fix("tidemill perf disk --keep FILE writes one"));
@@ -163,7 +183,7 @@ impl Session {
                 Limits::default()
             }),
         };
-        Ok(Self { fleet, watch, limits, json })
+        Ok(Self { fleet, watch, limits, json, is_harmed: false })
     }
 
     /// One run; what came of it.
@@ -172,6 +192,7 @@ impl Session {
         self.watch.name_phases(&names);
         let mut report = run(settings, self.fleet.as_mut(), &mut self.watch)?;
         report.limits = self.limits.clone();
+        self.is_harmed |= report.is_harmed();
         self.watch.take_report(&report);
         if self.json {
             println!("{}", report.to_json());
@@ -229,44 +250,47 @@ fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> Result
     let records = |text: &str| text.parse().map(|rate: crate::amount::Rate| rate.records(&shape));
     let rates = run.sweep.as_ref().map(|text| sweep(text, records)).transpose();
     let rates = rates.map_err(|why| Trouble::usage(format!("--sweep: {why}")))?;
-    let topic = run.broker.prepare()?;
+    let topic = run.broker.prepare(&run.making)?;
     let mut settings = run.load.settings(name, topic, run.slo.as_ref())?;
     settings.broker_pid = run.broker.pid;
-    settings.readers = run.read.readers(fan_out, run.load.connections);
+    settings.readers = run.read.readers(fan_out, run.load.run.connections);
     if name == "mixed"
         && let Some(readers) = &mut settings.readers
     {
         readers.from_start = true;
     }
-    let mut session = Session::begin(&run.load, &settings.name, json)?;
+    let mut session = Session::begin(&run.load.run, &settings.name, json)?;
     let ending = match rates {
         Some(rates) => steps::sweep(run, &settings, &rates, &mut session),
         None if run.find_max => steps::find_max(run, &settings, &mut session),
         None => session.one(&settings),
     };
-    // What the run ended with says more than what came after.
-    ending.and(session.end()).and(run.broker.clean_up())
+    finish(ending, session, &run.broker)
 }
 
-fn consume(run: &RunArguments, json: bool) -> Result<(), Trouble> {
-    if run.find_max || run.sweep.is_some() || run.load.phases.is_some() {
-        let what = "consume reads as fast as it can: no rates, no phases";
-        return Err(Trouble::usage(what).fix("use e2e or mixed for readers beside a given load"));
-    }
-    let topic = run.broker.prepare()?;
-    let mut settings = run.load.settings("consume", topic, run.slo.as_ref())?;
-    settings.broker_pid = run.broker.pid;
-    let connections = run.load.connections.max(settings.topic.leaders.len().min(16));
-    settings.readers = run.read.readers(1, connections);
+/// What the run ended with says more than what came after.
+fn finish(
+    ending: Result<(), Trouble>,
+    session: Session,
+    broker: &BrokerOptions,
+) -> Result<(), Trouble> {
+    let is_harmed = session.is_harmed;
+    let ended = session.end();
+    ending.and(ended).and(broker.clean_up(is_harmed))
+}
+
+fn consume(asked: &ConsumeArguments, json: bool) -> Result<(), Trouble> {
+    let ConsumeArguments { broker, run, read, slo } = asked;
+    let mut settings =
+        run.settings("consume", broker.find()?, vec![run.closed_phase(slo.as_ref())]);
+    settings.broker_pid = broker.pid;
+    let connections = run.connections.max(settings.topic.leaders.len().min(16));
+    settings.readers = read.readers(1, connections);
     if let Some(readers) = &mut settings.readers {
         readers.from_start = true;
     }
-    settings.phases[0].arrival = Arrival::Closed;
-    settings.producers = 0;
     settings.until_caught_up = true;
-    settings.warm_up = Duration::ZERO;
-    settings.drain = Duration::ZERO;
-    let mut session = Session::begin(&run.load, &settings.name, json)?;
+    let mut session = Session::begin(run, &settings.name, json)?;
     let ending = session.one(&settings);
-    ending.and(session.end()).and(run.broker.clean_up())
+    finish(ending, session, broker)
 }

@@ -7,12 +7,12 @@ use clap::Args;
 use tidemill_record::Codec;
 
 use crate::amount::{Rate, Sizes, bytes_per_second, milliseconds, seconds, some_seconds};
-use crate::arrival::Pattern;
+use crate::arrival::{Arrival, Pattern};
 use crate::control::{self, Making, Topic};
 use crate::follow::Reading;
 use crate::phases::{self, Usual};
 use crate::search::Objective;
-use crate::settings::{Readers, Settings};
+use crate::settings::{Phase, Readers, Settings};
 use crate::trouble::Trouble;
 use crate::workload::Shape;
 
@@ -23,9 +23,24 @@ pub(super) struct BrokerOptions {
     #[arg(short, long, visible_alias = "bootstrap", value_name = "HOST:PORT,...")]
     #[arg(default_value = "127.0.0.1:9092")]
     pub broker: String,
-    /// The topic; made if it is not there.
+    /// The topic.
     #[arg(short, long, default_value = "bench")]
     pub topic: String,
+    /// Delete the topic when the run has ended and is verified; with --sweep or --find-max after
+    /// each step, so that the disk holds one step's records. One that lost records is kept.
+    #[arg(long)]
+    pub delete_topic: bool,
+    /// Connect to the broker named only, not to the leaders it tells of.
+    #[arg(long)]
+    pub ignore_leaders: bool,
+    /// The broker's process, where it runs on this machine, to measure what it uses.
+    #[arg(long)]
+    pub pid: Option<u32>,
+}
+
+/// How a topic is made that is not there.
+#[derive(Args, Clone, Debug)]
+pub(super) struct MakingOptions {
     /// How many partitions, if it is made.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub partitions: u32,
@@ -35,16 +50,40 @@ pub(super) struct BrokerOptions {
     /// Configs of the topic, if it is made.
     #[arg(long = "config", value_name = "NAME=VALUE", value_parser = config)]
     pub configs: Vec<(String, String)>,
-    /// Delete the topic when the run has ended and is verified; with --sweep or --find-max after
-    /// each step, so that the disk holds one step's records.
+}
+
+/// How a run goes, whatever it does.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RunOptions {
+    /// How long is measured; for consume, at most.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
+    pub seconds: Duration,
+    /// Connections that produce; where nobody does, that read.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub connections: usize,
+    /// Seconds that a broker that was lost is awaited before the run is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub reconnect: Duration,
+    /// Shards (threads) of the load generator, in each of its processes.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub shards: usize,
+    /// Worker processes of the load generator on this machine: they start together and count as
+    /// one.
+    #[arg(long, alias = "processes", default_value_t = 1, value_parser = at_least_one)]
+    pub workers: usize,
+    /// One more worker, started with this command, such as 'ssh HOST tidemill bench worker'; may
+    /// be repeated.
+    #[arg(long = "worker", value_name = "COMMAND")]
+    pub worker_commands: Vec<String>,
+    /// Shown with the figures.
     #[arg(long)]
-    pub delete_topic: bool,
-    /// Connect to the broker named only, not to the leaders it tells of.
-    #[arg(long)]
-    pub ignore_leaders: bool,
-    /// The broker's process, where it runs on this machine, to measure what it uses.
-    #[arg(long)]
-    pub pid: Option<u32>,
+    pub name: Option<String>,
+    /// A directory for env.json, latency.hlog, result.json and report.html.
+    #[arg(long, value_name = "DIR")]
+    pub result: Option<PathBuf>,
+    /// What this machine can do at most, for shares of it [default: where `tidemill perf` keeps it]
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
 }
 
 /// What load.
@@ -59,18 +98,12 @@ pub(super) struct LoadOptions {
     /// Seconds before the window, with the load but not counted [default: 1]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub warm_up: Option<Duration>,
-    /// How long is measured; for consume, at most.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
-    pub seconds: Duration,
     /// A load that changes: phases with rates, patterns, sizes and objectives of their own, in a
     /// TOML file (an example: bench/examples/phases.toml).
     #[arg(long, value_name = "FILE")]
     pub phases: Option<PathBuf>,
-    /// Connections that produce.
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
-    pub connections: usize,
     /// A batch is full at this size.
-    #[arg(long, default_value_t = 64 * 1024)]
+    #[arg(long, default_value_t = 64 * 1024, value_parser = at_least_one)]
     pub batch_bytes: usize,
     /// Milliseconds that a batch waits for more records. In a closed loop batches are full.
     #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
@@ -96,31 +129,11 @@ pub(super) struct LoadOptions {
     /// Seconds that answers are awaited, and readers may take to catch up, after the end.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub drain: Duration,
-    /// Seconds that a broker that was lost is awaited before the run is given up.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    pub reconnect: Duration,
     /// Do not read back what nobody has read meanwhile.
     #[arg(long)]
     pub no_read_back: bool,
-    /// Shards (threads) of the load generator, in each of its processes.
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
-    pub shards: usize,
-    /// Processes of the load generator: they start together and count as one.
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
-    pub processes: usize,
-    /// One more process, started with this command, such as 'ssh HOST tidemill bench worker'; may
-    /// be repeated.
-    #[arg(long = "worker", value_name = "COMMAND")]
-    pub workers: Vec<String>,
-    /// Shown with the figures.
-    #[arg(long)]
-    pub name: Option<String>,
-    /// A directory for env.json, latency.hlog, result.json and report.html.
-    #[arg(long, value_name = "DIR")]
-    pub result: Option<PathBuf>,
-    /// What this machine can do at most, for shares of it [default: where `tidemill perf` keeps it]
-    #[arg(long, value_name = "FILE")]
-    pub limits: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: RunOptions,
 }
 
 /// Who reads, and how.
@@ -142,10 +155,10 @@ pub(super) struct ReadOptions {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub reader_delay: Duration,
     /// The most bytes of one partition a fetch asks for.
-    #[arg(long, default_value_t = 1 << 20)]
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(i32).range(1..))]
     pub fetch_bytes: i32,
     /// The most bytes a fetch asks for in all.
-    #[arg(long, default_value_t = 8 << 20)]
+    #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(i32).range(1..))]
     pub fetch_bytes_all: i32,
     /// Milliseconds that a broker may hold a fetch that finds nothing.
     #[arg(long, value_name = "MS", default_value = "200", value_parser = milliseconds)]
@@ -190,7 +203,7 @@ impl LoadOptions {
             codec: self.compression,
         };
         Usual {
-            duration: self.seconds,
+            duration: self.run.seconds,
             rate: self.rate,
             pattern: self.arrival,
             shape,
@@ -218,23 +231,51 @@ impl LoadOptions {
         };
         let warm_up = self.warm_up.or(warm_up).unwrap_or(Duration::from_secs(1));
         Ok(Settings {
-            name: self.name.clone().unwrap_or_else(|| name.to_owned()),
-            topic,
-            broker_pid: None,
-            producers: self.connections,
-            readers: None,
+            producers: self.run.connections,
             read_back: !self.no_read_back,
-            shards: self.shards,
-            phases,
             batch_bytes: self.batch_bytes,
             linger: self.linger,
             in_flight_max: self.in_flight,
             acks: self.acks,
             warm_up,
             drain: self.drain,
+            ..self.run.settings(name, topic, phases)
+        })
+    }
+}
+
+impl RunOptions {
+    /// One phase as fast as it can be, for whoever reads.
+    pub(super) fn closed_phase(&self, objective: Option<&Objective>) -> Phase {
+        Phase {
+            name: String::new(),
+            duration: self.seconds,
+            arrival: Arrival::Closed,
+            shape: Shape::of_bytes(0),
+            objective: objective.cloned(),
+        }
+    }
+
+    /// The settings of a run that produces nothing, and in which nobody reads yet.
+    pub(super) fn settings(&self, name: &str, topic: Topic, phases: Vec<Phase>) -> Settings {
+        Settings {
+            name: self.name.clone().unwrap_or_else(|| name.to_owned()),
+            topic,
+            broker_pid: None,
+            producers: 0,
+            readers: None,
+            read_back: false,
+            shards: self.shards,
+            phases,
+            batch_bytes: 64 * 1024,
+            linger: Duration::ZERO,
+            in_flight_max: 5,
+            acks: -1,
+            warm_up: Duration::ZERO,
+            drain: Duration::ZERO,
             reconnect: self.reconnect,
             until_caught_up: false,
-        })
+        }
     }
 }
 
@@ -259,13 +300,21 @@ impl ReadOptions {
 
 impl BrokerOptions {
     /// Makes the topic ready.
-    pub(super) fn prepare(&self) -> Result<Topic, Trouble> {
+    pub(super) fn prepare(&self, making: &MakingOptions) -> Result<Topic, Trouble> {
         let making = Making {
-            partitions: self.partitions,
-            replicas: self.replicas,
-            configs: self.configs.clone(),
+            partitions: making.partitions,
+            replicas: making.replicas,
+            configs: making.configs.clone(),
         };
-        let mut topic = control::prepare(&self.broker, &self.topic, &making)?;
+        self.led(control::prepare(&self.broker, &self.topic, &making)?)
+    }
+
+    /// Looks for the topic, which has to be there.
+    pub(super) fn find(&self) -> Result<Topic, Trouble> {
+        self.led(control::find(&self.broker, &self.topic)?)
+    }
+
+    fn led(&self, mut topic: Topic) -> Result<Topic, Trouble> {
         if self.ignore_leaders {
             let only = self.broker.split(',').next().unwrap_or_default();
             topic.lead_all_from(control::resolve(only)?);
@@ -273,8 +322,15 @@ impl BrokerOptions {
         Ok(topic)
     }
 
-    /// Deletes the topic, if that was asked for.
-    pub(super) fn clean_up(&self) -> Result<(), Trouble> {
-        if self.delete_topic { control::delete(&self.broker, &self.topic) } else { Ok(()) }
+    /// Deletes the topic, if that was asked for. One in which a run found harm is evidence.
+    pub(super) fn clean_up(&self, is_harmed: bool) -> Result<(), Trouble> {
+        if !self.delete_topic {
+            return Ok(());
+        }
+        if is_harmed {
+            eprintln!("tidemill: topic {} is kept, not deleted: it shows the harm", self.topic);
+            return Ok(());
+        }
+        control::delete(&self.broker, &self.topic)
     }
 }

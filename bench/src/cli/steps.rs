@@ -119,8 +119,8 @@ fn step(
 ) -> Result<Report, Trouble> {
     let mut again = settings.clone();
     if !is_first {
-        run.broker.clean_up()?;
-        again.topic = run.broker.prepare()?;
+        run.broker.clean_up(session.is_harmed)?;
+        again.topic = run.broker.prepare(&run.making)?;
     }
     again.name = format!("{} at {rate:.0} records/s", settings.name);
     for phase in &mut again.phases {

@@ -21,10 +21,10 @@ pub enum ToWorker {
     Order(Box<Order>),
     /// Begin.
     Start(Start),
-    /// Nobody produces any more.
-    Settled,
-    /// End at once.
-    Stop,
+    /// Nobody produces any more in the run of this number.
+    Settled(u64),
+    /// End this run at once.
+    Stop(u64),
 }
 
 /// What a worker is to do.
@@ -49,7 +49,16 @@ pub struct Start {
     pub unix_nanos: u64,
 }
 
-/// What a worker tells.
+/// What a worker tells, and of which run: what is left of an earlier one is no news of this one.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Told {
+    /// The run's number.
+    pub run: u64,
+    /// What it tells.
+    pub word: FromWorker,
+}
+
+/// What a worker tells of a run.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum FromWorker {
     /// All its connections are made.
@@ -113,12 +122,12 @@ mod tests {
     #[test]
     fn messages_are_lines() {
         let mut bytes = Vec::new();
-        write_line(&mut bytes, &ToWorker::Settled).unwrap();
-        write_line(&mut bytes, &ToWorker::Stop).unwrap();
+        write_line(&mut bytes, &ToWorker::Settled(1)).unwrap();
+        write_line(&mut bytes, &ToWorker::Stop(1)).unwrap();
         bytes.extend_from_slice(b"Permission denied\n");
         let mut from = BufReader::new(&bytes[..]);
-        assert!(matches!(read_line(&mut from).unwrap(), Some(ToWorker::Settled)));
-        assert!(matches!(read_line(&mut from).unwrap(), Some(ToWorker::Stop)));
+        assert!(matches!(read_line(&mut from).unwrap(), Some(ToWorker::Settled(1))));
+        assert!(matches!(read_line(&mut from).unwrap(), Some(ToWorker::Stop(1))));
         let error = read_line::<ToWorker>(&mut from).unwrap_err().to_string();
         assert!(error.contains("Permission denied"), "{error}");
         assert!(read_line::<ToWorker>(&mut from).unwrap().is_none());

@@ -13,6 +13,9 @@
 //!   Stop, if one has failed           ->        ends at once
 //! ```
 //!
+//! What is said of a run bears its number: one run may follow another before the last word of a
+//! worker that did not end in time.
+//!
 //! A worker speaks on its standard input and output, a line of JSON for each message: it may be a
 //! child of this process, or run elsewhere (`ssh HOST tidemill bench worker`) without another port.
 //! On one machine all have the same clock; between machines, latency to a reader is as true as
@@ -38,7 +41,7 @@ use crate::settings::{Settings, Share};
 use crate::streams;
 use crate::trouble::Trouble;
 use crate::watch::Watch;
-use message::{FromWorker, Order, Start, ToWorker, boot_id, read_line, write_line};
+use message::{FromWorker, Order, Start, ToWorker, Told, boot_id, read_line, write_line};
 
 /// How long a worker may take to connect.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -65,7 +68,7 @@ struct Worker {
 }
 
 enum Heard {
-    Message(Box<FromWorker>),
+    Message(Box<Told>),
     /// It says nothing more; why.
     Gone(String),
 }
@@ -82,7 +85,7 @@ impl Fleet {
         for nth in 0..own {
             let mut command = program()?;
             command.arg("worker");
-            fleet.add(format!("process {}", nth + 1), command, &tell)?;
+            fleet.add(format!("worker {}", nth + 1), command, &tell)?;
         }
         for text in commands {
             let mut command = Command::new("sh");
@@ -144,7 +147,7 @@ impl Fleet {
         let connections = streams::count(settings);
         if connections < self.size() {
             return Err(Trouble::usage(format!(
-                "{connections} connections cannot be divided between {} processes",
+                "{connections} connections cannot be divided between {} workers",
                 self.size()
             ))
             .fix("ask for more with --connections"));
@@ -156,7 +159,7 @@ impl Fleet {
             self.tell(nth, &ToWorker::Order(Box::new(order)))?;
         }
         watch.say("connecting");
-        let elsewhere = self.await_ready()?;
+        let elsewhere = self.await_ready(run)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let preparation = PREPARATION + preparation_of(connections.div_ceil(of));
         let unix = unix + preparation;
@@ -188,17 +191,18 @@ impl Fleet {
     }
 
     /// Waits until all are connected; whether some run on another machine.
-    fn await_ready(&mut self) -> Result<bool, Trouble> {
+    fn await_ready(&mut self, run: u64) -> Result<bool, Trouble> {
         let (mut missing, mut elsewhere) = (self.size(), false);
         let until = Instant::now() + READY_WITHIN;
         while 0 < missing {
             let left = until.saturating_duration_since(Instant::now());
             let (nth, heard) = self.heard.recv_timeout(left).map_err(|_| {
-                Trouble::new(format!("{missing} processes of the generator do not get ready"))
+                Trouble::new(format!("{missing} workers of the generator do not get ready"))
             })?;
             let name = &self.workers[nth].name;
             match heard {
-                Heard::Message(message) => match *message {
+                Heard::Message(told) if told.run != run => {}
+                Heard::Message(told) => match told.word {
                     FromWorker::Ready { boot_id: theirs } => {
                         missing -= 1;
                         elsewhere |= theirs != boot_id();
@@ -206,7 +210,7 @@ impl Fleet {
                     FromWorker::Failed(why) => {
                         return Err(Trouble::new(format!("{name} of the generator: {why}")));
                     }
-                    // What was left of a run before.
+                    // Nothing else is said before the start.
                     _ => {}
                 },
                 Heard::Gone(why) => {
@@ -233,15 +237,15 @@ impl Fleet {
                 Ok((nth, heard)) => self.take(nth, heard, plan, listening, &mut crew[nth]),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Trouble::new("all processes of the generator have ended"));
+                    return Err(Trouble::new("all workers of the generator have ended"));
                 }
             }
             if !told_settled && !crew.contains(&Stand::Producing) {
                 told_settled = true;
-                self.tell_all(&ToWorker::Settled);
+                self.tell_all(&ToWorker::Settled(plan.run));
             }
             if until <= clock::monotonic() {
-                self.give_up(plan, listening, "some processes of the generator do not end");
+                self.give_up(plan, listening, "some workers of the generator do not end");
                 crew.fill(Stand::Ended);
             }
             let ended = crew.iter().all(|stand| *stand == Stand::Ended);
@@ -258,16 +262,17 @@ impl Fleet {
         listening: &mut Listening,
         stand: &mut Stand,
     ) {
-        let message = match heard {
-            Heard::Message(message) => *message,
+        let word = match heard {
+            Heard::Message(told) if told.run != plan.run => return,
+            Heard::Message(told) => told.word,
             Heard::Gone(why) => FromWorker::Failed(why),
         };
-        match message {
+        match word {
             FromWorker::Ready { .. } => {}
             FromWorker::Interval { tallies, cpu } => {
                 listening.take_cpu(cpu);
                 if !listening.take(&tallies) {
-                    self.give_up(plan, listening, "a process of the generator runs another load");
+                    self.give_up(plan, listening, "a worker of the generator runs another load");
                 }
             }
             FromWorker::Settled => {
@@ -281,7 +286,7 @@ impl Fleet {
                 listening.take_end(*ends);
                 listening.take_use(&used);
                 if given_up {
-                    self.tell_all(&ToWorker::Stop);
+                    self.tell_all(&ToWorker::Stop(plan.run));
                 }
             }
             FromWorker::Failed(why) => {
@@ -298,7 +303,7 @@ impl Fleet {
         let ends = listening.ends();
         ends.troubles.note(plan.seconds(clock::monotonic()), why.to_owned());
         ends.given_up.get_or_insert_with(|| why.to_owned());
-        self.tell_all(&ToWorker::Stop);
+        self.tell_all(&ToWorker::Stop(plan.run));
     }
 
     /// Whoever is gone is heard of by its end.

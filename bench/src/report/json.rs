@@ -32,6 +32,9 @@ impl Report {
         add("verified_records", json!(self.verdict.verified));
         add("lost", json!(self.verdict.lost));
         add("unanswered", json!(self.ends.unanswered));
+        add("refused", json!(self.ends.refused));
+        add("throttles", json!(self.ends.throttles));
+        add("gone_of_earlier_runs", json!(self.verdict.gone_of_others));
         add("faults", json!(self.ends.damage.count + self.ends.troubles.count));
         add("broker_resident_bytes", json!(self.peak_bytes));
         let shares = self.shares();

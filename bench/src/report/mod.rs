@@ -7,6 +7,7 @@ pub mod text;
 
 use std::time::Duration;
 
+use tidemill_perf::histogram::NANOS_MAX;
 use tidemill_perf::machine::limits::Limits;
 use tidemill_perf::machine::share::{Flow, Share};
 use tidemill_perf::outcome::Figure;
@@ -15,7 +16,7 @@ use tidemill_perf::units;
 use crate::listen::{Measured, Part};
 use crate::search;
 use crate::settings::{Phase, Settings};
-use crate::tally::{Ends, Measure, Tally};
+use crate::tally::{Ends, MEASURES, Measure, Tally};
 use crate::usage::{OwnUse, Usage};
 use crate::verdict::Verdict;
 
@@ -159,7 +160,7 @@ impl Report {
         if BUSY * 100.0 < share(busiest.awake()) {
             let (awake, waited) = (share(busiest.awake()).min(100.0), share(busiest.waited));
             let more = match waited < awake / 4.0 {
-                true => "--shards or --processes give it more",
+                true => "--shards or --workers give it more",
                 false => "other programs have the cores it needs",
             };
             return Some(format!(
@@ -199,7 +200,9 @@ impl Report {
         }
         let Tally { held_back, .. } = self.whole.tally;
         if 0 < held_back {
-            let or_lost = if self.ends.troubles.count == 0 { "" } else { " or was lost" };
+            let mut or_lost =
+                if self.ends.troubles.count == 0 { "" } else { " or was lost" }.to_owned();
+            or_lost += if self.ends.throttles == 0 { "" } else { " or was throttled" };
             remarks.push(format!(
                 "{} records fell due while their connection had {} requests in flight{or_lost}: \
                  their wait is part of their latency",
@@ -207,6 +210,7 @@ impl Report {
                 self.settings.in_flight_max
             ));
         }
+        remarks.extend(self.not_in_latencies());
         remarks.extend(self.hidden());
         if self.settings.acks == 0 && 0 < self.settings.producers {
             remarks.push("acks 0: what was sent counts as acknowledged".to_owned());
@@ -219,7 +223,51 @@ impl Report {
             let foreign = units::count(self.verdict.foreign);
             remarks.push(format!("{foreign} records of others were read and not verified"));
         }
+        if 0 < self.verdict.gone_of_others {
+            let gone = units::count(self.verdict.gone_of_others);
+            remarks.push(format!(
+                "{gone} records of earlier runs are not there: refused then, or lost"
+            ));
+        }
         remarks
+    }
+
+    /// What the latencies do not tell in full, or not at all.
+    fn not_in_latencies(&self) -> Vec<String> {
+        let Ends { unanswered, refused, throttles, throttled, .. } = self.ends;
+        let mut all = Vec::new();
+        if 0 < unanswered {
+            all.push(format!(
+                "{} records got no answer: ack counts those that fell due in the window with the \
+                 time that one was awaited, which is less than they would have taken",
+                units::count(unanswered)
+            ));
+        }
+        if 0 < refused {
+            all.push(format!(
+                "{} records were refused: no latency counts them",
+                units::count(refused)
+            ));
+        }
+        let at_limit =
+            |measure| self.whole.tally.histogram(measure).is_some_and(|all| NANOS_MAX <= all.max());
+        let tags = MEASURES.iter().filter(|(measure, _)| at_limit(*measure));
+        let tags: Vec<&str> = tags.map(|(_, tag)| *tag).collect();
+        if !tags.is_empty() {
+            let limit = units::nanos(NANOS_MAX as f64);
+            all.push(format!(
+                "{}: some took {limit} or longer; how much longer is not kept",
+                tags.join(", ")
+            ));
+        }
+        if 0 < throttles {
+            let seconds = throttled.as_secs_f64();
+            all.push(format!(
+                "the broker throttled: {} times it asked for quiet, {seconds:.1} s in all",
+                units::count(throttles)
+            ));
+        }
+        all
     }
 
     /// What a generator that counts from when it sends would not have seen.
@@ -295,11 +343,12 @@ fn fell_short(phase: &Phase, part: &Part) -> Option<String> {
     let seconds = part.elapsed.as_secs_f64().max(1e-9);
     let answered = part.tally.acked_records as f64 / seconds;
     let asked = phase.arrival.rate()?;
+    let too_much = if 0 < part.tally.held_back { ": the load was more than was taken" } else { "" };
     (answered < search::least(phase.arrival, seconds)?).then(|| {
         format!(
-            "only {} of {} records/s were answered: the load was more than was taken",
-            units::count(answered as u64),
-            units::count(asked as u64)
+            "{} records/s fell due, {} were answered in that time{too_much}",
+            units::count(asked as u64),
+            units::count(answered as u64)
         )
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tidemill_perf::histogram::QUANTILES;
+use tidemill_perf::report::is_told;
 use tidemill_perf::units;
 
 use super::{Report, cpu_per_gb, cpu_per_million};
@@ -12,9 +13,6 @@ use crate::disk;
 use crate::listen::Part;
 use crate::settings::Phase;
 use crate::tally::{MEASURES, Measure, Tally};
-
-/// A quantile is told only if at least so many samples lie above it.
-const SAMPLES_ABOVE_MIN: f64 = 10.0;
 
 impl Report {
     /// Lines for people.
@@ -98,7 +96,10 @@ fn part_text(out: &mut String, part: &Part) {
     }
     if 0 < read_bytes {
         let read = megabytes(read_bytes, seconds);
-        let _ = writeln!(out, "  read {read} MB/s, {:.0} records/s", each(read_records));
+        // Where records are not looked at, they are not counted.
+        let records = format!(", {:.0} records/s", each(read_records));
+        let records = if 0 < read_records { records.as_str() } else { "" };
+        let _ = writeln!(out, "  read {read} MB/s{records}");
     }
     if acked_batches == 0 && read_bytes == 0 {
         let _ = writeln!(out, "  nothing was answered");
@@ -148,8 +149,7 @@ fn quantiles(histogram: &Histogram<u64>) -> String {
 
 /// A quantile, if enough samples lie above it.
 pub(crate) fn quantile_text(histogram: &Histogram<u64>, quantile: f64) -> Option<String> {
-    let is_told = quantile == 1.0 || SAMPLES_ABOVE_MIN <= (1.0 - quantile) * histogram.len() as f64;
-    is_told.then(|| units::nanos(histogram.value_at_quantile(quantile) as f64))
+    is_told(histogram, quantile).then(|| units::nanos(histogram.value_at_quantile(quantile) as f64))
 }
 
 /// Lines for people about the disk's floor.

@@ -260,8 +260,9 @@ fn row(whole: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
     quantiles.chain([("count", whole.len() as f64), ("mean", whole.mean())]).collect()
 }
 
-/// Whether so few samples lie above a quantile that it is chance.
-pub(crate) fn is_told(whole: &Histogram<u64>, quantile: f64) -> bool {
+/// Whether enough samples lie above a quantile for it not to be chance.
+#[must_use]
+pub fn is_told(whole: &Histogram<u64>, quantile: f64) -> bool {
     1.0 <= quantile || SAMPLES_ABOVE_MIN <= whole.len() as f64 * (1.0 - quantile) + 1e-9
 }
 

@@ -32,16 +32,16 @@ def check(run):
     seconds = 1 if run.quick else 5
     at = ["--broker", broker.address, "--pid", broker.pid]
     short = at + ["--seconds", seconds, "--warm-up", "0.2"]
-    shapes(run, short, seconds)
+    shapes(run, at, short, seconds)
     readers(run, short, seconds)
     phases(run, at)
-    processes(run, short, seconds)
+    workers(run, short, seconds)
     objectives(run, short)
     limits(run, short)
     broker.stop()
 
 
-def shapes(run, short, seconds):
+def shapes(run, at, short, seconds):
     """Acks, codecs, keys, sizes and patterns: each asked for is what comes back."""
     cases = [
         ("acks-all", ["--acks", "all"]),
@@ -67,7 +67,7 @@ def shapes(run, short, seconds):
             demand(abs(counted - due) <= slack, f"{name}: {counted} records of {due} counted")
         demand(told["verified_records"] >= due - slack, f"{name}: {told['verified_records']} verified")
     # All of it once more, from the beginning, by whoever comes later.
-    again = clean(["consume", *short, "--topic", "lz4"])
+    again = clean(["consume", *at, "--topic", "lz4"])
     demand(again["verified_records"] >= 2000 * seconds, f"consume: {again['verified_records']}")
     run.say(f"{len(cases)} shapes of load came back, each record once, in order and undamaged")
 
@@ -97,21 +97,21 @@ def phases(run, at):
     run.say(f"the example of phases: {counts}")
 
 
-def processes(run, short, seconds):
+def workers(run, short, seconds):
     dir = run.dir / "crew"
     words = ["e2e", *short, "--rate", "6000", "--topic", "crew", "--partitions", "4",
              "--connections", "4", "--linger", "1", "--result", dir]
-    told = clean([*words, "--processes", "2",
+    told = clean([*words, "--workers", "2",
                   "--worker", f"{os.environ['TIDEMILL_BIN']} bench worker"])
     count, due = told["ack_ns"]["count"], 6000 * seconds
-    demand(abs(count - due) < 50, f"three processes sent {count} records, not {due}")
+    demand(abs(count - due) < 50, f"three workers sent {count} records, not {due}")
     for name in ["env.json", "latency.hlog", "result.json", "report.html"]:
         demand((dir / name).stat().st_size > 0, f"{name} is there")
     report = subprocess.run([os.environ["TIDEMILL_BIN"], "perf", "report", str(dir), "--output", "json"],
                             capture_output=True, check=True)
     tags = json.loads(report.stdout)["tags"]
     demand(tags["ack"]["count"] == count, f"the log holds {tags['ack']['count']} of {count}")
-    run.say(f"three processes as one: {count} latencies in one histogram")
+    run.say(f"three workers as one: {count} latencies in one histogram")
 
 
 def objectives(run, short):
