@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_net::kafka::alter_configs::{
-    AlterConfigsResource, AlterConfigsResourceResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ReplaceConfigsResource,
 };
 use tidemill_net::kafka::create_partitions::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopicResult,
@@ -29,6 +29,10 @@ use tidemill_net::kafka::delete_topics::{
     DeletableTopicResult, DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
 };
 use tidemill_net::kafka::describe_configs::resource;
+use tidemill_net::kafka::describe_quorum::{
+    DescribeQuorumRequest, DescribeQuorumResponse, DescribedQuorumPartition, DescribedQuorumTopic,
+    METADATA_TOPIC, QuorumNode, QuorumReplica,
+};
 use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_record::{NodeId, TopicId, TopicPartition};
 use tidemill_replication::config::describe_topic;
@@ -64,6 +68,10 @@ pub enum Proposal {
     CreatePartitions(CreatePartitionsRequest),
     /// See [`IncrementalAlterConfigsRequest`].
     AlterConfigs(IncrementalAlterConfigsRequest),
+    /// See [`AlterConfigsRequest`].
+    ReplaceConfigs(AlterConfigsRequest),
+    /// No change, but a question that only the writer of the metadata log can answer.
+    Quorum(DescribeQuorumRequest),
     /// A block of producer ids for one shard.
     ProducerIds,
     /// The topic of groups and their offsets, if there is none yet.
@@ -81,6 +89,10 @@ pub enum Outcome {
     CreatePartitions(CreatePartitionsResponse),
     /// Per resource.
     AlterConfigs(IncrementalAlterConfigsResponse),
+    /// Per resource.
+    ReplaceConfigs(AlterConfigsResponse),
+    /// How the metadata quorum is.
+    Quorum(DescribeQuorumResponse),
     /// The block, or why there is none.
     ProducerIds(Result<Range<i64>, ErrorCode>),
     /// Whether it is there now.
@@ -368,6 +380,8 @@ impl Shard {
                 decide_create_partitions(&self.image, &controller.defaults, request)
             }
             Proposal::AlterConfigs(request) => self.decide_alter_configs(request),
+            Proposal::ReplaceConfigs(request) => self.decide_replace_configs(request),
+            Proposal::Quorum(request) => (Vec::new(), self.describe_quorum(controller, request)),
             Proposal::ProducerIds => {
                 let record = decisions::decide_producer_ids(&self.image);
                 let Record::ProducerIdsGranted { first, count } = record else {
@@ -469,41 +483,125 @@ impl Shard {
         &self,
         request: &IncrementalAlterConfigsRequest,
     ) -> (Vec<Record>, Outcome) {
-        let mut records = Vec::new();
-        let mut responses = Vec::new();
-        for asked in &request.resources {
-            let decision = self.resource(asked).and_then(|resource| {
-                let changes = changes(asked)?;
-                let file = &self.settings.file_configs;
-                decisions::decide_alter_configs(&self.image, resource, &changes, file)
-            });
-            let mut response = AlterConfigsResourceResponse {
-                resource_type: asked.resource_type,
-                resource_name: asked.resource_name.clone(),
-                ..AlterConfigsResourceResponse::default()
-            };
-            match decision {
-                Ok(decided) => records.extend(decided),
-                Err(error) => {
-                    response.error_code = code(&error);
-                    response.error_message = Some(error.to_string());
-                }
-            }
-            responses.push(response);
-        }
-        if request.validate_only {
-            records.clear();
-        }
+        let named = |asked: &AlterConfigsResource| Named {
+            kind: asked.resource_type,
+            name: asked.resource_name.clone(),
+        };
+        let names: Vec<Named> = request.resources.iter().map(named).collect();
+        let mut all = request.resources.iter();
+        let (records, responses) = self.alter_each(names, request.validate_only, |resource| {
+            let changes = changes(all.next().expect("one for each"))?;
+            let file = &self.settings.file_configs;
+            decisions::decide_alter_configs(&self.image, resource?, &changes, file)
+        });
         let response = IncrementalAlterConfigsResponse { responses, ..Default::default() };
         (records, Outcome::AlterConfigs(response))
     }
 
-    /// The resource a request speaks of. Brokers are named by their id, endpoints by theirs; the
-    /// empty name means all of them.
-    pub(crate) fn resource(&self, asked: &AlterConfigsResource) -> Result<Resource, Error> {
-        self.find_resource(asked.resource_type, &asked.resource_name)
+    /// The older way to change configs: what is not named goes back to its default.
+    fn decide_replace_configs(&self, request: &AlterConfigsRequest) -> (Vec<Record>, Outcome) {
+        let named = |asked: &ReplaceConfigsResource| Named {
+            kind: asked.resource_type,
+            name: asked.resource_name.clone(),
+        };
+        let names: Vec<Named> = request.resources.iter().map(named).collect();
+        let mut all = request.resources.iter();
+        let (records, responses) = self.alter_each(names, request.validate_only, |resource| {
+            let asked = all.next().expect("one for each");
+            let configs = asked.configs.iter().map(|c| (c.name.clone(), c.value.clone()));
+            let configs: Vec<_> = configs.collect();
+            let file = &self.settings.file_configs;
+            decisions::decide_replace_configs(&self.image, resource?, &configs, file)
+        });
+        let response = AlterConfigsResponse { responses, ..Default::default() };
+        (records, Outcome::ReplaceConfigs(response))
     }
 
+    /// Decides for each of the resources named, in their order; one that is named twice is refused
+    /// both times, as in Kafka: each is decided from what was before.
+    fn alter_each(
+        &self,
+        names: Vec<Named>,
+        validate_only: bool,
+        mut decide: impl FnMut(Result<Resource, Error>) -> Result<Vec<Record>, Error>,
+    ) -> (Vec<Record>, Vec<AlterConfigsResourceResponse>) {
+        let found: Vec<_> =
+            names.iter().map(|named| self.find_resource(named.kind, &named.name)).collect();
+        let mut times: HashMap<Resource, u32> = HashMap::new();
+        for resource in found.iter().flatten() {
+            *times.entry(*resource).or_default() += 1;
+        }
+        let mut records = Vec::new();
+        let mut responses = Vec::new();
+        for (named, found) in names.into_iter().zip(found) {
+            let once = found.and_then(|resource| match times[&resource] {
+                1 => Ok(resource),
+                _ => Err(Error::InvalidRequest("the resource is named twice".to_owned())),
+            });
+            let (error_code, error_message) = match decide(once) {
+                Ok(decided) => {
+                    records.extend(decided);
+                    (ErrorCode::None, None)
+                }
+                Err(error) => (code(&error), Some(error.to_string())),
+            };
+            responses.push(AlterConfigsResourceResponse {
+                error_code,
+                error_message,
+                resource_type: named.kind,
+                resource_name: named.name,
+            });
+        }
+        if validate_only {
+            records.clear();
+        }
+        (records, responses)
+    }
+
+    /// A quorum of one: whoever writes the log leads it, and has all of it.
+    fn describe_quorum(&self, controller: &Controller, request: &DescribeQuorumRequest) -> Outcome {
+        let node = self.settings.endpoints.node;
+        // Offsets count from the first entry, which has index 1, and an end is exclusive.
+        let end = i64::try_from(controller.log.committed().0).unwrap_or(i64::MAX);
+        let directory = self.image.node(node).map(|node| node.directory);
+        let now = self.measures.wall_ms;
+        let voter = QuorumReplica {
+            replica_id: node.0,
+            replica_directory_id: TopicId(directory.map_or([0; 16], |directory| directory.0)),
+            log_end_offset: end,
+            last_fetch_timestamp: now,
+            last_caught_up_timestamp: now,
+        };
+        let describe = |name: &str, partition_index| match (name, partition_index) {
+            (METADATA_TOPIC, 0) => DescribedQuorumPartition {
+                leader_id: node.0,
+                leader_epoch: i32::try_from(controller.log.term().0).unwrap_or(i32::MAX),
+                high_watermark: end,
+                current_voters: vec![voter.clone()],
+                ..DescribedQuorumPartition::default()
+            },
+            _ => DescribedQuorumPartition {
+                partition_index,
+                error_code: ErrorCode::UnknownTopicOrPartition,
+                ..DescribedQuorumPartition::default()
+            },
+        };
+        let topics = request.topics.iter().map(|topic| {
+            let partitions = topic.partitions.iter();
+            let partitions = partitions.map(|p| describe(&topic.topic_name, p.partition_index));
+            DescribedQuorumTopic {
+                topic_name: topic.topic_name.clone(),
+                partitions: partitions.collect(),
+            }
+        });
+        // There is no other node that it would listen for.
+        let nodes = vec![QuorumNode { node_id: node.0, listeners: Vec::new() }];
+        let topics = topics.collect();
+        Outcome::Quorum(DescribeQuorumResponse { topics, nodes, ..Default::default() })
+    }
+
+    /// The resource a request speaks of. Brokers are named by their id, endpoints by theirs; the
+    /// empty name means all of them.
     pub(crate) fn find_resource(&self, kind: i8, name: &str) -> Result<Resource, Error> {
         match kind {
             resource::TOPIC => {
@@ -524,6 +622,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// A resource as a request names it.
+struct Named {
+    kind: i8,
+    name: String,
 }
 
 fn create_topic(asked: &CreatableTopic) -> CreateTopic {
@@ -661,6 +765,8 @@ pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
             Outcome::CreatePartitions(request.error_response(error))
         }
         Proposal::AlterConfigs(request) => Outcome::AlterConfigs(request.error_response(error)),
+        Proposal::ReplaceConfigs(request) => Outcome::ReplaceConfigs(request.error_response(error)),
+        Proposal::Quorum(request) => Outcome::Quorum(request.error_response(error)),
         Proposal::ProducerIds => Outcome::ProducerIds(Err(error)),
         Proposal::OffsetsTopic => Outcome::OffsetsTopic(error),
     }
@@ -694,6 +800,12 @@ fn failed(outcome: &Outcome, error: ErrorCode) -> Outcome {
             response.responses.iter_mut().for_each(|resource| spoil(&mut resource.error_code));
             Outcome::AlterConfigs(response)
         }
+        Outcome::ReplaceConfigs(response) => {
+            let mut response = response.clone();
+            response.responses.iter_mut().for_each(|resource| spoil(&mut resource.error_code));
+            Outcome::ReplaceConfigs(response)
+        }
+        Outcome::Quorum(_) => unreachable!("a question writes nothing"),
         Outcome::ProducerIds(_) => Outcome::ProducerIds(Err(error)),
         Outcome::OffsetsTopic(_) => Outcome::OffsetsTopic(error),
     }

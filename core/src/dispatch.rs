@@ -138,6 +138,32 @@ impl Shard {
             AnyRequest::OffsetCommit(request) => self.handle_offset_commit(reply, request, times),
             AnyRequest::OffsetFetch(request) => self.handle_offset_fetch(reply, request, times),
             AnyRequest::OffsetDelete(request) => self.handle_offset_delete(reply, request, times),
+            AnyRequest::AlterConfigs(request) => {
+                self.handle_replace_configs(reply, request, times);
+            }
+            AnyRequest::ListConfigResources(request) => {
+                self.handle_list_config_resources(reply, &request);
+            }
+            AnyRequest::DescribeTopicPartitions(request) => {
+                self.handle_describe_topic_partitions(reply, &request);
+            }
+            AnyRequest::DescribeLogDirs(request) => {
+                self.handle_describe_log_dirs(reply, &request, times);
+            }
+            AnyRequest::DescribeAcls(request) => self.handle_describe_acls(reply, &request),
+            AnyRequest::CreateAcls(request) => self.handle_create_acls(reply, &request),
+            AnyRequest::DeleteAcls(request) => self.handle_delete_acls(reply, &request),
+            AnyRequest::ElectLeaders(request) => self.handle_elect_leaders(reply, &request),
+            AnyRequest::AlterPartitionReassignments(request) => {
+                self.handle_alter_reassignments(reply, &request);
+            }
+            AnyRequest::ListPartitionReassignments(request) => {
+                self.handle_list_reassignments(reply, &request);
+            }
+            AnyRequest::DescribeQuorum(request) => {
+                self.handle_describe_quorum(reply, request, times);
+            }
+            AnyRequest::UpdateFeatures(request) => self.handle_update_features(reply, &request),
             other => unreachable!("not served, so its header is refused: {other:?}"),
         }
     }

@@ -106,6 +106,10 @@ const MESSAGES_ONCE_MAX: usize = 16;
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 
+/// The most partitions in one answer to DescribeTopicPartitions, which is cut into pieces (Kafka's
+/// `max.request.partition.size.limit`).
+pub const PARTITIONS_DESCRIBED_MAX: usize = 2000;
+
 /// The most partitions that are shown on the admin port.
 pub const PARTITIONS_SHOWN_MAX: usize = 100_000;
 

@@ -131,6 +131,8 @@ pub enum Call {
     },
     /// Ask the coordinator of the groups that are kept in this partition.
     Group(Box<coordinator::request::Request>),
+    /// DescribeLogDirs: how much the log holds.
+    Size,
 }
 
 /// What a fetch asks of one partition.
@@ -198,6 +200,11 @@ pub enum Answer {
     },
     /// What the coordinator answers.
     Group(Box<coordinator::request::Reply>),
+    /// How much the log holds.
+    Size {
+        /// Its batches together.
+        size_bytes: u64,
+    },
 }
 
 /// What a read gave.

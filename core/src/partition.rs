@@ -210,7 +210,11 @@ impl Home {
             Call::Read(read) => read.current_leader_epoch,
             Call::ListOffset { current_leader_epoch, .. }
             | Call::EpochEnd { current_leader_epoch, .. } => *current_leader_epoch,
-            Call::Append { .. } | Call::Watch { .. } | Call::Trim { .. } | Call::Group(_) => None,
+            Call::Append { .. }
+            | Call::Watch { .. }
+            | Call::Trim { .. }
+            | Call::Size
+            | Call::Group(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
             return self.answers.push((reply_to, refused(error)));
@@ -228,6 +232,10 @@ impl Home {
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),
             Call::Group(_) => unreachable!("the partition's coordinator answers it"),
+            Call::Size => {
+                let size_bytes = self.storage.log(partition.log).size_bytes();
+                self.answers.push((reply_to, Answer::Size { size_bytes }));
+            }
         }
     }
 

@@ -73,6 +73,8 @@ pub struct Settings {
     pub clock: StampClock,
     /// What the user has set of the configs that topics inherit, under Kafka's names.
     pub file_configs: Configs,
+    /// The data directory's path as clients are told it.
+    pub data_dir_shown: String,
 }
 
 impl Settings {
@@ -85,6 +87,8 @@ impl Settings {
             .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
             .collect();
         let storage = tidemill_storage::Config::default();
+        let data_dir = std::path::absolute(&config.data_dir);
+        let data_dir = data_dir.unwrap_or_else(|_| config.data_dir.clone());
         Self {
             config,
             shards,
@@ -94,6 +98,7 @@ impl Settings {
             group_rewrite_bytes: GROUP_REWRITE_BYTES,
             clock: StampClock::cheapest(),
             file_configs,
+            data_dir_shown: data_dir.display().to_string(),
         }
     }
 

@@ -333,6 +333,29 @@ pub fn decide_alter_configs(
     Ok(difference(resource, current, &altered))
 }
 
+/// All configs of a resource anew, all or none: what is not named goes back to its default.
+pub fn decide_replace_configs(
+    image: &Image,
+    resource: Resource,
+    configs: &[(String, Option<String>)],
+    file: &Configs,
+) -> Result<Vec<Record>, Error> {
+    let current = image.configs(resource).ok_or(Error::UnknownTopic)?;
+    let set = |(name, value): &(String, Option<String>)| ConfigChange {
+        name: name.clone(),
+        operation: ConfigOperation::Set,
+        value: value.clone(),
+    };
+    let gone = current.keys().filter(|name| configs.iter().all(|(named, _)| named != *name));
+    let gone = gone.map(|name| ConfigChange {
+        name: name.clone(),
+        operation: ConfigOperation::Delete,
+        value: None,
+    });
+    let changes: Vec<ConfigChange> = configs.iter().map(set).chain(gone).collect();
+    decide_alter_configs(image, resource, &changes, file)
+}
+
 /// The records that lead from one set of overrides to another.
 fn difference(resource: Resource, current: &Configs, altered: &Configs) -> Vec<Record> {
     let change = |name: &str, value: Option<&String>| Record::ConfigChanged {

@@ -5,7 +5,8 @@ use tidemill_record::{LeaderEpoch, NodeId, PartitionId, TopicId};
 use tidemill_replication::controller::{
     ConfigChange, ConfigOperation, CreateTopic, Defaults, Error, decide_alter_configs,
     decide_create_partitions, decide_create_topics, decide_delete_topic, decide_delete_topic_id,
-    decide_deletion_finished, decide_node_start, decide_producer_ids, resolve_topic_config,
+    decide_deletion_finished, decide_node_start, decide_producer_ids, decide_replace_configs,
+    resolve_topic_config,
 };
 use tidemill_replication::identity::DirectoryId;
 use tidemill_replication::metadata::{Configs, Image, Record, Resource};
@@ -316,4 +317,29 @@ fn overrides_of_nodes_reach_topics() {
     assert_eq!(retention(&image), Some(3_600_000));
     alter(&mut image, Resource::Topic(id), &[change("retention.ms", Set, Some("-1"))]).unwrap();
     assert_eq!(retention(&image), None, "no limit");
+}
+
+/// All configs given anew leave nothing of what was before; what is refused changes nothing.
+#[test]
+fn configs_given_anew_replace_all_there_were() {
+    let mut image = image();
+    let id = create(&mut image, topic("a")).unwrap();
+    let resource = Resource::Topic(id);
+    let none = Configs::new();
+    let mut replace = |configs: &[(&str, Option<&str>)]| {
+        let given =
+            |(name, value): &(&str, Option<&str>)| ((*name).to_owned(), value.map(str::to_owned));
+        let configs: Vec<_> = configs.iter().map(given).collect();
+        let records = decide_replace_configs(&image, resource, &configs, &none)?;
+        records.iter().for_each(|record| image.replay(record).unwrap());
+        Ok::<Configs, Error>(image.topic(id).unwrap().configs.clone())
+    };
+    let first = [("segment.ms", Some("1")), ("retention.ms", Some("1"))];
+    assert_eq!(replace(&first).unwrap().len(), 2);
+    let second = replace(&[("retention.ms", Some("2"))]).unwrap();
+    assert_eq!(second.into_iter().collect::<Vec<_>>(), [("retention.ms".into(), "2".into())]);
+
+    let refused = [("segment.ms", Some("1")), ("retention.ms", None)];
+    assert!(matches!(replace(&refused), Err(Error::InvalidRequest(_))));
+    assert_eq!(replace(&[]).unwrap().len(), 0);
 }

@@ -1,13 +1,17 @@
 //! DescribeConfigs: what is in force for a topic or a node, and where it comes from (KIP-226).
+//! ListConfigResources: what can have configs (KIP-1142).
 //!
 //! Every well-known config is told, whether or not it means something here: tools look them up by
 //! name.
 
-use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
-    DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
+    DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym, resource,
 };
+use tidemill_net::kafka::list_config_resources::{
+    ConfigResource, ListConfigResourcesRequest, ListConfigResourcesResponse,
+};
+use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_replication::config::{
     Described, Kind, Layers, NodeConfig, describe_cluster, describe_node, describe_topic,
     node_config,
@@ -19,6 +23,15 @@ use crate::config::settings;
 use crate::controller::code;
 use crate::shard::Shard;
 use crate::topic_rules;
+
+/// What clients may ask about, whether or not there is any.
+const RESOURCES: [i8; 5] = [
+    resource::TOPIC,
+    resource::BROKER,
+    resource::BROKER_LOGGER,
+    resource::CLIENT_METRICS,
+    resource::GROUP,
+];
 
 impl Shard {
     pub(crate) fn handle_describe_configs(
@@ -52,6 +65,35 @@ impl Shard {
         });
         let results = results.collect();
         self.reply_message(reply, &DescribeConfigsResponse { results, ..Default::default() });
+    }
+
+    pub(crate) fn handle_list_config_resources(
+        &mut self,
+        reply: ReplyForm,
+        request: &ListConfigResourcesRequest,
+    ) {
+        let asked = request.kinds(reply.version).unwrap_or(&RESOURCES);
+        if asked.iter().any(|kind| !RESOURCES.contains(kind)) {
+            let response = request.error_response(ErrorCode::UnsupportedVersion);
+            return self.reply_message(reply, &response);
+        }
+        let mut config_resources = Vec::new();
+        for resource_type in RESOURCES.into_iter().filter(|kind| asked.contains(kind)) {
+            let named = |resource_name| ConfigResource { resource_name, resource_type };
+            match resource_type {
+                resource::TOPIC => {
+                    let names = self.image.topics().map(|topic| topic.name.to_string());
+                    config_resources.extend(names.map(named));
+                }
+                resource::BROKER => {
+                    config_resources.push(named(self.settings.endpoints.node.0.to_string()));
+                }
+                // Loggers, groups and metrics of clients have no configs here.
+                _ => {}
+            }
+        }
+        let response = ListConfigResourcesResponse { config_resources, ..Default::default() };
+        self.reply_message(reply, &response);
     }
 
     fn describe_resource(

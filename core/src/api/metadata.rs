@@ -17,6 +17,7 @@ use tidemill_record::{PartitionId, TopicPartition};
 use tidemill_replication::controller::{check_topic_name, is_internal};
 use tidemill_replication::metadata::Topic;
 
+use super::acls::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS};
 use super::{Job, ReplyForm, deadline_of};
 use crate::controller::{Outcome, Proposal};
 use crate::limits::REQUEST_WAIT_MS_DEFAULT;
@@ -121,13 +122,21 @@ impl Shard {
             }
             _ => self.image.topics().map(|topic| self.describe_topic(topic)).collect(),
         };
-        MetadataResponse {
+        let mut response = MetadataResponse {
             brokers: brokers.collect(),
             cluster_id: Some(self.image.cluster().to_string()),
             controller_id: self.settings.endpoints.node.0,
             topics,
             ..MetadataResponse::default()
+        };
+        if request.include_cluster_authorized_operations {
+            response.cluster_authorized_operations = CLUSTER_OPERATIONS;
         }
+        if request.include_topic_authorized_operations {
+            let known = response.topics.iter_mut().filter(|topic| topic.error_code.is_none());
+            known.for_each(|topic| topic.topic_authorized_operations = TOPIC_OPERATIONS);
+        }
+        response
     }
 
     fn describe_named(

@@ -4,16 +4,20 @@
 //! becomes a [`Job`]: it asks the home shards of its partitions (`Call`) or the controller
 //! ([`crate::controller::Proposal`]), collects their answers and then replies.
 
+pub mod acls;
 pub mod cluster;
 pub mod configs;
 pub mod fetch;
 pub mod fetch_session;
 pub mod group_offsets;
 pub mod groups;
+pub mod log_dirs;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
 pub mod producer_ids;
+pub mod replicas;
+pub mod topic_partitions;
 pub mod topics;
 
 use std::sync::Arc;
@@ -90,6 +94,8 @@ pub enum Purpose {
     Trim(tidemill_net::kafka::delete_records::DeleteRecordsRequest),
     /// See [`groups`] and [`group_offsets`].
     Groups(groups::Purpose),
+    /// See [`log_dirs`].
+    LogDirs(log_dirs::LogDirs),
 }
 
 /// A topic as a request has named it.
@@ -205,6 +211,7 @@ impl Shard {
             Purpose::EpochEnds(request) => self.finish_epoch_ends(reply, &request, answers),
             Purpose::Trim(request) => self.finish_trim(reply, &request, answers),
             Purpose::Groups(purpose) => self.finish_groups(reply, purpose, answers),
+            Purpose::LogDirs(asked) => self.finish_log_dirs(reply, asked, answers),
         }
     }
 

@@ -194,7 +194,7 @@ impl Shard {
     }
 
     /// Makes a job of one call per partition; those that do not exist are answered at once.
-    fn collect(
+    pub(super) fn collect(
         &mut self,
         reply: ReplyForm,
         targets: Vec<Result<(TopicPartition, Call), ErrorCode>>,

@@ -2,7 +2,7 @@
 //! controller and answered when the change is in force on every shard of the node.
 
 use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::alter_configs::IncrementalAlterConfigsRequest;
+use tidemill_net::kafka::alter_configs::{AlterConfigsRequest, IncrementalAlterConfigsRequest};
 use tidemill_net::kafka::create_partitions::CreatePartitionsRequest;
 use tidemill_net::kafka::create_topics::CreateTopicsRequest;
 use tidemill_net::kafka::delete_topics::DeleteTopicsRequest;
@@ -61,7 +61,23 @@ impl Shard {
         self.change(reply, Proposal::AlterConfigs(request), timeout_ms, times);
     }
 
-    fn change(&mut self, reply: ReplyForm, proposal: Proposal, timeout_ms: i32, times: Times) {
+    pub(crate) fn handle_replace_configs(
+        &mut self,
+        reply: ReplyForm,
+        request: AlterConfigsRequest,
+        times: Times,
+    ) {
+        let timeout_ms = REQUEST_WAIT_MS_DEFAULT;
+        self.change(reply, Proposal::ReplaceConfigs(request), timeout_ms, times);
+    }
+
+    pub(super) fn change(
+        &mut self,
+        reply: ReplyForm,
+        proposal: Proposal,
+        timeout_ms: i32,
+        times: Times,
+    ) {
         let timed_out = Box::new(controller::refused(&proposal, ErrorCode::RequestTimedOut));
         let job = self.jobs.insert(Job::Change(Change { reply, timed_out }));
         self.jobs.set_deadline(job, deadline_of(timeout_ms, times));
@@ -85,6 +101,8 @@ impl Shard {
             Outcome::DeleteTopics(response) => self.reply_message(reply, &response),
             Outcome::CreatePartitions(response) => self.reply_message(reply, &response),
             Outcome::AlterConfigs(response) => self.reply_message(reply, &response),
+            Outcome::ReplaceConfigs(response) => self.reply_message(reply, &response),
+            Outcome::Quorum(response) => self.reply_message(reply, &response),
             Outcome::ProducerIds(_) | Outcome::OffsetsTopic(_) => {
                 unreachable!("no client asks for these")
             }

@@ -222,29 +222,29 @@ apis! {
     /// Where a group's members have read to, once a transaction is committed.
     TxnOffsetCommit = 28, 0, 0, 5, 3, known;
     /// Access rules.
-    DescribeAcls = 29, 1, 1, 3, 2, known;
+    DescribeAcls = 29, 1, 1, 3, 2, served;
     /// New access rules.
-    CreateAcls = 30, 1, 1, 3, 2, known;
+    CreateAcls = 30, 1, 1, 3, 2, served;
     /// Access rules to delete.
-    DeleteAcls = 31, 1, 1, 3, 2, known;
+    DeleteAcls = 31, 1, 1, 3, 2, served;
     /// Settings of topics and nodes.
     DescribeConfigs = 32, 1, 1, 4, 4, served;
     /// New settings in place of all that were.
-    AlterConfigs = 33, 0, 0, 2, 2, known;
+    AlterConfigs = 33, 0, 0, 2, 2, served;
     /// How much of its disks each partition takes.
-    DescribeLogDirs = 35, 1, 1, 5, 2, known;
+    DescribeLogDirs = 35, 1, 1, 5, 2, served;
     /// More partitions for a topic.
     CreatePartitions = 37, 0, 0, 3, 2, served;
     /// Groups to delete.
     DeleteGroups = 42, 0, 0, 2, 2, served;
     /// Other replicas are to lead.
-    ElectLeaders = 43, 0, 0, 2, 2, known;
+    ElectLeaders = 43, 0, 0, 2, 2, served;
     /// Changes of settings, one by one.
     IncrementalAlterConfigs = 44, 0, 0, 1, 1, served;
     /// Replicas are to move to other nodes.
-    AlterPartitionReassignments = 45, 0, 0, 1, 0, known;
+    AlterPartitionReassignments = 45, 0, 0, 1, 0, served;
     /// Replicas on their way to other nodes.
-    ListPartitionReassignments = 46, 0, 0, 0, 0, known;
+    ListPartitionReassignments = 46, 0, 0, 0, 0, served;
     /// Committed offsets to delete. Its one version was never made flexible.
     OffsetDelete = 47, 0, 0, 0, NEVER, served;
     /// How much clients may do.
@@ -252,9 +252,9 @@ apis! {
     /// Clients may do more or less.
     AlterClientQuotas = 49, 0, 0, 1, 1, known;
     /// Who votes on the cluster's metadata.
-    DescribeQuorum = 55, 0, 0, 2, 0, known;
+    DescribeQuorum = 55, 0, 0, 2, 0, served;
     /// Other levels of the cluster's features.
-    UpdateFeatures = 57, 0, 0, 2, 0, known;
+    UpdateFeatures = 57, 0, 0, 2, 0, served;
     /// The nodes of the cluster.
     DescribeCluster = 60, 0, 0, 2, 0, served;
     /// What partitions know of their producers.
@@ -268,9 +268,9 @@ apis! {
     /// Groups of the newer kind and their members.
     ConsumerGroupDescribe = 69, 0, 0, 1, 0, known;
     /// What has settings of its own.
-    ListConfigResources = 74, 0, 0, 1, 0, known;
+    ListConfigResources = 74, 0, 0, 1, 0, served;
     /// Topics and their partitions, some at a time.
-    DescribeTopicPartitions = 75, 0, 0, 0, 0, known;
+    DescribeTopicPartitions = 75, 0, 0, 0, 0, served;
     /// A member of a share group says what has changed, and learns what to read.
     ShareGroupHeartbeat = 76, 1, 1, 1, 0, known;
     /// Share groups and their members.

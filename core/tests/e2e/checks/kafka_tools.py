@@ -1,7 +1,9 @@
 """Apache Kafka's own tools: the strictest readers of the protocol, and of the segments we write."""
 
 import re
+import subprocess
 
+from clients import delete_topic, make_topic
 from running import KEPT, Failure, demand, output
 
 TOPICS = "org.apache.kafka.tools.TopicCommand"
@@ -12,6 +14,12 @@ CONSOLE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 DELETE_RECORDS = "org.apache.kafka.tools.DeleteRecordsCommand"
 PRODUCER_PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
 DUMP = "org.apache.kafka.tools.DumpLogSegments"
+LOG_DIRS = "org.apache.kafka.tools.LogDirsCommand"
+ELECTION = "org.apache.kafka.tools.LeaderElectionCommand"
+REASSIGN = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"
+QUORUM = "org.apache.kafka.tools.MetadataQuorumCommand"
+FEATURES = "org.apache.kafka.tools.FeatureCommand"
+ACLS = "org.apache.kafka.tools.AclCommand"
 
 # What the log dump says of a segment that is not as Kafka would have written it.
 COMPLAINTS = ["isvalid: false", "Exception", "mismatch", "corrupt", "Found ", "rror"]
@@ -27,10 +35,20 @@ def check(run):
         dump(run, broker, codec)
 
 
+# Tools that only talk need no just-in-time compiler of the second degree, and start sooner.
+JAVA = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", f"{KEPT}/kafka/*"]
+
+
 def tool(name, *arguments, feed=None):
-    # Tools that only talk need no just-in-time compiler of the second degree, and start sooner.
-    java = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", f"{KEPT}/kafka/*"]
-    return output([*java, name, *arguments], feed).decode()
+    return output([*JAVA, name, *arguments], feed).decode()
+
+
+def refusal(name, *arguments):
+    """What a tool says that must fail."""
+    done = subprocess.run([*JAVA, name, *arguments], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=600)
+    demand(done.returncode != 0, f"{name} succeeded: {done.stdout.decode()}")
+    return done.stdout.decode()
 
 
 def on_the_first_day(run, broker):
@@ -70,6 +88,80 @@ def on_the_first_day(run, broker):
     listed = tool(TOPICS, *server, "--list").split()
     demand(listed == [], f"after --delete, --list told {listed}")
     run.say("topics, configurations, offsets and the console producer")
+    administration(run, broker, server)
+
+
+def administration(run, broker, server):
+    """What tools ask of a cluster beside its topics, told as it is on one node."""
+    tool(TOPICS, *server, "--create", "--topic", "admin", "--partitions", "2")
+    told = tool(LOG_DIRS, *server, "--describe", "--topic-list", "admin")
+    found = str(broker.data.resolve()) in told and '"partition":"admin-1"' in told
+    demand(found, f"LogDirsCommand told {told}")
+    told = tool(ELECTION, *server, "--election-type", "preferred", "--topic", "admin",
+                "--partition", "0")
+    demand("already elected" in told, f"LeaderElectionCommand told {told}")
+    tool(ELECTION, *server, "--election-type", "preferred", "--all-topic-partitions")
+    told = tool(REASSIGN, *server, "--list")
+    demand("No partition reassignments found" in told, f"--list told {told}")
+    told = tool(QUORUM, *server, "describe", "--status")
+    demand(re.search(r"LeaderId:\s+1\b", told), f"MetadataQuorumCommand told {told}")
+    told = tool(QUORUM, *server, "describe", "--replication")
+    demand("Leader" in told, f"--replication told {told}")
+    tool(FEATURES, *server, "describe")
+    told = refusal(ACLS, *server, "--list")
+    demand("No Authorizer" in told, f"AclCommand told {told}")
+
+    entity = ["--entity-type", "brokers", "--entity-default"]
+    tool(CONFIGS, *server, *entity, "--alter", "--add-config", "log.retention.ms=5400000")
+    told = tool(CONFIGS, *server, *entity, "--describe")
+    demand("log.retention.ms=5400000" in told, f"the default of all brokers told {told}")
+    told = tool(CONFIGS, *server, "--entity-type", "topics", "--entity-name", "admin",
+                "--describe", "--all")
+    demand("retention.ms=5400000" in told, f"--all told {told[:500]}")
+    tool(CONFIGS, *server, *entity, "--alter", "--delete-config", "log.retention.ms")
+    tool(TOPICS, *server, "--delete", "--topic", "admin")
+    librdkafka(run, broker)
+    run.say("log dirs, elections, reassignments, the quorum, features, access rules, node configs")
+
+
+def librdkafka(run, broker):
+    """The same by librdkafka's admin client."""
+    from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+    from confluent_kafka.admin import (
+        AclBinding, AclOperation, AclPermissionType, AdminClient, ConfigResource,
+        ResourcePatternType, ResourceType,
+    )
+    from confluent_kafka import ElectionType
+
+    make_topic(broker.address, "admin", 2)
+    admin = AdminClient({"bootstrap.servers": broker.address, "log_level": 3})
+    topic = ConfigResource(ResourceType.TOPIC, "admin", set_config={"retention.ms": "1000"})
+    for future in admin.alter_configs([topic]).values():
+        future.result(60)
+    told = admin.describe_configs([ConfigResource(ResourceType.TOPIC, "admin")])
+    [configs] = [future.result(60) for future in told.values()]
+    demand(configs["retention.ms"].value == "1000", f"{configs['retention.ms']}")
+    # Of describe_acls librdkafka tells an empty list, whatever the error.
+    rule = AclBinding(ResourceType.TOPIC, "admin", ResourcePatternType.LITERAL, "User:a", "*",
+                      AclOperation.WRITE, AclPermissionType.ALLOW)
+    [made] = admin.create_acls([rule]).values()
+    try:
+        made.result(60)
+        raise Failure("librdkafka made an access rule")
+    except KafkaException as error:
+        code = error.args[0].code()
+        demand(code == KafkaError.SECURITY_DISABLED, f"create_acls ended with {error}")
+    partition = TopicPartition("admin", 1)
+    told = admin.elect_leaders(ElectionType.PREFERRED, [partition]).result(60)
+    code = told[partition].code()
+    demand(code == KafkaError.ELECTION_NOT_NEEDED, f"elect_leaders ended with {told}")
+    [described] = admin.describe_topics(TopicCollection(["admin"]),
+                                        include_authorized_operations=True).values()
+    described = described.result(60)
+    demand(AclOperation.WRITE in described.authorized_operations, f"{described}")
+    cluster = admin.describe_cluster(include_authorized_operations=True).result(60)
+    demand(AclOperation.ALTER in cluster.authorized_operations, f"{cluster}")
+    delete_topic(broker.address, "admin")
 
 
 def load(run, broker, codec):

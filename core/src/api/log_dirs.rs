@@ -1,0 +1,111 @@
+//! DescribeLogDirs: how much of the data directory each partition takes.
+//!
+//! Each home tells the size of its partitions: the bytes of the batches they hold, which is what
+//! Kafka calls the size of a log. User interfaces draw it, and fail without it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidemill_net::kafka::describe_log_dirs::{
+    DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse,
+    DescribeLogDirsResult, DescribeLogDirsTopic,
+};
+use tidemill_net::kafka::{ErrorCode, TopicRef};
+use tidemill_record::{PartitionId, TopicPartition};
+
+use super::{Purpose, ReplyForm};
+use crate::limits::REQUEST_WAIT_MS_DEFAULT;
+use crate::message::{Answer, Call};
+use crate::partition::Times;
+use crate::shard::Shard;
+
+/// What was asked for and exists: topics, and the numbers of their partitions.
+pub struct LogDirs {
+    topics: BTreeMap<Arc<str>, Vec<i32>>,
+}
+
+impl Shard {
+    pub(crate) fn handle_describe_log_dirs(
+        &mut self,
+        reply: ReplyForm,
+        request: &DescribeLogDirsRequest,
+        times: Times,
+    ) {
+        let topics = self.log_dirs_asked(request);
+        let targets = topics.iter().flat_map(|(name, numbers)| {
+            let topic = self.find_topic(TopicRef::Name(name)).expect("just found");
+            let call = |&number: &i32| {
+                let id = TopicPartition { topic: topic.id, partition: PartitionId(number) };
+                Ok((id, Call::Size))
+            };
+            numbers.iter().map(call)
+        });
+        let targets = targets.collect();
+        let purpose = Purpose::LogDirs(LogDirs { topics });
+        self.collect(reply, targets, purpose, REQUEST_WAIT_MS_DEFAULT, times);
+    }
+
+    /// What does not exist is left out, as in Kafka; what is named twice is told once.
+    fn log_dirs_asked(&self, request: &DescribeLogDirsRequest) -> BTreeMap<Arc<str>, Vec<i32>> {
+        let Some(asked) = &request.topics else {
+            let all = self.image.topics();
+            let numbers = |count: usize| (0..count as i32).collect();
+            return all
+                .map(|topic| (Arc::clone(&topic.name), numbers(topic.partitions.len())))
+                .collect();
+        };
+        let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
+        for asked in asked {
+            let Some(topic) = self.find_topic(TopicRef::Name(&asked.topic)) else { continue };
+            let there = 0..topic.partitions.len() as i32;
+            let known = asked.partitions.iter().copied().filter(|number| there.contains(number));
+            let numbers = topics.entry(Arc::clone(&topic.name)).or_default();
+            numbers.extend(known);
+            numbers.sort_unstable();
+            numbers.dedup();
+        }
+        topics
+    }
+
+    pub(super) fn finish_log_dirs(
+        &mut self,
+        reply: ReplyForm,
+        asked: LogDirs,
+        mut answers: impl Iterator<Item = Answer>,
+    ) {
+        let mut failed = ErrorCode::None;
+        let mut topics = Vec::with_capacity(asked.topics.len());
+        for (name, numbers) in asked.topics {
+            let mut partitions = Vec::with_capacity(numbers.len());
+            for partition_index in numbers {
+                match answers.next().expect("an answer per partition") {
+                    Answer::Size { size_bytes } => partitions.push(DescribeLogDirsPartition {
+                        partition_index,
+                        partition_size: i64::try_from(size_bytes).unwrap_or(i64::MAX),
+                        ..DescribeLogDirsPartition::default()
+                    }),
+                    // It was deleted just now.
+                    Answer::Refused { error: ErrorCode::UnknownTopicOrPartition, .. } => {}
+                    Answer::Refused { error, .. } => failed = error,
+                    other => unreachable!("the home answers what was asked, not with {other:?}"),
+                }
+            }
+            if !partitions.is_empty() {
+                topics.push(DescribeLogDirsTopic { name: name.to_string(), partitions });
+            }
+        }
+        let fenced = self.home.as_ref().is_some_and(|home| home.is_fenced());
+        let directory = DescribeLogDirsResult {
+            error_code: if fenced { ErrorCode::KafkaStorageError } else { ErrorCode::None },
+            log_dir: self.settings.data_dir_shown.clone(),
+            topics,
+            ..DescribeLogDirsResult::default()
+        };
+        let response = DescribeLogDirsResponse {
+            error_code: failed,
+            results: vec![directory],
+            ..DescribeLogDirsResponse::default()
+        };
+        self.reply_message(reply, &response);
+    }
+}

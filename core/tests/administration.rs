@@ -1,0 +1,351 @@
+//! What administration asks of the real binary, beside topics: configs anew, partitions in pieces,
+//! sizes, access rules, elections, the quorum. Asked in the protocol's own words, since few clients
+//! have a call for all of it, and with librdkafka where it has one.
+// Fixtures are tests, though they are no test functions.
+#![allow(clippy::unwrap_used)]
+
+mod process;
+mod wire;
+
+use process::Broker;
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::alter_configs::{IncrementalAlterConfigsRequest, operation};
+use tidemill_net::kafka::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
+use tidemill_net::kafka::create_acls::{AclCreation, CreateAclsRequest};
+use tidemill_net::kafka::delete_acls::{DeleteAclsFilter, DeleteAclsRequest};
+use tidemill_net::kafka::describe_acls::DescribeAclsRequest;
+use tidemill_net::kafka::describe_configs::resource;
+use tidemill_net::kafka::describe_log_dirs::DescribeLogDirsRequest;
+use tidemill_net::kafka::describe_quorum::{
+    DescribeQuorumRequest, METADATA_TOPIC, QuorumPartition, QuorumTopic,
+};
+use tidemill_net::kafka::describe_topic_partitions::{
+    DescribeCursor, DescribeTopicPartitionsRequest, TopicToDescribe,
+};
+use tidemill_net::kafka::elect_leaders::ElectLeadersRequest;
+use tidemill_net::kafka::list_config_resources::ListConfigResourcesRequest;
+use tidemill_net::kafka::list_partition_reassignments::ListPartitionReassignmentsRequest;
+use tidemill_net::kafka::topic_partitions::TopicPartitions;
+use tidemill_net::kafka::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
+use wire::{Client, altered};
+
+fn partitions(topic: &str, numbers: &[i32]) -> TopicPartitions {
+    TopicPartitions { topic: topic.to_owned(), partitions: numbers.to_vec() }
+}
+
+/// AlterConfigs gives all configs anew: what it does not name is as if it had never been set. What
+/// it refuses changes nothing, and what it did survives a kill.
+#[test]
+fn the_older_way_to_change_configs_replaces_all_of_them() {
+    const ON_TOPIC: i8 = 1;
+    const DEFAULT: i8 = 5;
+    let mut broker = Broker::start("replace-configs", &["--shards", "2"]);
+    let mut client = Client::open(&broker);
+    client.create("t", 1);
+    let first = [("retention.ms", Some("1000")), ("segment.ms", Some("2000"))];
+    assert_eq!(client.replace(resource::TOPIC, "t", &first), ErrorCode::None);
+    assert_eq!(client.config("t", "segment.ms"), ("2000".to_owned(), ON_TOPIC));
+
+    let second = [("retention.ms", Some("3000"))];
+    assert_eq!(client.replace(resource::TOPIC, "t", &second), ErrorCode::None);
+    assert_eq!(client.config("t", "retention.ms"), ("3000".to_owned(), ON_TOPIC));
+    assert_eq!(client.config("t", "segment.ms").1, DEFAULT);
+
+    let refused = [
+        (vec![("retention.ms", None)], ErrorCode::InvalidRequest),
+        (vec![("no.such.config", Some("1"))], ErrorCode::InvalidConfig),
+        (vec![("segment.ms", Some("soon"))], ErrorCode::InvalidConfig),
+        (vec![("segment.ms", Some("1")), ("segment.ms", Some("2"))], ErrorCode::InvalidRequest),
+    ];
+    for (configs, error) in refused {
+        assert_eq!(client.replace(resource::TOPIC, "t", &configs), error, "{configs:?}");
+    }
+    assert_eq!(client.replace(resource::TOPIC, "u", &second), ErrorCode::UnknownTopicOrPartition);
+
+    broker.kill();
+    broker.run();
+    let mut client = Client::open(&broker);
+    assert_eq!(client.config("t", "retention.ms"), ("3000".to_owned(), ON_TOPIC));
+    assert_eq!(client.replace(resource::TOPIC, "t", &[]), ErrorCode::None);
+    assert_eq!(client.config("t", "retention.ms").1, DEFAULT);
+}
+
+/// Words are added to a list and taken out of it; what is no list takes neither. A resource that
+/// is named twice in one request is refused both times: which change would count?
+#[test]
+fn lists_are_changed_word_by_word() {
+    let broker = Broker::start("config-lists", &[]);
+    let mut client = Client::open(&broker);
+    client.create("t", 1);
+    let name = "leader.replication.throttled.replicas";
+    let mut change = |op, value| {
+        let error = client.alter(resource::TOPIC, "t", &[(name, op, Some(value))]);
+        assert_eq!(error, ErrorCode::None);
+        client.config("t", name).0
+    };
+    assert_eq!(change(operation::APPEND, "0:1,1:1"), "0:1,1:1");
+    assert_eq!(change(operation::APPEND, "1:1,2:1"), "0:1,1:1,2:1");
+    assert_eq!(change(operation::SUBTRACT, "1:1"), "0:1,2:1");
+    let no_list = [("retention.ms", operation::APPEND, Some("1"))];
+    assert_eq!(client.alter(resource::TOPIC, "t", &no_list), ErrorCode::InvalidConfig);
+    let unknown = [("retention.ms", 9, Some("1"))];
+    assert_eq!(client.alter(resource::TOPIC, "t", &unknown), ErrorCode::InvalidRequest);
+
+    let once = altered(resource::TOPIC, "t", &[("retention.ms", operation::SET, Some("1"))]);
+    let twice = IncrementalAlterConfigsRequest {
+        resources: vec![once.clone(), once],
+        validate_only: false,
+    };
+    let told = client.ask(1, &twice);
+    assert!(told.responses.iter().all(|r| r.error_code == ErrorCode::InvalidRequest), "{told:?}");
+}
+
+/// Every topic config is told with all that sets it and with a sentence about it.
+#[test]
+fn configs_are_told_with_synonyms_and_documentation() {
+    let broker = Broker::start("synonyms", &["--set", "log.retention.hours=5"]);
+    let mut client = Client::open(&broker);
+    client.create("t", 1);
+    let told = client.configs(resource::TOPIC, "t", "retention.ms");
+    let config = &told.results[0].configs[0];
+    let synonyms: Vec<_> =
+        config.synonyms.iter().map(|s| (&*s.name, s.value.as_deref().unwrap(), s.source)).collect();
+    let expected = [("log.retention.hours", "5", 4), ("log.retention.ms", "604800000", 5)];
+    assert_eq!((config.value.as_deref(), synonyms), (Some("18000000"), expected.to_vec()));
+    assert!(config.documentation.as_ref().is_some_and(|text| !text.is_empty()));
+}
+
+/// What can have configs: topics and nodes. A client of version 0 asks for metrics of clients, of
+/// which there are none; kinds that nobody knows are refused.
+#[test]
+fn resources_with_configs_are_listed_by_kind() {
+    let broker = Broker::start("resources", &[]);
+    let mut client = Client::open(&broker);
+    client.create("a", 1);
+    client.create("b", 1);
+    let mut list = |version, kinds: &[i8]| {
+        let request = ListConfigResourcesRequest { resource_types: kinds.to_vec() };
+        let told = client.ask(version, &request);
+        let names = told.config_resources.into_iter().map(|r| (r.resource_type, r.resource_name));
+        (told.error_code, names.collect::<Vec<_>>())
+    };
+    let of = |kind: i8, name: &str| (kind, name.to_owned());
+    let all = vec![of(2, "a"), of(2, "b"), of(4, "1")];
+    assert_eq!(list(1, &[]), (ErrorCode::None, all));
+    assert_eq!(list(1, &[resource::BROKER]), (ErrorCode::None, vec![of(4, "1")]));
+    assert_eq!(list(1, &[resource::GROUP]), (ErrorCode::None, Vec::new()));
+    assert_eq!(list(0, &[]), (ErrorCode::None, Vec::new()));
+    assert_eq!(list(1, &[99]), (ErrorCode::UnsupportedVersion, Vec::new()));
+}
+
+/// Partitions come in pieces of at most the limit, in the order of names, each once; the cursor
+/// of one piece begins the next. Lists that Java's client does not check are empty, never null.
+#[test]
+fn partitions_are_described_in_pieces() {
+    let broker = Broker::start("pieces", &["--shards", "2"]);
+    let mut client = Client::open(&broker);
+    client.create("b", 3);
+    client.create("a", 2);
+    let named = |name: &str| TopicToDescribe { name: name.to_owned() };
+    for topics in [Vec::new(), ["b", "a", "b", "gone"].map(named).to_vec()] {
+        let mut found = Vec::new();
+        let mut cursor = None;
+        loop {
+            let request = DescribeTopicPartitionsRequest {
+                topics: topics.clone(),
+                response_partition_limit: 2,
+                cursor,
+            };
+            let told = client.ask(0, &request);
+            let size: usize = told.topics.iter().map(|topic| topic.partitions.len()).sum();
+            assert!(size <= 2, "{told:?}");
+            for topic in told.topics {
+                let name = topic.name.unwrap();
+                if topic.error_code != ErrorCode::None {
+                    assert_eq!(topic.error_code, ErrorCode::UnknownTopicOrPartition);
+                    found.push((name, -1));
+                    continue;
+                }
+                for partition in topic.partitions {
+                    assert_eq!((partition.leader_id, &partition.replica_nodes[..]), (1, &[1][..]));
+                    assert_eq!(partition.eligible_leader_replicas, Some(Vec::new()));
+                    assert_eq!(partition.last_known_elr, Some(Vec::new()));
+                    found.push((name.clone(), partition.partition_index));
+                }
+            }
+            cursor = told.next_cursor;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let mut all: Vec<_> = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)].to_vec();
+        if !topics.is_empty() {
+            all.push(("gone", -1));
+        }
+        let all: Vec<_> = all.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+        assert_eq!(found, all);
+    }
+    // The topic a cursor names may have been deleted: its number means nothing for the next one.
+    let cursor = DescribeCursor { topic_name: "aa".to_owned(), partition_index: 2 };
+    let request = DescribeTopicPartitionsRequest { cursor: Some(cursor), ..Default::default() };
+    let told = client.ask(0, &request);
+    assert_eq!(told.topics[0].partitions.len(), 3);
+    let cursor = DescribeCursor { topic_name: "a".to_owned(), partition_index: -1 };
+    let request = DescribeTopicPartitionsRequest {
+        topics: vec![named("a")],
+        cursor: Some(cursor),
+        ..Default::default()
+    };
+    assert_eq!(client.ask(0, &request).topics[0].error_code, ErrorCode::InvalidRequest);
+}
+
+/// The size told of a partition is that of its batches, wherever its home is; what was not asked
+/// for or does not exist is left out.
+#[test]
+fn sizes_of_partitions_are_told() {
+    let broker = Broker::start("sizes", &["--shards", "2"]);
+    let mut client = Client::open(&broker);
+    client.create("t", 2);
+    client.create("empty", 1);
+    let mut batch = tidemill_record::BatchBuilder::new(tidemill_record::Codec::None);
+    batch.append(tidemill_record::Timestamp(1), None, Some(&[7; 1000]));
+    let batch = batch.build();
+    assert_eq!(client.produce("t", 1, &batch).error_code, ErrorCode::None);
+
+    let mut ask = |topics| {
+        let told = client.ask(4, &DescribeLogDirsRequest { topics });
+        assert_eq!((told.error_code, told.results.len()), (ErrorCode::None, 1));
+        let directory = &told.results[0];
+        assert_eq!(directory.log_dir, broker.data_dir().display().to_string());
+        let sizes = directory.topics.iter().flat_map(|topic| {
+            let size = |p: &tidemill_net::kafka::describe_log_dirs::DescribeLogDirsPartition| {
+                (topic.name.clone(), p.partition_index, p.partition_size)
+            };
+            topic.partitions.iter().map(size).collect::<Vec<_>>()
+        });
+        sizes.collect::<Vec<_>>()
+    };
+    let size = batch.len() as i64;
+    let of = |name: &str, number, size| (name.to_owned(), number, size);
+    assert_eq!(ask(None), [of("empty", 0, 0), of("t", 0, 0), of("t", 1, size)]);
+    let some = vec![partitions("t", &[1, 1, 5]), partitions("no", &[0])];
+    assert_eq!(ask(Some(some)), [of("t", 1, size)]);
+    assert_eq!(ask(Some(Vec::new())), []);
+}
+
+/// Without an authorizer there are no rules to tell, make or delete; each part of a request gets
+/// its own answer, for that is where clients look.
+#[test]
+fn access_rules_are_said_to_be_disabled() {
+    let broker = Broker::start("acls", &[]);
+    let mut client = Client::open(&broker);
+    let told = client.ask(3, &DescribeAclsRequest::default());
+    assert_eq!((told.error_code, told.resources.len()), (ErrorCode::SecurityDisabled, 0));
+    let creations = vec![AclCreation::default(), AclCreation::default()];
+    let told = client.ask(3, &CreateAclsRequest { creations });
+    let errors: Vec<_> = told.results.iter().map(|result| result.error_code).collect();
+    assert_eq!(errors, [ErrorCode::SecurityDisabled; 2]);
+    let told = client.ask(3, &DeleteAclsRequest { filters: vec![DeleteAclsFilter::default()] });
+    assert_eq!(told.filter_results[0].error_code, ErrorCode::SecurityDisabled);
+}
+
+/// The one node leads everything: no election is needed, and none that is named is left out.
+#[test]
+fn no_election_is_needed_on_one_node() {
+    let broker = Broker::start("elections", &[]);
+    let mut client = Client::open(&broker);
+    client.create("t", 2);
+    let asked = vec![partitions("t", &[0, 9]), partitions("no", &[0])];
+    for election_type in [0, 1] {
+        let request = ElectLeadersRequest {
+            election_type,
+            topic_partitions: Some(asked.clone()),
+            timeout_ms: 1000,
+        };
+        let told = client.ask(2, &request);
+        let errors: Vec<_> = told
+            .replica_election_results
+            .iter()
+            .flat_map(|topic| topic.partition_result.iter().map(|result| result.error_code))
+            .collect();
+        let unknown = ErrorCode::UnknownTopicOrPartition;
+        assert_eq!(errors, [ErrorCode::ElectionNotNeeded, unknown, unknown]);
+    }
+    let all = ElectLeadersRequest { topic_partitions: None, ..Default::default() };
+    let told = client.ask(2, &all);
+    assert_eq!((told.error_code, told.replica_election_results.len()), (ErrorCode::None, 0));
+    let unknown = ElectLeadersRequest { election_type: 7, ..Default::default() };
+    assert_eq!(client.ask(2, &unknown).error_code, ErrorCode::InvalidRequest);
+}
+
+/// Nothing moves: no move is listed, none can be ended, and only the replicas there are can be
+/// asked for.
+#[test]
+fn replicas_stay_where_they_are() {
+    let broker = Broker::start("reassignments", &[]);
+    let mut client = Client::open(&broker);
+    client.create("t", 3);
+    let listed = client.ask(0, &ListPartitionReassignmentsRequest::default());
+    assert_eq!((listed.error_code, listed.topics.len()), (ErrorCode::None, 0));
+
+    let wanted = [Some(vec![1]), Some(vec![1, 2]), None];
+    let moves = (0..)
+        .zip(wanted)
+        .map(|(partition_index, replicas)| ReassignablePartition { partition_index, replicas });
+    let topic = ReassignableTopic { name: "t".to_owned(), partitions: moves.collect() };
+    let request = AlterPartitionReassignmentsRequest { topics: vec![topic], ..Default::default() };
+    let told = client.ask(0, &request);
+    let errors: Vec<_> =
+        told.responses[0].partitions.iter().map(|partition| partition.error_code).collect();
+    let expected =
+        [ErrorCode::None, ErrorCode::InvalidReplicaAssignment, ErrorCode::NoReassignmentInProgress];
+    assert_eq!((told.error_code, &errors[..]), (ErrorCode::None, &expected[..]));
+}
+
+/// The metadata quorum is this node, which has all of the log; each change makes it longer.
+#[test]
+fn the_quorum_is_one_node_with_all_of_the_log() {
+    let broker = Broker::start("quorum", &["--shards", "2"]);
+    let mut client = Client::open(&broker);
+    let mut end = || {
+        let asked = |name: &str| QuorumTopic {
+            topic_name: name.to_owned(),
+            partitions: vec![QuorumPartition { partition_index: 0 }],
+        };
+        let request = DescribeQuorumRequest { topics: vec![asked(METADATA_TOPIC), asked("t")] };
+        let told = client.ask(2, &request);
+        let quorum = &told.topics[0].partitions[0];
+        assert_eq!((quorum.error_code, quorum.leader_id), (ErrorCode::None, 1));
+        let voter = &quorum.current_voters[0];
+        assert_eq!((voter.replica_id, voter.log_end_offset), (1, quorum.high_watermark));
+        assert!(!voter.replica_directory_id.is_zero());
+        assert!(1 <= quorum.leader_epoch);
+        let unknown = &told.topics[1].partitions[0];
+        assert_eq!(unknown.error_code, ErrorCode::UnknownTopicOrPartition);
+        quorum.high_watermark
+    };
+    let before = end();
+    Client::open(&broker).create("t", 1);
+    assert!(before < end());
+}
+
+/// No level of a feature can be changed; from version 2 the answer as a whole says so.
+#[test]
+fn levels_of_features_cannot_be_changed() {
+    let broker = Broker::start("features", &[]);
+    let mut client = Client::open(&broker);
+    let update = FeatureUpdateKey {
+        feature: "no.such.version".to_owned(),
+        max_version_level: 1,
+        ..FeatureUpdateKey::default()
+    };
+    let request = UpdateFeaturesRequest { feature_updates: vec![update], ..Default::default() };
+    let told = client.ask(1, &request);
+    assert_eq!(told.error_code, ErrorCode::None);
+    assert_eq!(told.results[0].error_code, ErrorCode::InvalidUpdateVersion);
+    assert_eq!(client.ask(2, &request).error_code, ErrorCode::InvalidUpdateVersion);
+    let nothing = UpdateFeaturesRequest::default();
+    assert_eq!(client.ask(2, &nothing).error_code, ErrorCode::None);
+}
