@@ -204,6 +204,10 @@ pub struct GroupSettings {
     pub initial_delay: Duration,
     /// `group.max.size`
     pub members_max: u32,
+    /// `group.consumer.session.timeout.ms`
+    pub consumer_session: Duration,
+    /// `group.consumer.heartbeat.interval.ms`
+    pub consumer_heartbeat: Duration,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_bytes_max: u32,
     /// `offsets.retention.minutes`
@@ -433,6 +437,12 @@ impl Config {
                 "must not be below group.min.session.timeout.ms".to_owned(),
             );
         }
+        if self.groups.consumer_session <= self.groups.consumer_heartbeat {
+            return contradiction(
+                "group.consumer.session.timeout.ms",
+                "must be above group.consumer.heartbeat.interval.ms".to_owned(),
+            );
+        }
         if u64::from(self.request_bytes_max) < batch + 64 * 1024 {
             return contradiction(
                 "socket.request.max.bytes",
@@ -492,6 +502,8 @@ impl GroupSettings {
             session_max: ms("group.max.session.timeout.ms"),
             initial_delay: ms("group.initial.rebalance.delay.ms"),
             members_max: layers.number("group.max.size"),
+            consumer_session: ms("group.consumer.session.timeout.ms"),
+            consumer_heartbeat: ms("group.consumer.heartbeat.interval.ms"),
             offset_metadata_bytes_max: layers.number("offset.metadata.max.bytes"),
             offsets_retention: Duration::from_mins(layers.number("offsets.retention.minutes")),
             expiry_interval: ms("offsets.retention.check.interval.ms"),

@@ -135,6 +135,12 @@ impl Shard {
                 self.handle_describe_groups(reply, request, times);
             }
             AnyRequest::DeleteGroups(request) => self.handle_delete_groups(reply, request, times),
+            AnyRequest::ConsumerGroupHeartbeat(request) => {
+                self.handle_consumer_group_heartbeat(reply, request, client_id, times);
+            }
+            AnyRequest::ConsumerGroupDescribe(request) => {
+                self.handle_consumer_group_describe(reply, request, times);
+            }
             AnyRequest::OffsetCommit(request) => self.handle_offset_commit(reply, request, times),
             AnyRequest::OffsetFetch(request) => self.handle_offset_fetch(reply, request, times),
             AnyRequest::OffsetDelete(request) => self.handle_offset_delete(reply, request, times),

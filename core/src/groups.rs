@@ -20,7 +20,7 @@ use tidemill_runtime::edge::Instant;
 use crate::api::Job;
 use crate::coordinator::record::{DecodeError, Record};
 use crate::coordinator::request::{Reply, Request};
-use crate::coordinator::{Append, Coordinator, Rules, partition_of};
+use crate::coordinator::{Append, Coordinator, Now, Rules, partition_of};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{
     GROUP_RECORD_BYTES_MAX, GROUPS_BYTES_MAX, NEW_MEMBER_WAIT_MS, OFFSETS_BATCH_BYTES_MAX,
@@ -91,6 +91,7 @@ impl Groups {
             initial_delay: groups.initial_delay,
             members_max: groups.members_max as usize,
             new_member_timeout: Duration::from_millis(NEW_MEMBER_WAIT_MS),
+            consumer_session: groups.consumer_session,
             record_bytes_max: GROUP_RECORD_BYTES_MAX,
             rewrite_bytes: settings.group_rewrite_bytes,
             offset_metadata_bytes_max: groups.offset_metadata_bytes_max as usize,
@@ -173,7 +174,8 @@ impl Shard {
         let has_room = self.groups.bytes < GROUPS_BYTES_MAX;
         let refused = match self.groups.coordinators.get_mut(&partition) {
             Some(Stage::Ready(coordinator)) => {
-                coordinator.request(request, reply_to, has_room, times);
+                let now = Now { times, image: &self.image };
+                coordinator.request(request, reply_to, has_room, now);
                 self.groups.touched.insert(partition);
                 return;
             }
@@ -212,7 +214,7 @@ impl Shard {
                 for (partition, stage) in &mut self.groups.coordinators {
                     // Those that are loading look for themselves what is gone.
                     if let Stage::Ready(coordinator) = stage {
-                        coordinator.topic_deleted(&name, times);
+                        coordinator.topic_deleted(&name, Now { times, image: &self.image });
                         self.groups.touched.insert(*partition);
                     }
                 }
@@ -284,8 +286,7 @@ impl Shard {
             return;
         };
         if let Some(Stage::Loading(mut coordinator)) = self.groups.coordinators.remove(&partition) {
-            let image = &self.image;
-            coordinator.loaded(bytes, times, |topic| image.topic_named(topic).is_some());
+            coordinator.loaded(bytes, Now { times, image: &self.image });
             if 0 < records {
                 let groups = coordinator.groups_count();
                 let partition = partition.partition.0;
@@ -364,11 +365,12 @@ impl Shard {
         };
         self.jobs.remove(id);
         let Some(coordinator) = self.groups.ready(partition) else { return };
+        let now = Now { times, image: &self.image };
         match answer {
             Answer::Appended { base_offset, .. } => {
-                coordinator.appended(number, base_offset, times);
+                coordinator.appended(number, base_offset, now);
             }
-            Answer::Refused { error, .. } => coordinator.refused(number, told(error), times),
+            Answer::Refused { error, .. } => coordinator.refused(number, told(error), now),
             other => unreachable!("an append is answered as such, not with {other:?}"),
         }
         self.groups.touched.insert(partition);
@@ -418,7 +420,7 @@ impl Shard {
             if let Stage::Ready(coordinator) = stage
                 && coordinator.next_deadline().is_some_and(|deadline| deadline <= times.now)
             {
-                coordinator.tick(times);
+                coordinator.tick(Now { times, image: &self.image });
                 self.groups.touched.insert(*partition);
                 ticked += 1;
             }

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use process::Broker;
+use tidemill_net::kafka::consumer_group_describe::ConsumerGroupDescribeRequest;
+use tidemill_net::kafka::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use tidemill_net::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
 use tidemill_net::kafka::delete_groups::DeleteGroupsRequest;
 use tidemill_net::kafka::describe_groups::DescribeGroupsRequest;
@@ -414,4 +416,67 @@ fn the_topic_of_groups_is_internal() {
     let mut told: Vec<_> = told.collect();
     told.sort_unstable();
     assert_eq!(told, [("__consumer_offsets", true), (TOPIC, false)]);
+}
+
+/// A group of the newer kind, as its members and tools see it: members name themselves from version
+/// 1 on, commits and fetches carry the epoch, and each kind is described by its own request.
+#[test]
+fn the_newer_kind_is_told_from_the_classic_one() {
+    let (_broker, mut wire, id) = scene("wire-newer");
+    let joins = ConsumerGroupHeartbeatRequest {
+        group_id: "newer".to_owned(),
+        rebalance_timeout_ms: 10_000,
+        subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
+        topic_partitions: Some(Vec::new()),
+        ..ConsumerGroupHeartbeatRequest::default()
+    };
+    assert_eq!(wire.ask(1, &joins).error_code, ErrorCode::InvalidRequest, "it has no name");
+    let joins = ConsumerGroupHeartbeatRequest { member_id: "m".to_owned(), ..joins };
+    let joined = wire.ask(1, &joins);
+    let share = &joined.assignment.as_ref().unwrap().topic_partitions[0];
+    assert_eq!((joined.member_epoch, share.topic_id, share.partitions.len()), (1, id, 2));
+    assert_eq!(joined.heartbeat_interval_ms, 5_000);
+
+    for (version, epoch, error) in [
+        (8, 1, ErrorCode::UnsupportedVersion),
+        (9, 1, ErrorCode::None),
+        (9, 0, ErrorCode::StaleMemberEpoch),
+    ] {
+        let request = OffsetCommitRequest {
+            group_id: "newer".to_owned(),
+            generation_id_or_member_epoch: epoch,
+            member_id: "m".to_owned(),
+            topics: vec![named(TOPIC, vec![offset(0, 1)])],
+            ..OffsetCommitRequest::default()
+        };
+        let told = wire.ask(version, &request).topics[0].partitions[0].error_code;
+        assert_eq!(told, error, "version {version}, epoch {epoch}");
+    }
+    for (epoch, error) in [(1, ErrorCode::None), (7, ErrorCode::StaleMemberEpoch)] {
+        let group = OffsetFetchRequestGroup {
+            member_id: Some("m".to_owned()),
+            member_epoch: epoch,
+            ..wanted("newer", None)
+        };
+        let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+        assert_eq!(wire.ask(9, &request).groups[0].error_code, error);
+    }
+
+    wire.join_alone("classic");
+    let groups = vec!["newer".to_owned(), "classic".to_owned()];
+    let request = ConsumerGroupDescribeRequest { group_ids: groups.clone(), ..Default::default() };
+    let newer = wire.ask(1, &request);
+    let told: Vec<(&str, ErrorCode)> =
+        newer.groups.iter().map(|g| (g.group_state.as_str(), g.error_code)).collect();
+    assert_eq!(told, [("Stable", ErrorCode::None), ("", ErrorCode::GroupIdNotFound)]);
+    let assigned = &newer.groups[0].members[0].assignment.topic_partitions[0];
+    assert_eq!((assigned.topic_name.as_str(), &assigned.partitions[..]), (TOPIC, &[0, 1][..]));
+    let request = DescribeGroupsRequest { groups, ..Default::default() };
+    let told: Vec<ErrorCode> =
+        wire.ask(6, &request).groups.iter().map(|group| group.error_code).collect();
+    assert_eq!(told, [ErrorCode::GroupIdNotFound, ErrorCode::None]);
+    let list =
+        ListGroupsRequest { types_filter: vec!["Consumer".to_owned()], ..Default::default() };
+    let listed = wire.ask(5, &list).groups;
+    assert_eq!((listed.len(), listed[0].group_type.as_str()), (1, "consumer"));
 }

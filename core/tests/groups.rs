@@ -17,6 +17,7 @@ use process::Broker;
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -56,7 +57,8 @@ type Member = BaseConsumer<Shares>;
 fn broker(name: &str) -> Broker {
     let settings = ["--shards", "2", "--set", "group.initial.rebalance.delay.ms=100"];
     let small = ["--set", "num.partitions=4", "--set", "group.min.session.timeout.ms=500"];
-    Broker::start(name, &[&settings[..], &small[..]].concat())
+    let newer = ["--set", "group.consumer.heartbeat.interval.ms=100"];
+    Broker::start(name, &[&settings[..], &small[..], &newer[..]].concat())
 }
 
 fn client(broker: &Broker) -> ClientConfig {
@@ -68,17 +70,30 @@ fn client(broker: &Broker) -> ClientConfig {
 }
 
 fn member(broker: &Broker, settings: &[(&str, &str)]) -> (Member, Shares) {
+    let own = [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "200")];
+    subscriber(broker, TOPIC, &[&own, settings].concat())
+}
+
+/// A member whose shares the broker makes (KIP-848).
+fn newer_member(broker: &Broker, settings: &[(&str, &str)]) -> (Member, Shares) {
+    subscriber(broker, TOPIC, &[&[("group.protocol", "consumer")], settings].concat())
+}
+
+fn subscriber(broker: &Broker, to: &str, settings: &[(&str, &str)]) -> (Member, Shares) {
     let shares = Shares::default();
     let mut config = client(broker);
     config.set("group.id", GROUP).set("enable.auto.commit", "false");
-    config.set("auto.offset.reset", "earliest").set("session.timeout.ms", "6000");
-    config.set("heartbeat.interval.ms", "200");
+    config.set("auto.offset.reset", "earliest");
     for (name, value) in settings {
         config.set(*name, *value);
     }
     let member: Member = config.create_with_context(shares.clone()).unwrap();
-    member.subscribe(&[TOPIC]).unwrap();
+    member.subscribe(&[to]).unwrap();
     (member, shares)
+}
+
+fn count(shares: &Shares) -> usize {
+    shares.mine.lock().unwrap().len()
 }
 
 /// Writes so many records, each with its number, to the partitions in turn.
@@ -102,7 +117,13 @@ fn poll_until(members: &[&Member], mut done: impl FnMut(usize, Option<OwnedMessa
     let start = Instant::now();
     loop {
         for (index, member) in members.iter().enumerate() {
-            let message = member.poll(Duration::from_millis(20));
+            let message = member.poll(Duration::from_millis(20)).filter(|message| {
+                // A broker that was killed is one that comes back.
+                let away =
+                    [RDKafkaErrorCode::BrokerTransportFailure, RDKafkaErrorCode::AllBrokersDown];
+                let Err(KafkaError::MessageConsumption(error)) = message else { return true };
+                !away.contains(error)
+            });
             let message = message.map(|message| message.unwrap().detach());
             if done(index, message) {
                 return;
@@ -153,10 +174,7 @@ fn two_members_share_and_one_takes_over() {
         let settings = [("group.id", strategy), ("partition.assignment.strategy", strategy)];
         let (first, of_first) = member(&broker, &settings);
         let (second, of_second) = member(&broker, &settings);
-        poll_until(&[&first, &second], |_, _| {
-            let count = |shares: &Shares| shares.mine.lock().unwrap().len();
-            count(&of_first) == 2 && count(&of_second) == 2
-        });
+        poll_until(&[&first, &second], |_, _| count(&of_first) == 2 && count(&of_second) == 2);
         let together: BTreeSet<i32> =
             &*of_first.mine.lock().unwrap() | &*of_second.mine.lock().unwrap();
         assert_eq!(together, (0..4).collect());
@@ -207,7 +225,6 @@ fn a_static_member_restarts_unnoticed() {
     write(&broker, 0..40);
     let (first, of_first) = member(&broker, &[("group.instance.id", "one")]);
     let (second, of_second) = member(&broker, &[("group.instance.id", "two")]);
-    let count = |shares: &Shares| shares.mine.lock().unwrap().len();
     poll_until(&[&first, &second], |_, _| count(&of_first) == 2 && count(&of_second) == 2);
     let had = of_second.mine.lock().unwrap().clone();
     let changes = of_first.changes.load(Ordering::SeqCst);
@@ -217,4 +234,73 @@ fn a_static_member_restarts_unnoticed() {
     poll_until(&[&first, &again], |_, _| count(&of_again) == 2);
     assert_eq!(*of_again.mine.lock().unwrap(), had);
     assert_eq!(of_first.changes.load(Ordering::SeqCst), changes, "nobody else was disturbed");
+}
+
+/// The same with members whose shares the broker makes: they share, the others take over what one
+/// leaves, and each goes on where the one before has committed, also after the broker was killed.
+#[test]
+fn members_of_the_newer_kind_share_and_go_on() {
+    let mut broker = broker("newer");
+    write(&broker, 0..40);
+    for assignor in ["uniform", "range"] {
+        let settings = [("group.id", assignor), ("group.remote.assignor", assignor)];
+        let (first, of_first) = newer_member(&broker, &settings);
+        read(&[&first], 0..40);
+        first.commit_consumer_state(CommitMode::Sync).unwrap();
+        let (second, of_second) = newer_member(&broker, &settings);
+        poll_until(&[&first, &second], |_, message| {
+            assert!(message.is_none(), "what was committed is not read again");
+            count(&of_first) == 2 && count(&of_second) == 2
+        });
+        drop(first);
+        poll_until(&[&second], |_, message| {
+            assert!(message.is_none(), "what was committed is not read again");
+            count(&of_second) == 4
+        });
+    }
+
+    let (reader, shares) = newer_member(&broker, &[]);
+    read(&[&reader], 0..40);
+    reader.commit_consumer_state(CommitMode::Sync).unwrap();
+    let changes = shares.changes.load(Ordering::SeqCst);
+    broker.kill();
+    broker.run();
+    write(&broker, 40..80);
+    read(&[&reader], 40..80);
+    reader.commit_consumer_state(CommitMode::Sync).unwrap();
+    assert_eq!(shares.changes.load(Ordering::SeqCst), changes, "it kept its share");
+    drop(reader);
+    write(&broker, 80..120);
+    let (last, _) = newer_member(&broker, &[]);
+    read(&[&last], 80..120);
+}
+
+/// A static member of the newer kind that restarts finds its partitions again.
+#[test]
+fn a_static_member_of_the_newer_kind_restarts_unnoticed() {
+    let broker = broker("newer-static");
+    write(&broker, 0..40);
+    let (first, of_first) = newer_member(&broker, &[("group.instance.id", "one")]);
+    let (second, of_second) = newer_member(&broker, &[("group.instance.id", "two")]);
+    poll_until(&[&first, &second], |_, _| count(&of_first) == 2 && count(&of_second) == 2);
+    let had = of_second.mine.lock().unwrap().clone();
+    let changes = of_first.changes.load(Ordering::SeqCst);
+    drop(second);
+
+    let (again, of_again) = newer_member(&broker, &[("group.instance.id", "two")]);
+    poll_until(&[&first, &again], |_, _| count(&of_again) == 2);
+    assert_eq!(*of_again.mine.lock().unwrap(), had);
+    assert_eq!(of_first.changes.load(Ordering::SeqCst), changes, "nobody else was disturbed");
+}
+
+/// Members subscribe to topics by a pattern that the broker reads, and one that cannot be read is
+/// told as such.
+#[test]
+fn a_pattern_is_the_brokers_to_read() {
+    let broker = broker("newer-pattern");
+    write(&broker, 0..40);
+    let settings = [("group.protocol", "consumer")];
+    let (reader, shares) = subscriber(&broker, "^sha.*", &settings);
+    read(&[&reader], 0..40);
+    assert_eq!(count(&shares), 4);
 }

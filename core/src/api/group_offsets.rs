@@ -86,6 +86,7 @@ impl Shard {
                 generation: request.generation_id_or_member_epoch,
             },
             unknown_group,
+            knows_epochs: GROUP_ID_NOT_FOUND_FROM <= reply.version,
             offsets,
         };
         let purpose = Purpose::Commit(request, known);
@@ -155,7 +156,12 @@ impl Shard {
                 request,
             };
             let (group, topics) = self.resolve(group, by_id);
-            let question = FetchOffsets { group: group.group_id.as_str().into(), topics };
+            let question = FetchOffsets {
+                group: group.group_id.as_str().into(),
+                topics,
+                member: group.request.member_id.as_deref().map(Arc::from),
+                epoch: group.request.member_epoch,
+            };
             if group.refused.is_none() {
                 let partition = self.partition_of_group(&group.group_id);
                 let question = Request::FetchOffsets(question);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_net::kafka::consumer_group_describe::ConsumerGroupDescribeRequest;
 use tidemill_net::kafka::delete_groups::{
     DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse,
 };
@@ -49,7 +50,7 @@ const NULL_PROTOCOL_FROM: i16 = 7;
 
 /// What a client may do with a group while there is no authorizer: read, delete, describe. Each is
 /// the bit of its number among Kafka's operations.
-const ALLOWED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+pub(super) const ALLOWED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
 
 /// A question for a coordinator that waits until there is one.
 pub struct Find {
@@ -73,6 +74,10 @@ pub enum Purpose {
     Describe(DescribeGroupsRequest),
     /// DeleteGroups.
     Delete(DeleteGroupsRequest),
+    /// See [`super::consumer_groups`].
+    ConsumerHeartbeat,
+    /// See [`super::consumer_groups`].
+    DescribeConsumers(ConsumerGroupDescribeRequest),
     /// See [`super::group_offsets`]. Partitions of which nothing could be asked have their error.
     Commit(OffsetCommitRequest, Vec<ErrorCode>),
     /// See [`super::group_offsets`].
@@ -173,8 +178,6 @@ impl Shard {
             return self.reply_message(reply, &JoinGroupResponse::failed(request.member_id, error));
         }
         let rebalance_timeout = milliseconds(request.rebalance_timeout_of(reply.version));
-        let client_id = client_id.unwrap_or_default();
-        let client_id = &client_id[..client_id.floor_char_boundary(CLIENT_ID_BYTES_IN_GROUP)];
         let protocols = request
             .protocols
             .into_iter()
@@ -183,7 +186,7 @@ impl Shard {
             group: request.group_id.into(),
             member: request.member_id.into(),
             instance: request.group_instance_id.map(Arc::from),
-            client_id: client_id.into(),
+            client_id: kept_client_id(client_id),
             client_host: self.client_host(reply),
             session_timeout,
             rebalance_timeout,
@@ -196,7 +199,7 @@ impl Shard {
     }
 
     /// Where a client comes from, as Java writes an address.
-    fn client_host(&mut self, reply: ReplyForm) -> Arc<str> {
+    pub(super) fn client_host(&mut self, reply: ReplyForm) -> Arc<str> {
         let connection = self.connection_mut(reply.slot.connection);
         connection.map_or_else(|| "/".into(), |c| format!("/{}", c.client.ip()).into())
     }
@@ -400,6 +403,13 @@ impl Shard {
                 let response = DeleteGroupsResponse { results, ..Default::default() };
                 self.reply_message(reply, &response);
             }
+            Purpose::ConsumerHeartbeat => {
+                let answer = first();
+                self.finish_consumer_heartbeat(reply, answer);
+            }
+            Purpose::DescribeConsumers(request) => {
+                self.finish_describe_consumers(reply, request, answers);
+            }
             Purpose::Commit(request, known) => {
                 self.finish_commit(reply, request, &known, answers.next());
             }
@@ -531,7 +541,13 @@ pub(super) fn is_group_name(name: &str) -> bool {
     (1..=GROUP_NAME_BYTES_MAX).contains(&name.len())
 }
 
-fn names_fit(names: &[&str]) -> bool {
+/// What is kept of what a client calls itself.
+pub(super) fn kept_client_id(client_id: Option<&str>) -> Arc<str> {
+    let client_id = client_id.unwrap_or_default();
+    client_id[..client_id.floor_char_boundary(CLIENT_ID_BYTES_IN_GROUP)].into()
+}
+
+pub(super) fn names_fit(names: &[&str]) -> bool {
     names.iter().all(|name| name.len() <= GROUP_NAME_BYTES_MAX)
 }
 

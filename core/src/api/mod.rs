@@ -7,6 +7,7 @@
 pub mod acls;
 pub mod cluster;
 pub mod configs;
+pub mod consumer_groups;
 pub mod fetch;
 pub mod fetch_session;
 pub mod group_offsets;

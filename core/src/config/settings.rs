@@ -313,6 +313,18 @@ pub static SETTINGS: &[Setting] = &[
         "How many members a group may have.",
     ),
     setting(
+        "group.consumer.session.timeout.ms",
+        millis(1, I32_MAX),
+        "45000",
+        "How long a member of a group of the newer kind (group.protocol=consumer) may be silent.",
+    ),
+    setting(
+        "group.consumer.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "5000",
+        "How often members of such a group are asked to say that they live.",
+    ),
+    setting(
         "offset.metadata.max.bytes",
         bytes(0, limits::OFFSET_METADATA_BYTES_MAX as i64),
         "4096",

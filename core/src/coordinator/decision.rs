@@ -8,14 +8,25 @@
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
+use tidemill_replication::metadata::Image;
 
 use super::Rules;
+use super::consumer::Consumer;
 use super::record::Record;
 use super::request::{Joined, MemberId, Reply, Synced};
 use super::timers::Timers;
 use crate::job::ReplyTo;
 use crate::partition::Times;
 use crate::random::Random;
+
+/// The time, and the topics there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Now<'a> {
+    /// What the clocks show.
+    pub times: Times,
+    /// The cluster's metadata.
+    pub image: &'a Image,
+}
 
 /// What a group does if its records could not be written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,6 +42,7 @@ pub(super) enum IfRefused {
 pub(super) struct Decision<'a> {
     pub(super) group: &'a Arc<str>,
     pub(super) times: Times,
+    pub(super) image: &'a Image,
     pub(super) rules: &'a Rules,
     pub(super) timers: &'a mut Timers,
     pub(super) random: &'a mut Random,
@@ -44,6 +56,10 @@ pub(super) struct Outcome {
     pub(super) records: Vec<Record>,
     pub(super) blocks: bool,
     pub(super) if_refused: IfRefused,
+    /// What the group is once the records are durable, if it is of the newer kind.
+    pub(super) becomes: Option<Box<Consumer>>,
+    /// The group is gone once the records are durable.
+    pub(super) ends: bool,
 }
 
 impl Decision<'_> {
@@ -67,9 +83,16 @@ impl Decision<'_> {
 
     /// A new name for a member: what it calls itself, and what makes it the only one of its name.
     pub(super) fn name_member(&mut self, called: &str) -> MemberId {
-        let id = self.random.uuid();
-        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-        format!("{called}-{}", parts.join("-")).into()
+        format!("{called}-{}", self.uuid()).into()
+    }
+
+    /// A new name for a member that calls itself nothing.
+    pub(super) fn name_consumer(&mut self) -> MemberId {
+        self.uuid().into()
+    }
+
+    fn uuid(&mut self) -> String {
+        let hex: String = self.random.uuid().iter().map(|byte| format!("{byte:02x}")).collect();
+        [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
     }
 }

@@ -25,8 +25,11 @@
 //!
 //! Start reading at [`Coordinator::request`]; then `classic.rs` for what a group does.
 
+pub mod assignment;
 mod classic;
+mod consumer;
 mod decision;
+mod group;
 mod member;
 pub mod offsets;
 pub mod record;
@@ -43,16 +46,16 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp};
 use tidemill_runtime::edge::Instant;
 
-use self::classic::Classic;
+pub use self::decision::Now;
+
 use self::decision::{Decision, IfRefused, Outcome};
-use self::offsets::Offsets;
-use self::record::{GroupState, Record};
-use self::request::{ByTopic, FetchOffsets, Joined, List, Listed, Reply, Request, Synced};
+use self::group::{Event, Group};
+use self::record::Record;
+use self::request::{ByTopic, FetchOffsets, List, Listed, Reply, Request};
 use self::rewrite::{Rewrite, Turn};
-use self::timers::{Alarm, TimerId, Timers};
+use self::timers::Timers;
 use crate::job::ReplyTo;
 use crate::limits::{GROUP_APPEND_BYTES, GROUPS_EXPIRED_PER_TURN, GROUPS_PER_PARTITION_MAX};
-use crate::partition::Times;
 use crate::random::Random;
 
 /// The times and bounds that the node's settings give to its groups.
@@ -64,6 +67,8 @@ pub struct Rules {
     pub members_max: usize,
     /// How long a member that does not know its name may wait for the others.
     pub new_member_timeout: Duration,
+    /// `group.consumer.session.timeout.ms`
+    pub consumer_session: Duration,
     /// The largest record about one group.
     pub record_bytes_max: usize,
     /// The log is written anew when so much was written, or four times what there is.
@@ -89,7 +94,7 @@ pub fn partition_of(group: &str, partitions: i32) -> i32 {
 pub struct Coordinator {
     rules: Arc<Rules>,
     random: Random,
-    groups: BTreeMap<Arc<str>, Entry>,
+    groups: BTreeMap<Arc<str>, Group>,
     timers: Timers,
     replies: Vec<(ReplyTo, Reply)>,
     /// Decided, not yet handed out to be appended.
@@ -107,28 +112,6 @@ pub struct Coordinator {
     log_bytes: usize,
     rewrite: Option<Rewrite>,
     trim_to: Option<Offset>,
-}
-
-/// One group.
-#[derive(Default)]
-struct Entry {
-    classic: Classic,
-    offsets: Offsets,
-    /// What is remembered of it beside its offsets.
-    remembered: Option<Box<GroupState>>,
-    /// Writes that have not ended.
-    writes: usize,
-    /// Its membership is being written: everything waits.
-    is_blocked: bool,
-    waiting: VecDeque<Event>,
-}
-
-/// Something that happens to a group.
-enum Event {
-    Asked(Request, ReplyTo),
-    Rang(TimerId, Alarm),
-    Expire,
-    TopicDeleted(Arc<str>),
 }
 
 /// The records of one decision.
@@ -155,37 +138,6 @@ pub struct Append {
     pub number: u64,
     /// The batch.
     pub batch: BytesMut,
-}
-
-impl Event {
-    /// Whether nothing of the group may be on its way to the disk when it happens: what it does
-    /// depends on all that will be there.
-    fn wants_quiet(&self) -> bool {
-        match self {
-            Self::Asked(request, _) => {
-                matches!(request, Request::Delete { .. } | Request::DeleteOffsets(_))
-            }
-            Self::Expire | Self::TopicDeleted(_) => true,
-            Self::Rang(..) => false,
-        }
-    }
-}
-
-impl Entry {
-    /// Whether nothing of it is left to keep.
-    fn is_vacant(&self) -> bool {
-        let remembered = self.remembered.is_some() || !self.offsets.is_empty();
-        let under_way = 0 < self.writes || !self.waiting.is_empty();
-        !remembered && !under_way && self.classic.is_vacant()
-    }
-
-    fn may_happen(&self, event: &Event) -> bool {
-        !self.is_blocked && (self.writes == 0 || !event.wants_quiet())
-    }
-
-    fn bytes(&self) -> isize {
-        self.classic.bytes() as isize
-    }
 }
 
 impl Coordinator {
@@ -216,52 +168,41 @@ impl Coordinator {
     pub fn replay(&mut self, record: Record) {
         let group = Arc::clone(record.group());
         let entry = self.groups.entry(Arc::clone(&group)).or_default();
-        self.bytes -= entry.bytes();
-        match record {
-            Record::Group { state, .. } => {
-                entry.remembered = Some(Box::new(state.clone()));
-                entry.classic = Classic::from_state(state);
-            }
-            Record::GroupRemoved { .. } => {
-                entry.classic = Classic::default();
-                entry.remembered = None;
-            }
-            offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
-                self.bytes += entry.offsets.apply(offset);
-            }
-        }
-        self.bytes += entry.bytes();
+        let before = entry.bytes();
+        entry.replay(record);
+        self.bytes += entry.bytes() - before;
         if entry.is_vacant() {
             self.groups.remove(&group);
         }
     }
 
-    /// All records were replayed, from a log of so many bytes: from now on members are expected to speak up. Offsets of topics
-    /// that are gone go too; a crash may have come before that was written.
-    pub fn loaded(&mut self, log_bytes: usize, times: Times, exists: impl Fn(&str) -> bool) {
+    /// All records were replayed, from a log of so many bytes: from now on members are expected to
+    /// speak up. Offsets of topics that are gone go too; a crash may have come before that was
+    /// written.
+    pub fn loaded(&mut self, log_bytes: usize, now: Now<'_>) {
         self.log_bytes = log_bytes;
         let names: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group in &names {
-            self.decide(group, times, |entry, decision| entry.classic.loaded(decision));
+            self.decide(group, now, Group::loaded);
         }
         let mut gone: Vec<Arc<str>> = Vec::new();
-        for entry in self.groups.values() {
-            let topics = entry.offsets.topics().map(|(topic, _)| topic);
-            gone.extend(topics.filter(|topic| !exists(topic)).cloned());
+        for group in self.groups.values() {
+            let topics = group.offsets.topics().map(|(topic, _)| topic);
+            gone.extend(topics.filter(|topic| now.image.topic_named(topic).is_none()).cloned());
         }
         gone.sort_unstable();
         gone.dedup();
         for topic in gone {
-            self.topic_deleted(&topic, times);
+            self.topic_deleted(&topic, now);
         }
-        self.expiry_at = times.now.after(self.rules.expiry_interval);
+        self.expiry_at = now.times.now.after(self.rules.expiry_interval);
     }
 
     // What happens.
 
     /// Something is asked. The answer comes out of [`Coordinator::take_replies`], at once or when
     /// it is durable, or when others have done their part. Without `has_room` nothing new is kept.
-    pub fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, times: Times) {
+    pub fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, now: Now<'_>) {
         if let Some(error) = self.closed {
             return self.replies.push((reply_to, Reply::Refused(error)));
         }
@@ -272,37 +213,37 @@ impl Coordinator {
         };
         if let Request::FetchOffsets(fetch) = &request {
             // What is there is durable; what is on its way was promised to nobody.
-            let offsets = self.fetch_offsets(fetch);
-            return self.replies.push((reply_to, Reply::Offsets(offsets)));
+            let reply = self.fetch_offsets(fetch);
+            return self.replies.push((reply_to, reply));
         }
-        if !has_room && grows(&request) {
+        if !has_room && request.grows() {
             return self
                 .replies
                 .push((reply_to, Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
         }
         if !self.groups.contains_key(&group) {
-            if !makes_group(&request) {
-                return self.replies.push((reply_to, unknown_group(&request)));
+            if !request.makes_group() {
+                return self.replies.push((reply_to, request.of_unknown_group()));
             }
             if GROUPS_PER_PARTITION_MAX <= self.groups.len() {
                 let error = ErrorCode::CoordinatorNotAvailable;
                 return self.replies.push((reply_to, Reply::Refused(error)));
             }
-            self.groups.insert(Arc::clone(&group), Entry::default());
+            self.groups.insert(Arc::clone(&group), Group::default());
         }
-        self.happens(&group, Event::Asked(request, reply_to), times);
+        self.happens(&group, Event::Asked(request, reply_to), now);
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, times: Times) {
+    pub fn tick(&mut self, now: Now<'_>) {
         if self.closed.is_some() {
             return;
         }
-        while let Some((id, group, alarm)) = self.timers.pop(times.now) {
-            self.happens(&group, Event::Rang(id, alarm), times);
+        while let Some((id, group, alarm)) = self.timers.pop(now.times.now) {
+            self.happens(&group, Event::Rang(id, alarm), now);
         }
-        if self.expiry_at <= times.now {
-            self.expire_some(times);
+        if self.expiry_at <= now.times.now {
+            self.expire_some(now);
         }
     }
 
@@ -315,12 +256,12 @@ impl Coordinator {
 
     /// A topic is gone: nobody will ask for its offsets, and a new one of its name must not find
     /// them.
-    pub fn topic_deleted(&mut self, topic: &Arc<str>, times: Times) {
-        let has = |entry: &Entry| entry.offsets.topics().any(|(name, _)| name == topic);
+    pub fn topic_deleted(&mut self, topic: &Arc<str>, now: Now<'_>) {
+        let has = |entry: &Group| entry.offsets.topics().any(|(name, _)| name == topic);
         let concerned = self.groups.iter().filter(|(_, entry)| has(entry) || 0 < entry.writes);
         let concerned: Vec<Arc<str>> = concerned.map(|(group, _)| Arc::clone(group)).collect();
         for group in concerned {
-            self.happens(&group, Event::TopicDeleted(Arc::clone(topic)), times);
+            self.happens(&group, Event::TopicDeleted(Arc::clone(topic)), now);
         }
     }
 
@@ -330,13 +271,7 @@ impl Coordinator {
         self.closed = Some(error);
         self.timers = Timers::default();
         for entry in self.groups.values_mut() {
-            let mut waiting = entry.classic.take_waiting();
-            for event in entry.waiting.drain(..) {
-                if let Event::Asked(_, reply_to) = event {
-                    waiting.push(reply_to);
-                }
-            }
-            let refused = waiting.into_iter().map(|to| (to, Reply::Refused(error)));
+            let refused = entry.take_waiting().into_iter().map(|to| (to, Reply::Refused(error)));
             self.replies.extend(refused);
         }
     }
@@ -384,42 +319,33 @@ impl Coordinator {
     }
 
     /// A batch is durable, and begins at this offset.
-    pub fn appended(&mut self, number: u64, base_offset: Offset, times: Times) {
+    pub fn appended(&mut self, number: u64, base_offset: Offset, now: Now<'_>) {
         let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
         if is_rewrite {
             self.rewritten(base_offset);
         }
         self.begin_rewrite_if_due();
-        for write in writes {
-            let Write { group, records, outcome, .. } = write;
-            let mut is_removed = false;
+        for Write { group, records, outcome, .. } in writes {
+            let Outcome { replies, blocks, becomes, ends, .. } = outcome;
             if let Some(entry) = self.groups.get_mut(&group) {
-                entry.writes -= 1;
-                entry.is_blocked &= !outcome.blocks;
-                for record in records {
-                    match record {
-                        Record::Group { state, .. } => entry.remembered = Some(Box::new(state)),
-                        Record::GroupRemoved { .. } => is_removed = true,
-                        offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
-                            self.bytes += entry.offsets.apply(offset);
-                        }
-                    }
-                }
+                let before = entry.bytes();
+                entry.written(blocks);
+                entry.have_happened(records, becomes, &mut self.timers);
+                self.bytes += entry.bytes() - before;
             }
-            self.replies.extend(outcome.replies);
-            if is_removed {
-                self.remove(&group, times);
+            self.replies.extend(replies);
+            if ends {
+                self.remove(&group, now);
             } else {
-                self.go_on(&group, times);
+                self.go_on(&group, now);
             }
         }
     }
 
     /// A batch was not appended, and never will be.
-    pub fn refused(&mut self, number: u64, error: ErrorCode, times: Times) {
-        let Some(Flight { writes: mut failed, is_rewrite, .. }) = self.landed(number) else {
-            return;
-        };
+    pub fn refused(&mut self, number: u64, error: ErrorCode, now: Now<'_>) {
+        let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
+        let mut failed = writes;
         if is_rewrite {
             self.rewrite = None;
         }
@@ -427,20 +353,16 @@ impl Coordinator {
         if self.unsent.front().is_some_and(|write| 0 < write.sent) {
             failed.extend(self.unsent.pop_front());
         }
-        for write in failed {
-            let Write { group, outcome, .. } = write;
-            let refused = outcome.replies.into_iter().map(|(to, _)| (to, Reply::Refused(error)));
-            self.replies.extend(refused);
+        for Write { group, outcome, .. } in failed {
+            let Outcome { replies, blocks, if_refused, .. } = outcome;
+            self.replies.extend(replies.into_iter().map(|(to, _)| (to, Reply::Refused(error))));
             if let Some(entry) = self.groups.get_mut(&group) {
-                entry.writes -= 1;
-                entry.is_blocked &= !outcome.blocks;
+                entry.written(blocks);
             }
-            if outcome.if_refused == IfRefused::Rebalance {
-                self.decide(&group, times, |entry, decision| {
-                    entry.classic.share_out_failed(decision)
-                });
+            if if_refused == IfRefused::Rebalance {
+                self.decide(&group, now, Group::share_out_failed);
             }
-            self.go_on(&group, times);
+            self.go_on(&group, now);
         }
     }
 
@@ -467,52 +389,36 @@ impl Coordinator {
     // Deciding.
 
     /// Lets something happen to a group, now or when what it waits for is over.
-    fn happens(&mut self, group: &Arc<str>, event: Event, times: Times) {
+    fn happens(&mut self, group: &Arc<str>, event: Event, now: Now<'_>) {
         let Some(entry) = self.groups.get_mut(group) else { return };
-        if !entry.waiting.is_empty() || !entry.may_happen(&event) {
-            return entry.waiting.push_back(event);
+        if let Some(event) = entry.queue(event) {
+            self.decide(group, now, |entry, decision| entry.happen(event, decision));
+            self.go_on(group, now);
         }
-        self.happen(group, event, times);
-        self.go_on(group, times);
     }
 
     /// Lets happen what has waited, and forgets a group of which nothing is left.
-    fn go_on(&mut self, group: &Arc<str>, times: Times) {
-        while let Some(entry) = self.groups.get_mut(group)
-            && entry.waiting.front().is_some_and(|event| entry.may_happen(event))
-        {
-            let event = entry.waiting.pop_front().expect("just seen");
-            self.happen(group, event, times);
+    fn go_on(&mut self, group: &Arc<str>, now: Now<'_>) {
+        while let Some(event) = self.groups.get_mut(group).and_then(Group::next_event) {
+            self.decide(group, now, |entry, decision| entry.happen(event, decision));
         }
-        if self.groups.get(group).is_some_and(Entry::is_vacant) {
-            self.remove(group, times);
+        if self.groups.get(group).is_some_and(Group::is_vacant) {
+            self.remove(group, now);
         }
-    }
-
-    fn happen(&mut self, group: &Arc<str>, event: Event, times: Times) {
-        self.decide(group, times, |entry, decision| match event {
-            Event::Asked(request, reply_to) => entry.answer(request, reply_to, decision),
-            Event::Rang(id, Alarm::Join) => entry.classic.join_time_is_over(id, decision),
-            Event::Rang(id, Alarm::Sync) => entry.classic.sync_time_is_over(id, decision),
-            Event::Rang(id, Alarm::Session(member)) => {
-                entry.classic.session_is_over(id, &member, decision);
-            }
-            Event::Expire => entry.expire(decision),
-            Event::TopicDeleted(topic) => entry.topic_deleted(&topic, decision),
-        });
     }
 
     fn decide(
         &mut self,
         group: &Arc<str>,
-        times: Times,
-        decide: impl FnOnce(&mut Entry, &mut Decision<'_>),
+        now: Now<'_>,
+        decide: impl FnOnce(&mut Group, &mut Decision<'_>),
     ) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         let before = entry.bytes();
         let mut decision = Decision {
             group,
-            times,
+            times: now.times,
+            image: now.image,
             rules: &self.rules,
             timers: &mut self.timers,
             random: &mut self.random,
@@ -525,20 +431,18 @@ impl Coordinator {
             self.replies.append(&mut outcome.replies);
             return;
         }
-        entry.writes += 1;
-        entry.is_blocked |= outcome.blocks;
+        entry.writing(outcome.blocks);
         let records = std::mem::take(&mut outcome.records);
         self.unsent.push_back(Write { group: Arc::clone(group), records, sent: 0, outcome });
     }
 
     /// Forgets a group; what waits for it finds none, or makes a new one.
-    fn remove(&mut self, group: &Arc<str>, times: Times) {
-        let Some(mut entry) = self.groups.remove(group) else { return };
-        self.bytes -= entry.bytes() + entry.offsets.bytes();
-        entry.classic.end(&mut self.timers);
-        for event in entry.waiting {
+    fn remove(&mut self, group: &Arc<str>, now: Now<'_>) {
+        let Some(entry) = self.groups.remove(group) else { return };
+        self.bytes -= entry.bytes();
+        for event in entry.end(&mut self.timers) {
             if let Event::Asked(request, reply_to) = event {
-                self.request(request, reply_to, true, times);
+                self.request(request, reply_to, true, now);
             }
         }
     }
@@ -549,15 +453,19 @@ impl Coordinator {
         let wanted = |filter: &[String], is: &str| {
             filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(is))
         };
-        let listed = self.groups.iter().map(|(group, entry)| entry.classic.listed(group));
+        let listed = self.groups.iter().map(|(group, entry)| entry.listed(group));
         listed
             .filter(|one| wanted(&list.states, one.state) && wanted(&list.types, one.kind))
             .collect()
     }
 
-    fn fetch_offsets(&self, fetch: &FetchOffsets) -> ByTopic<(i32, Option<offsets::Committed>)> {
-        let offsets = self.groups.get(&fetch.group).map(|entry| &entry.offsets);
-        match (&fetch.topics, offsets) {
+    fn fetch_offsets(&self, fetch: &FetchOffsets) -> Reply {
+        let group = self.groups.get(&fetch.group);
+        if let Some(Err(error)) = group.map(|group| group.check_fetch(fetch)) {
+            return Reply::Refused(error);
+        }
+        let offsets = group.map(|group| &group.offsets);
+        let found: ByTopic<(i32, Option<offsets::Committed>)> = match (&fetch.topics, offsets) {
             (None, None) => Vec::new(),
             (None, Some(offsets)) => {
                 let topics = offsets.topics().map(|(topic, partitions)| {
@@ -576,13 +484,14 @@ impl Coordinator {
                 });
                 topics.collect()
             }
-        }
+        };
+        Reply::Offsets(found)
     }
 
     // Expiring.
 
     /// Looks for offsets that nobody uses any more, at some groups at a time.
-    fn expire_some(&mut self, times: Times) {
+    fn expire_some(&mut self, now: Now<'_>) {
         use std::ops::Bound;
         let from = match self.expiry_after.take() {
             Some(last) => Bound::Excluded(last),
@@ -591,142 +500,13 @@ impl Coordinator {
         let some = self.groups.range((from, Bound::Unbounded)).take(GROUPS_EXPIRED_PER_TURN);
         let some: Vec<Arc<str>> = some.map(|(group, _)| Arc::clone(group)).collect();
         for group in &some {
-            self.happens(group, Event::Expire, times);
+            self.happens(group, Event::Expire, now);
         }
         if some.len() == GROUPS_EXPIRED_PER_TURN {
             self.expiry_after = some.last().cloned();
         } else {
-            self.expiry_at = times.now.after(self.rules.expiry_interval);
+            self.expiry_at = now.times.now.after(self.rules.expiry_interval);
         }
-    }
-}
-
-impl Entry {
-    fn answer(&mut self, request: Request, reply_to: ReplyTo, decision: &mut Decision<'_>) {
-        let reply = match request {
-            Request::Join(join) => return self.classic.join(&join, reply_to, decision),
-            Request::Sync(sync) => return self.classic.sync(&sync, reply_to, decision),
-            Request::Heartbeat(heartbeat) => {
-                Reply::Alive(self.classic.heartbeat(&heartbeat, decision))
-            }
-            Request::Leave(leave) => Reply::Left(self.classic.leave(&leave, decision)),
-            Request::Commit(commit) => match self.classic.check_commit(&commit, decision) {
-                Err(error) => Reply::Refused(error),
-                Ok(()) => Reply::Committed(commit_offsets(commit.offsets, decision)),
-            },
-            Request::DeleteOffsets(delete) => match self.classic.check_delete_offsets() {
-                Err(error) => Reply::Refused(error),
-                Ok(()) => Reply::OffsetsDeleted(self.delete_offsets(&delete.topics, decision)),
-            },
-            Request::Describe { .. } => Reply::Described(Some(Box::new(self.classic.describe()))),
-            Request::Delete { .. } => Reply::Deleted(self.delete(decision)),
-            Request::FetchOffsets(_) | Request::List(_) => unreachable!("answered before"),
-        };
-        decision.reply(reply_to, reply);
-    }
-
-    fn delete_offsets(
-        &self,
-        topics: &[(Arc<str>, Vec<i32>)],
-        decision: &mut Decision<'_>,
-    ) -> Vec<ErrorCode> {
-        let mut results = Vec::new();
-        for (topic, partitions) in topics {
-            if self.classic.reads(topic) {
-                results.push(ErrorCode::GroupSubscribedToTopic);
-                continue;
-            }
-            let known = partitions.iter().filter(|p| self.offsets.get(topic, **p).is_some());
-            let removed = known.map(|p| offsets::removed(decision.group, topic, *p));
-            decision.outcome.records.extend(removed);
-            results.push(ErrorCode::None);
-        }
-        results
-    }
-
-    fn delete(&self, decision: &mut Decision<'_>) -> ErrorCode {
-        if !self.classic.is_empty() {
-            return ErrorCode::NonEmptyGroup;
-        }
-        self.forget(self.offsets.remove_all(decision.group), decision);
-        ErrorCode::None
-    }
-
-    /// Writes that the group is gone, and its last offsets with it.
-    fn forget(&self, offsets: Vec<Record>, decision: &mut Decision<'_>) {
-        decision.outcome.records.extend(offsets);
-        let group = Arc::clone(decision.group);
-        decision.write_and_block(Record::GroupRemoved { group });
-    }
-
-    /// Forgets what was unused for too long; a group with nothing left is gone.
-    fn expire(&self, decision: &mut Decision<'_>) {
-        let Some(unused) = self.classic.unused_since() else { return };
-        let Decision { group, times, rules, .. } = &decision;
-        let is_read = |topic: &str| self.classic.reads(topic);
-        let retention_ms = rules.offsets_retention_ms;
-        let over = self.offsets.expire(group, unused, is_read, times.wall_ms, retention_ms);
-        if over.len() == self.offsets.count() && self.classic.is_vacant() {
-            self.forget(over, decision);
-        } else {
-            decision.outcome.records.extend(over);
-        }
-    }
-
-    fn topic_deleted(&self, topic: &Arc<str>, decision: &mut Decision<'_>) {
-        let of_topic = self.offsets.iter().filter(|(name, _, _)| *name == topic);
-        let removed = of_topic.map(|(_, partition, _)| (partition, topic));
-        let removed =
-            removed.map(|(partition, topic)| offsets::removed(decision.group, topic, partition));
-        decision.outcome.records.extend(removed);
-    }
-}
-
-/// Writes the offsets that may be kept, and tells of each how it went.
-fn commit_offsets(
-    offsets: Vec<(Arc<str>, i32, offsets::Committed)>,
-    decision: &mut Decision<'_>,
-) -> Vec<ErrorCode> {
-    let mut results = Vec::with_capacity(offsets.len());
-    for (topic, partition, committed) in offsets {
-        if decision.rules.offset_metadata_bytes_max < committed.metadata.len() {
-            results.push(ErrorCode::OffsetMetadataTooLarge);
-            continue;
-        }
-        let group = Arc::clone(decision.group);
-        decision.outcome.records.push(Record::Offset { group, topic, partition, committed });
-        results.push(ErrorCode::None);
-    }
-    results
-}
-
-/// Whether a request may lead to something new being kept.
-fn grows(request: &Request) -> bool {
-    matches!(request, Request::Join(_) | Request::Commit(_))
-}
-
-/// Whether a request makes its group if there is none.
-fn makes_group(request: &Request) -> bool {
-    match request {
-        Request::Join(join) => join.member.is_empty(),
-        Request::Commit(commit) => commit.who.generation < 0,
-        _ => false,
-    }
-}
-
-/// What is answered about a group that does not exist.
-fn unknown_group(request: &Request) -> Reply {
-    let unknown = ErrorCode::UnknownMemberId;
-    match request {
-        Request::Join(join) => Reply::Joined(Box::new(Joined::refused(unknown, &join.member))),
-        Request::Sync(_) => Reply::Synced(Box::new(Synced::refused(unknown))),
-        Request::Heartbeat(_) => Reply::Alive(unknown),
-        Request::Leave(leave) => Reply::Left(vec![unknown; leave.members.len()]),
-        Request::Commit(commit) => Reply::Refused(commit.unknown_group),
-        Request::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
-        Request::Describe { .. } => Reply::Described(None),
-        Request::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
-        Request::FetchOffsets(_) | Request::List(_) => unreachable!("answered before"),
     }
 }
 

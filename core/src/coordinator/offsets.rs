@@ -61,23 +61,21 @@ impl Offsets {
     /// Those behind a place, in the order of topics and partitions.
     pub fn after(
         &self,
-        place: Option<&(Arc<str>, i32)>,
+        place: Option<(Arc<str>, i32)>,
     ) -> impl Iterator<Item = (&Arc<str>, i32, &Committed)> {
-        let (topic, partition) = match place {
-            Some((topic, partition)) => (Bound::Included(topic), Some(*partition)),
-            None => (Bound::Unbounded, None),
+        let from = match &place {
+            Some((topic, _)) => Bound::Included(Arc::clone(topic)),
+            None => Bound::Unbounded,
         };
-        let begun = place.map(|(topic, _)| topic);
-        self.by_topic.range::<Arc<str>, _>((topic, Bound::Unbounded)).flat_map(
-            move |(topic, partitions)| {
-                let from = match partition.filter(|_| begun == Some(topic)) {
-                    Some(last) => Bound::Excluded(last),
-                    None => Bound::Unbounded,
-                };
-                let rest = partitions.range((from, Bound::Unbounded));
-                rest.map(move |(partition, committed)| (topic, *partition, committed))
-            },
-        )
+        let topics = self.by_topic.range::<Arc<str>, _>((from, Bound::Unbounded));
+        topics.flat_map(move |(topic, partitions)| {
+            let from = match &place {
+                Some((begun, last)) if begun == topic => Bound::Excluded(*last),
+                _ => Bound::Unbounded,
+            };
+            let rest = partitions.range((from, Bound::Unbounded));
+            rest.map(move |(partition, committed)| (topic, *partition, committed))
+        })
     }
 
     /// All there are, topic by topic.
@@ -119,13 +117,8 @@ impl Offsets {
                 }
                 -size_of_offset(&old)
             }
-            Record::Group { .. } | Record::GroupRemoved { .. } => 0,
+            Record::Group { .. } | Record::GroupRemoved { .. } | Record::Consumer { .. } => 0,
         }
-    }
-
-    /// What they take in memory.
-    pub fn bytes(&self) -> isize {
-        self.iter().map(|(_, _, committed)| size_of_offset(committed)).sum()
     }
 
     /// The records that forget everything.

@@ -1,7 +1,7 @@
 //! What a coordinator remembers, as records of `__consumer_offsets` in Kafka's own format.
 //!
 //! ```text
-//! key     version: i16 | fields        which thing: an offset (1), a group (2)
+//! key     version: i16 | fields        which thing: an offset (1), a group (2; 3 to 8 of the newer kind)
 //! value   version: i16 | fields        how it is now; none: it is gone
 //! ```
 //!
@@ -11,7 +11,11 @@
 //!
 //! Start reading at [`Record`].
 
+mod consumer;
+
 use std::sync::Arc;
+
+pub use consumer::{ConsumerRecord, Current, State, Subscription};
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::cursor::{Reader, WireError, Writer};
@@ -61,6 +65,13 @@ pub enum Record {
     GroupRemoved {
         /// Which group.
         group: Arc<str>,
+    },
+    /// Something about a group of the newer kind.
+    Consumer {
+        /// Which group.
+        group: Arc<str>,
+        /// What has changed.
+        change: ConsumerRecord,
     },
 }
 
@@ -143,7 +154,8 @@ impl Record {
             Self::Offset { group, .. }
             | Self::OffsetRemoved { group, .. }
             | Self::Group { group, .. }
-            | Self::GroupRemoved { group } => group,
+            | Self::GroupRemoved { group }
+            | Self::Consumer { group, .. } => group,
         }
     }
 
@@ -163,10 +175,17 @@ impl Record {
                 out.i16(GROUP_KEY);
                 out.string(group, false);
             }
+            Self::Consumer { group, change } => {
+                let (number, member) = change.key();
+                out.i16(number);
+                out.string(group, false);
+                member.iter().for_each(|member| out.string(member, false));
+            }
         }
         let value = match self {
             Self::Offset { committed, .. } => Some(encode_offset(committed)),
             Self::Group { state, .. } => Some(encode_group(state)),
+            Self::Consumer { change, .. } => change.value(),
             Self::OffsetRemoved { .. } | Self::GroupRemoved { .. } => None,
         };
         (key, value)
@@ -195,7 +214,11 @@ impl Record {
                     None => Self::GroupRemoved { group },
                 })
             }
-            found => Err(DecodeError::UnknownVersion { part: "key", found }),
+            number => {
+                let group = key.string(false)?.into();
+                let change = ConsumerRecord::decode(number, &mut key, value)?;
+                Ok(Self::Consumer { group, change })
+            }
         }
     }
 }

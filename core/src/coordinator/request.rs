@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
+use tidemill_record::TopicId;
 
+use super::assignment::Partitions;
 use super::offsets::Committed;
+use super::record::Subscription;
 
 /// The name of a member, given by the coordinator or, in new groups, by the client.
 pub type MemberId = Arc<str>;
@@ -28,6 +31,8 @@ pub enum Request {
     Heartbeat(Heartbeat),
     /// LeaveGroup.
     Leave(Leave),
+    /// ConsumerGroupHeartbeat.
+    ConsumerHeartbeat(Box<ConsumerHeartbeat>),
     /// OffsetCommit.
     Commit(Commit),
     /// OffsetFetch, for one group.
@@ -36,6 +41,11 @@ pub enum Request {
     DeleteOffsets(DeleteOffsets),
     /// DescribeGroups, for one group.
     Describe {
+        /// Which group.
+        group: Arc<str>,
+    },
+    /// ConsumerGroupDescribe, for one group.
+    DescribeConsumer {
         /// Which group.
         group: Arc<str>,
     },
@@ -59,7 +69,10 @@ impl Request {
             Self::Commit(commit) => Some(&commit.group),
             Self::FetchOffsets(fetch) => Some(&fetch.group),
             Self::DeleteOffsets(delete) => Some(&delete.group),
-            Self::Describe { group } | Self::Delete { group } => Some(group),
+            Self::ConsumerHeartbeat(heartbeat) => Some(&heartbeat.group),
+            Self::Describe { group }
+            | Self::DescribeConsumer { group }
+            | Self::Delete { group } => Some(group),
             Self::List(_) => None,
         }
     }
@@ -136,6 +149,35 @@ pub struct Heartbeat {
     pub who: Who,
 }
 
+/// A member of a group of the newer kind says how it is. What it leaves out is as before.
+#[derive(Clone, Debug)]
+pub struct ConsumerHeartbeat {
+    /// Of which group.
+    pub group: Arc<str>,
+    /// Who; empty if the coordinator is to name it.
+    pub member: MemberId,
+    /// Its epoch: 0 joins, -1 leaves, -2 leaves for a restart.
+    pub epoch: i32,
+    /// Its name across restarts.
+    pub instance: Option<Arc<str>>,
+    /// Where it is.
+    pub rack: Option<Arc<str>>,
+    /// How long it may take to give partitions up; negative: as before.
+    pub rebalance_ms: i32,
+    /// The topics it wants.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// A pattern of topics it wants; empty for none any more.
+    pub regex: Option<Arc<str>>,
+    /// Which assignor it asks for.
+    pub assignor: Option<Arc<str>>,
+    /// What it reads.
+    pub owned: Option<Partitions>,
+    /// What its client calls itself.
+    pub client_id: Arc<str>,
+    /// Where it comes from.
+    pub client_host: Arc<str>,
+}
+
 /// Members go.
 #[derive(Clone, Debug)]
 pub struct Leave {
@@ -154,6 +196,8 @@ pub struct Commit {
     pub who: Who,
     /// Unknown groups are told by this code: it depends on the version (KIP-848).
     pub unknown_group: ErrorCode,
+    /// The version is one that members of groups of the newer kind may use.
+    pub knows_epochs: bool,
     /// What to keep of which partition.
     pub offsets: Vec<(Arc<str>, i32, Committed)>,
 }
@@ -165,6 +209,10 @@ pub struct FetchOffsets {
     pub group: Arc<str>,
     /// Of which partitions; none for all there are.
     pub topics: Option<ByTopic<i32>>,
+    /// In whose name, if that is said (KIP-848).
+    pub member: Option<MemberId>,
+    /// In which epoch; -1 if that is not said.
+    pub epoch: i32,
 }
 
 /// Offsets to forget.
@@ -198,6 +246,8 @@ pub enum Reply {
     Alive(ErrorCode),
     /// To a leave: what came of each member.
     Left(Vec<ErrorCode>),
+    /// To a heartbeat of a group of the newer kind.
+    Heard(Result<Heard, (ErrorCode, String)>),
     /// To a commit: what came of each offset.
     Committed(Vec<ErrorCode>),
     /// To a fetch of offsets.
@@ -206,6 +256,8 @@ pub enum Reply {
     OffsetsDeleted(Vec<ErrorCode>),
     /// To a question about one group; none if there is no such group of this kind.
     Described(Option<Box<Description>>),
+    /// To a question about one group; none if there is no such group of the newer kind.
+    ConsumerDescribed(Option<Box<ConsumerDescription>>),
     /// To a deletion.
     Deleted(ErrorCode),
     /// The groups there are.
@@ -298,6 +350,50 @@ pub struct MemberDescription {
     /// Its share.
     pub assignment: Bytes,
 }
+
+/// What a member of a group of the newer kind is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Heard {
+    /// Its name.
+    pub member: MemberId,
+    /// Its epoch.
+    pub epoch: i32,
+    /// What it may read, if that has changed or it asked for it.
+    pub assignment: Option<Partitions>,
+}
+
+/// A group of the newer kind as tools see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsumerDescription {
+    /// Kafka's name of the state it is in.
+    pub state: &'static str,
+    /// Its epoch.
+    pub epoch: i32,
+    /// The epoch its shares were made for.
+    pub assignment_epoch: i32,
+    /// Who made them.
+    pub assignor: &'static str,
+    /// Who is in it.
+    pub members: Vec<ConsumerMemberDescription>,
+}
+
+/// A member of a group of the newer kind as tools see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsumerMemberDescription {
+    /// Its name.
+    pub member: MemberId,
+    /// Its epoch.
+    pub epoch: i32,
+    /// What it wants.
+    pub wants: Subscription,
+    /// What it may read.
+    pub assigned: SharedPartitions,
+    /// What it is to have.
+    pub target: SharedPartitions,
+}
+
+/// Partitions by topic, each with its id and its name.
+pub type SharedPartitions = Vec<(TopicId, Arc<str>, Vec<i32>)>;
 
 /// A group in a list.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp};
 
+use super::group::Part;
 use super::record::Record;
-use super::{Append, Coordinator, Entry};
+use super::{Append, Coordinator};
 use crate::limits::GROUP_APPEND_BYTES;
 
 /// The log may be so many times larger than what is remembered.
@@ -30,11 +31,11 @@ pub(super) struct Rewrite {
     yields: bool,
 }
 
-/// Something that was written: a group, or one of its offsets.
+/// Something that was written: a part of a group.
 #[derive(Debug)]
 struct Place {
     group: Arc<str>,
-    offset: Option<(Arc<str>, i32)>,
+    part: Part,
 }
 
 /// Who may write next.
@@ -75,13 +76,14 @@ impl Coordinator {
         }
         let mut builder = BatchBuilder::new(Codec::None);
         let (mut bytes, mut last) = (0, None);
-        for (place, record) in self.remembered_after(self.rewrite.as_ref()) {
+        for (place, records) in self.remembered_after(self.rewrite.as_ref()) {
             if GROUP_APPEND_BYTES <= bytes {
                 break;
             }
-            let (key, value) = record.encode();
-            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
-            builder.append(Timestamp(wall_ms), Some(&key), value.as_deref());
+            for (key, value) in records.iter().map(Record::encode) {
+                bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
+                builder.append(Timestamp(wall_ms), Some(&key), value.as_deref());
+            }
             last = Some(place);
         }
         let rewrite = self.rewrite.as_mut().expect("seen above");
@@ -107,40 +109,15 @@ impl Coordinator {
     fn remembered_after<'a>(
         &'a self,
         rewrite: Option<&'a Rewrite>,
-    ) -> impl Iterator<Item = (Place, Record)> + 'a {
+    ) -> impl Iterator<Item = (Place, Vec<Record>)> + 'a {
         use std::ops::Bound;
         let after = rewrite.and_then(|rewrite| rewrite.after.as_ref());
         let from = after.map_or(Bound::Unbounded, |place| Bound::Included(&place.group));
         let groups = self.groups.range::<Arc<str>, _>((from, Bound::Unbounded));
         groups.flat_map(move |(group, entry)| {
-            let begun = after.filter(|place| place.group == *group);
-            entry.remembered_after(group, begun)
+            let begun = after.filter(|place| place.group == *group).map(|place| &place.part);
+            let parts = entry.remembered_after(group, begun);
+            parts.map(|(part, records)| (Place { group: Arc::clone(group), part }, records))
         })
-    }
-}
-
-impl Entry {
-    fn remembered_after<'a>(
-        &'a self,
-        group: &'a Arc<str>,
-        after: Option<&'a Place>,
-    ) -> impl Iterator<Item = (Place, Record)> + 'a {
-        let state = self.remembered.as_ref().filter(|_| after.is_none());
-        let itself = state.map(|state| {
-            let place = Place { group: Arc::clone(group), offset: None };
-            (place, Record::Group { group: Arc::clone(group), state: (**state).clone() })
-        });
-        let offsets = self.offsets.after(after.and_then(|place| place.offset.as_ref()));
-        let offsets = offsets.map(|(topic, partition, committed)| {
-            let offset = Some((Arc::clone(topic), partition));
-            let record = Record::Offset {
-                group: Arc::clone(group),
-                topic: Arc::clone(topic),
-                partition,
-                committed: committed.clone(),
-            };
-            (Place { group: Arc::clone(group), offset }, record)
-        });
-        itself.into_iter().chain(offsets)
     }
 }

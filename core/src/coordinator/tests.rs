@@ -4,6 +4,7 @@
 //! says so; by default at once.
 
 mod committing;
+mod consuming;
 mod joining;
 mod statics;
 mod writing;
@@ -11,15 +12,18 @@ mod writing;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tidemill_record::{Batch, Contents};
+use tidemill_record::{Batch, Contents, NodeId, TopicId};
+use tidemill_replication::metadata::{self, Image};
 use tidemill_runtime::edge::ShardId;
 
 use super::offsets::Committed;
 use super::request::{
-    Commit, DeleteOffsets, Description, Heartbeat, Join, Leave, MemberId, Protocol, Sync, Who,
+    Commit, DeleteOffsets, Description, Heartbeat, Join, Joined, Leave, MemberId, Protocol, Sync,
+    Synced, Who,
 };
 use super::*;
 use crate::job::Jobs;
+use crate::partition::Times;
 
 const GROUP: &str = "g";
 const SESSION: Duration = Duration::from_secs(10);
@@ -41,6 +45,7 @@ enum Disk {
 struct Scene {
     coordinator: Coordinator,
     times: Times,
+    image: Image,
     jobs: Jobs<()>,
     disk: Disk,
     /// Durable, in order.
@@ -60,6 +65,7 @@ fn rules() -> Rules {
         initial_delay: DELAY,
         members_max: 1000,
         new_member_timeout: Duration::from_mins(5),
+        consumer_session: SESSION,
         record_bytes_max: 1 << 20,
         rewrite_bytes: 1 << 30,
         offset_metadata_bytes_max: 100,
@@ -76,10 +82,12 @@ impl Scene {
     fn with(rules: Rules) -> Self {
         let times = Times { now: Instant { nanos: 1 }, wall_ms: 1_000_000 };
         let mut coordinator = Coordinator::new(Arc::new(rules), 7);
-        coordinator.loaded(0, times, |_| true);
+        let image = image();
+        coordinator.loaded(0, Now { times, image: &image });
         Self {
             coordinator,
             times,
+            image,
             jobs: Jobs::default(),
             disk: Disk::Takes,
             log: Vec::new(),
@@ -93,7 +101,12 @@ impl Scene {
         let index = self.asked.len() as u32;
         let reply_to = ReplyTo { shard: ShardId(0), job: self.jobs.insert(()), index };
         self.asked.push(reply_to);
-        self.coordinator.request(request, reply_to, true, self.times);
+        self.coordinator.request(
+            request,
+            reply_to,
+            true,
+            Now { times: self.times, image: &self.image },
+        );
         self.write();
         Asked(index as usize)
     }
@@ -109,7 +122,8 @@ impl Scene {
             match self.disk {
                 Disk::Full => {
                     let error = ErrorCode::NotCoordinator;
-                    self.coordinator.refused(append.number, error, self.times);
+                    let now = Now { times: self.times, image: &self.image };
+                    self.coordinator.refused(append.number, error, now);
                 }
                 _ => self.under_way.push_back((append.number, records_of(&append.batch))),
             }
@@ -124,7 +138,8 @@ impl Scene {
         while let Some((number, records)) = self.under_way.pop_front() {
             let base_offset = Offset(self.log.len() as i64);
             self.log.extend(records);
-            self.coordinator.appended(number, base_offset, self.times);
+            let now = Now { times: self.times, image: &self.image };
+            self.coordinator.appended(number, base_offset, now);
         }
         self.write();
     }
@@ -140,7 +155,7 @@ impl Scene {
     fn pass_to(&mut self, now: Instant) {
         let passed = now.since(self.times.now);
         self.times = Times { now, wall_ms: self.times.wall_ms + passed.as_millis() as i64 };
-        self.coordinator.tick(self.times);
+        self.coordinator.tick(Now { times: self.times, image: &self.image });
         self.write();
     }
 
@@ -246,7 +261,13 @@ impl Scene {
         });
         let offsets = offsets.collect();
         let unknown_group = ErrorCode::IllegalGeneration;
-        self.ask(Request::Commit(Commit { group: GROUP.into(), who, unknown_group, offsets }))
+        self.ask(Request::Commit(Commit {
+            group: GROUP.into(),
+            who,
+            unknown_group,
+            knows_epochs: true,
+            offsets,
+        }))
     }
 
     fn commit(&mut self, who: Who, offsets: &[(&str, i32, i64)]) -> Result<(), ErrorCode> {
@@ -263,7 +284,7 @@ impl Scene {
 
     fn committed(&mut self, topic: &str, partition: i32) -> Option<i64> {
         let topics = Some(vec![(topic.into(), vec![partition])]);
-        let asked = self.ask(Request::FetchOffsets(FetchOffsets { group: GROUP.into(), topics }));
+        let asked = self.ask(Request::FetchOffsets(FetchOffsets { topics, ..all_offsets() }));
         match self.reply(asked) {
             Reply::Offsets(found) => found[0].1[0].1.as_ref().map(|committed| committed.offset),
             other => panic!("{other:?}"),
@@ -281,7 +302,7 @@ impl Scene {
         for record in self.log.clone() {
             self.coordinator.replay(record);
         }
-        self.coordinator.loaded(0, self.times, |_| true);
+        self.coordinator.loaded(0, Now { times: self.times, image: &self.image });
         self.write();
     }
 
@@ -358,6 +379,30 @@ fn protocol(name: &str, topics: &[&str]) -> Protocol {
 
 fn who(member: &str, generation: i32) -> Who {
     Who { member: member.into(), instance: None, generation }
+}
+
+/// A question for all offsets, in nobody's name.
+fn all_offsets() -> FetchOffsets {
+    FetchOffsets { group: GROUP.into(), topics: None, member: None, epoch: -1 }
+}
+
+/// Topics `t` and `u` of many partitions, and some others.
+fn image() -> Image {
+    let mut image = Image::default();
+    for (number, name) in (1..).zip(["t", "u", "unread", "topic"]) {
+        add_topic(&mut image, number, name, 4);
+    }
+    image
+}
+
+fn add_topic(image: &mut Image, number: u8, name: &str, partitions: usize) {
+    let created = metadata::Record::TopicCreated {
+        id: TopicId([number; 16]),
+        name: name.to_owned(),
+        partitions: vec![vec![NodeId(1)]; partitions],
+        configs: Vec::new(),
+    };
+    image.replay(&created).unwrap();
 }
 
 /// Somebody who is in no group.

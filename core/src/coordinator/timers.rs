@@ -28,6 +28,8 @@ pub(super) enum Alarm {
     Sync,
     /// Nothing was heard of a member for long.
     Session(MemberId),
+    /// The time in which a member was to give partitions up is over.
+    Revocation(MemberId),
 }
 
 /// The timers of one coordinator.

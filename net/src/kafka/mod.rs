@@ -264,9 +264,9 @@ apis! {
     /// Which transactions there are.
     ListTransactions = 66, 0, 0, 2, 0, known;
     /// A member of a group of the newer kind says what has changed, and learns what to read.
-    ConsumerGroupHeartbeat = 68, 0, 0, 1, 0, known;
+    ConsumerGroupHeartbeat = 68, 0, 0, 1, 0, served;
     /// Groups of the newer kind and their members.
-    ConsumerGroupDescribe = 69, 0, 0, 1, 0, known;
+    ConsumerGroupDescribe = 69, 0, 0, 1, 0, served;
     /// What has settings of its own.
     ListConfigResources = 74, 0, 0, 1, 0, served;
     /// Topics and their partitions, some at a time.

@@ -16,8 +16,7 @@ fn committed_offsets_are_found_again() {
         assert_eq!(scene.committed("nowhere", 0), None);
         scene.crash();
     }
-    let all = FetchOffsets { group: GROUP.into(), topics: None };
-    let asked = scene.ask(Request::FetchOffsets(all));
+    let asked = scene.ask(Request::FetchOffsets(all_offsets()));
     let Reply::Offsets(topics) = scene.reply(asked) else { panic!("offsets were asked for") };
     let found: Vec<(&str, usize)> =
         topics.iter().map(|(topic, partitions)| (&**topic, partitions.len())).collect();
@@ -29,8 +28,7 @@ fn committed_offsets_are_found_again() {
 fn an_unknown_group_has_committed_nothing() {
     let mut scene = Scene::new();
     assert_eq!(scene.committed("t", 0), None);
-    let all = FetchOffsets { group: GROUP.into(), topics: None };
-    let asked = scene.ask(Request::FetchOffsets(all));
+    let asked = scene.ask(Request::FetchOffsets(all_offsets()));
     assert!(matches!(scene.reply(asked), Reply::Offsets(topics) if topics.is_empty()));
 }
 
@@ -100,6 +98,7 @@ fn too_much_metadata_is_refused_alone() {
         group: GROUP.into(),
         who: nobody(),
         unknown_group: ErrorCode::IllegalGeneration,
+        knows_epochs: true,
         offsets: vec![offset("t", "x".repeat(101)), offset("u", "x".repeat(100))],
     };
     let asked = scene.ask(Request::Commit(commit));
@@ -165,6 +164,7 @@ fn a_client_may_say_how_long_to_keep_an_offset() {
         group: GROUP.into(),
         who: nobody(),
         unknown_group: ErrorCode::IllegalGeneration,
+        knows_epochs: true,
         offsets: vec![("t".into(), 0, committed)],
     }));
     assert_eq!(scene.committed("t", 0), Some(5));
@@ -225,14 +225,16 @@ fn offsets_go_with_their_topic() {
     let mut scene = Scene::new();
     scene.commit(nobody(), &[("t", 0, 5), ("u", 0, 7)]).unwrap();
     let before = scene.log.clone();
-    scene.coordinator.topic_deleted(&"t".into(), scene.times);
+    scene.coordinator.topic_deleted(&"t".into(), Now { times: scene.times, image: &scene.image });
     scene.write();
     assert_eq!(scene.committed("t", 0), None);
     assert_eq!(scene.committed("u", 0), Some(7));
 
     scene.coordinator = Coordinator::new(Arc::new(rules()), 9);
     before.into_iter().for_each(|record| scene.coordinator.replay(record));
-    scene.coordinator.loaded(0, scene.times, |topic| topic == "u");
+    let mut image = Image::default();
+    add_topic(&mut image, 2, "u", 4);
+    scene.coordinator.loaded(0, Now { times: scene.times, image: &image });
     scene.write();
     assert_eq!(scene.committed("t", 0), None);
     assert_eq!(scene.committed("u", 0), Some(7));

@@ -201,7 +201,8 @@ fn without_room_nothing_new_is_kept() {
     let (mut scene, clients) = Scene::stable(1);
     let reply_to = ReplyTo { shard: ShardId(0), job: scene.jobs.insert(()), index: 1000 };
     let join = Request::Join(Box::new(Client::new().join));
-    scene.coordinator.request(join, reply_to, false, scene.times);
+    let now = Now { times: scene.times, image: &scene.image };
+    scene.coordinator.request(join, reply_to, false, now);
     scene.write();
     assert!(matches!(scene.told[&1000], Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
     assert_eq!(scene.heartbeat(&clients[0].id(), 1), ErrorCode::None);
@@ -252,7 +253,8 @@ fn a_log_that_repeats_itself_is_cut() {
                 let (number, records) = scene.under_way.pop_front().expect("something is");
                 let base_offset = Offset(scene.log.len() as i64);
                 scene.log.extend(records);
-                scene.coordinator.appended(number, base_offset, scene.times);
+                let now = Now { times: scene.times, image: &scene.image };
+                scene.coordinator.appended(number, base_offset, now);
                 scene.write();
             }
         }
@@ -279,7 +281,8 @@ fn a_rewrite_undoes_nothing() {
     scene.commit_as(nobody(), &[("t", 0, 3)]);
     let (number, records) = scene.under_way.pop_front().unwrap();
     scene.log.extend(records);
-    scene.coordinator.appended(number, Offset(1), scene.times);
+    let now = Now { times: scene.times, image: &scene.image };
+    scene.coordinator.appended(number, Offset(1), now);
     scene.write();
     assert_eq!(scene.under_way.len(), 1, "the rewrite waits for the second commit");
     scene.commit_as(nobody(), &[("t", 0, 4)]);

@@ -1,0 +1,564 @@
+//! One group, of whichever kind: what is asked of it goes to the kind it is of, or makes it one.
+//!
+//! A group without members is of the kind of whoever comes next. While its membership is being
+//! written, events wait in line.
+//!
+//! Start reading at [`Group::happen`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tidemill_net::kafka::ErrorCode;
+
+use super::classic::Classic;
+use super::consumer::{Consumer, Watch};
+use super::decision::Decision;
+use super::offsets::{self, Offsets, UnusedSince};
+use super::record::{ConsumerRecord, GroupState, Record};
+use super::request::{
+    ByTopic, ConsumerHeartbeat, FetchOffsets, Joined, Listed, MemberId, Reply, Request, Synced,
+};
+use super::timers::{Alarm, TimerId, Timers};
+use crate::job::ReplyTo;
+
+/// One group.
+#[derive(Default)]
+pub(super) struct Group {
+    kind: Kind,
+    pub(super) offsets: Offsets,
+    /// What is remembered of a group of the classic kind beside its offsets.
+    remembered: Option<Box<GroupState>>,
+    /// Of a group of the newer kind.
+    watch: Watch,
+    /// Writes that have not ended.
+    pub(super) writes: usize,
+    /// Its membership is being written: everything waits.
+    is_blocked: bool,
+    waiting: VecDeque<Event>,
+    /// What its offsets take in memory.
+    offsets_bytes: isize,
+}
+
+enum Kind {
+    Classic(Box<Classic>),
+    Consumer(Box<Consumer>),
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::Classic(Box::default())
+    }
+}
+
+/// Something that happens to a group.
+pub(super) enum Event {
+    Asked(Request, ReplyTo),
+    Rang(TimerId, Alarm),
+    Expire,
+    TopicDeleted(Arc<str>),
+}
+
+/// A part of what is remembered of a group, in the order in which it is written anew.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// The group itself.
+    Itself,
+    /// A member of a group of the newer kind.
+    Member(MemberId),
+    /// An offset.
+    Offset(Arc<str>, i32),
+}
+
+impl Event {
+    /// Whether nothing of the group may be on its way to the disk when it happens: what it does
+    /// depends on all that will be there.
+    fn wants_quiet(&self) -> bool {
+        match self {
+            Self::Asked(request, _) => {
+                matches!(request, Request::Delete { .. } | Request::DeleteOffsets(_))
+            }
+            Self::Expire | Self::TopicDeleted(_) => true,
+            Self::Rang(..) => false,
+        }
+    }
+}
+
+impl Group {
+    /// Whether nothing of it is left to keep.
+    pub(super) fn is_vacant(&self) -> bool {
+        let remembered = self.remembered.is_some() || !self.offsets.is_empty();
+        let under_way = 0 < self.writes || !self.waiting.is_empty();
+        let nobody = matches!(&self.kind, Kind::Classic(classic) if classic.is_vacant());
+        !remembered && !under_way && nobody
+    }
+
+    /// What it takes in memory, about.
+    pub(super) fn bytes(&self) -> isize {
+        let members = match &self.kind {
+            Kind::Classic(classic) => classic.bytes(),
+            Kind::Consumer(consumer) => consumer.bytes(),
+        };
+        members as isize + self.offsets_bytes
+    }
+
+    // Replaying.
+
+    /// Lets a record of the log have happened, before anything is asked.
+    pub(super) fn replay(&mut self, record: Record) {
+        match record {
+            Record::Group { state, .. } => {
+                self.remembered = Some(Box::new(state.clone()));
+                self.kind = Kind::Classic(Box::new(Classic::from_state(state)));
+            }
+            Record::GroupRemoved { .. } => {
+                self.remembered = None;
+                if let Kind::Classic(_) = self.kind {
+                    self.kind = Kind::default();
+                }
+            }
+            Record::Consumer { change: ConsumerRecord::Epoch(None), .. } => {
+                if let Kind::Consumer(_) = self.kind {
+                    self.kind = Kind::default();
+                }
+            }
+            Record::Consumer { change, .. } => {
+                if let Kind::Classic(_) = self.kind {
+                    // Marks of what is gone make nothing.
+                    if !matches!(
+                        change,
+                        ConsumerRecord::Epoch(_) | ConsumerRecord::Member(_, Some(_))
+                    ) {
+                        return;
+                    }
+                    self.kind = Kind::Consumer(Box::default());
+                }
+                if let Kind::Consumer(consumer) = &mut self.kind {
+                    consumer.replay(&change);
+                }
+            }
+            offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
+                self.offsets_bytes += self.offsets.apply(offset);
+            }
+        }
+    }
+
+    /// All was replayed: from now on members are expected to speak up.
+    pub(super) fn loaded(&mut self, decision: &mut Decision<'_>) {
+        match &mut self.kind {
+            Kind::Classic(classic) => classic.loaded(decision),
+            Kind::Consumer(consumer) => consumer.loaded(&mut self.watch, decision),
+        }
+    }
+
+    // Writing.
+
+    pub(super) fn writing(&mut self, blocks: bool) {
+        self.writes += 1;
+        self.is_blocked |= blocks;
+    }
+
+    /// A write has ended, one way or the other.
+    pub(super) fn written(&mut self, blocks: bool) {
+        self.writes -= 1;
+        self.is_blocked &= !blocks;
+    }
+
+    /// These records are durable. Members of groups of the classic kind know already; a group of
+    /// the newer kind is from now on what it becomes by them.
+    pub(super) fn have_happened(
+        &mut self,
+        records: Vec<Record>,
+        becomes: Option<Box<Consumer>>,
+        timers: &mut Timers,
+    ) {
+        for record in records {
+            match record {
+                Record::Group { state, .. } => self.remembered = Some(Box::new(state)),
+                Record::GroupRemoved { .. } => self.remembered = None,
+                Record::Consumer { .. } => {}
+                offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
+                    self.offsets_bytes += self.offsets.apply(offset);
+                }
+            }
+        }
+        if let Some(consumer) = becomes {
+            if let Kind::Classic(classic) = &mut self.kind {
+                classic.end(timers);
+            }
+            self.kind = Kind::Consumer(consumer);
+        }
+    }
+
+    /// Its shares could not be written.
+    pub(super) fn share_out_failed(&mut self, decision: &mut Decision<'_>) {
+        if let Kind::Classic(classic) = &mut self.kind {
+            classic.share_out_failed(decision);
+        }
+    }
+
+    // Events.
+
+    /// Gives an event back if it may happen now; otherwise it waits.
+    pub(super) fn queue(&mut self, event: Event) -> Option<Event> {
+        if self.waiting.is_empty() && self.may_happen(&event) {
+            return Some(event);
+        }
+        self.waiting.push_back(event);
+        None
+    }
+
+    /// The next event that has waited and may happen now.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let may_happen = self.waiting.front().is_some_and(|event| self.may_happen(event));
+        if may_happen { self.waiting.pop_front() } else { None }
+    }
+
+    fn may_happen(&self, event: &Event) -> bool {
+        !self.is_blocked && (self.writes == 0 || !event.wants_quiet())
+    }
+
+    /// Lets something happen.
+    pub(super) fn happen(&mut self, event: Event, decision: &mut Decision<'_>) {
+        match event {
+            Event::Asked(request, reply_to) => self.answer(request, reply_to, decision),
+            Event::Rang(timer, alarm) => self.rang(timer, &alarm, decision),
+            Event::Expire => self.expire(decision),
+            Event::TopicDeleted(topic) => self.topic_deleted(&topic, decision),
+        }
+    }
+
+    /// It goes: nothing is waited for any more. What has waited is given back.
+    pub(super) fn end(mut self, timers: &mut Timers) -> VecDeque<Event> {
+        if let Kind::Classic(classic) = &mut self.kind {
+            classic.end(timers);
+        }
+        self.watch.end(timers);
+        self.waiting
+    }
+
+    /// Everybody who waits, taken out.
+    pub(super) fn take_waiting(&mut self) -> Vec<ReplyTo> {
+        let mut waiting = match &mut self.kind {
+            Kind::Classic(classic) => classic.take_waiting(),
+            Kind::Consumer(_) => Vec::new(),
+        };
+        for event in self.waiting.drain(..) {
+            if let Event::Asked(_, reply_to) = event {
+                waiting.push(reply_to);
+            }
+        }
+        waiting
+    }
+
+    fn rang(&mut self, timer: TimerId, alarm: &Alarm, decision: &mut Decision<'_>) {
+        match (&mut self.kind, alarm) {
+            (Kind::Classic(classic), Alarm::Join) => classic.join_time_is_over(timer, decision),
+            (Kind::Classic(classic), Alarm::Sync) => classic.sync_time_is_over(timer, decision),
+            (Kind::Classic(classic), Alarm::Session(member)) => {
+                classic.session_is_over(timer, member, decision);
+            }
+            (Kind::Consumer(consumer), Alarm::Session(member)) => {
+                consumer.session_is_over(timer, member, &mut self.watch, decision);
+            }
+            (Kind::Consumer(consumer), Alarm::Revocation(member)) => {
+                consumer.revocation_is_over(timer, member, &mut self.watch, decision);
+            }
+            // Set by the kind the group was of before.
+            (Kind::Classic(_), Alarm::Revocation(_))
+            | (Kind::Consumer(_), Alarm::Join | Alarm::Sync) => {}
+        }
+    }
+
+    // Answering.
+
+    fn answer(&mut self, request: Request, reply_to: ReplyTo, decision: &mut Decision<'_>) {
+        if let Request::Join(_) = request {
+            self.become_classic_if_empty(decision);
+        }
+        let reply = match (&mut self.kind, request) {
+            (Kind::Classic(classic), Request::Join(join)) => {
+                return classic.join(&join, reply_to, decision);
+            }
+            (Kind::Classic(classic), Request::Sync(sync)) => {
+                return classic.sync(&sync, reply_to, decision);
+            }
+            (Kind::Classic(classic), Request::Heartbeat(heartbeat)) => {
+                Reply::Alive(classic.heartbeat(&heartbeat, decision))
+            }
+            (Kind::Classic(classic), Request::Leave(leave)) => {
+                Reply::Left(classic.leave(&leave, decision))
+            }
+            // Members of the newer kind do not share out among themselves.
+            (Kind::Consumer(_), Request::Join(join)) => {
+                let error = ErrorCode::InconsistentGroupProtocol;
+                Reply::Joined(Box::new(Joined::refused(error, &join.member)))
+            }
+            (Kind::Consumer(_), request @ (Request::Sync(_) | Request::Heartbeat(_))) => {
+                request.of_unknown_group()
+            }
+            (Kind::Consumer(_), request @ Request::Leave(_)) => request.of_unknown_group(),
+            (_, Request::ConsumerHeartbeat(heartbeat)) => {
+                self.consumer_heartbeat(&heartbeat, decision)
+            }
+            (kind, Request::Commit(commit)) => {
+                let allowed = match kind {
+                    Kind::Classic(classic) => classic.check_commit(&commit, decision),
+                    Kind::Consumer(consumer) => consumer.check_commit(&commit),
+                };
+                match allowed {
+                    Err(error) => Reply::Refused(error),
+                    Ok(()) => Reply::Committed(commit_offsets(commit.offsets, decision)),
+                }
+            }
+            (_, Request::DeleteOffsets(delete)) => self.delete_offsets(&delete.topics, decision),
+            (Kind::Classic(classic), Request::Describe { .. }) => {
+                Reply::Described(Some(Box::new(classic.describe())))
+            }
+            (Kind::Consumer(_), Request::Describe { .. }) => Reply::Described(None),
+            (Kind::Consumer(consumer), Request::DescribeConsumer { .. }) => {
+                Reply::ConsumerDescribed(Some(Box::new(consumer.describe(decision.image))))
+            }
+            (Kind::Classic(_), Request::DescribeConsumer { .. }) => Reply::ConsumerDescribed(None),
+            (_, Request::Delete { .. }) => Reply::Deleted(self.delete(decision)),
+            (_, Request::FetchOffsets(_) | Request::List(_)) => unreachable!("answered before"),
+        };
+        decision.reply(reply_to, reply);
+    }
+
+    /// A group of the newer kind that nobody is in is one of the classic kind to who joins it.
+    fn become_classic_if_empty(&mut self, decision: &mut Decision<'_>) {
+        if let Kind::Consumer(consumer) = &self.kind
+            && consumer.is_empty()
+        {
+            // If this cannot be written, what follows overwrites it at the next start.
+            decision.outcome.records.extend(Consumer::removal(decision.group));
+            self.kind = Kind::default();
+        }
+    }
+
+    fn consumer_heartbeat(
+        &mut self,
+        asked: &ConsumerHeartbeat,
+        decision: &mut Decision<'_>,
+    ) -> Reply {
+        let unknown = || (ErrorCode::GroupIdNotFound, "it is no consumer group".to_owned());
+        let nobody = Consumer::default();
+        let consumer = match &self.kind {
+            Kind::Consumer(consumer) => consumer,
+            Kind::Classic(classic) if classic.is_empty() && asked.joins() => &nobody,
+            Kind::Classic(_) => return Reply::Heard(Err(unknown())),
+        };
+        if self.remembered.is_some() {
+            let group = Arc::clone(decision.group);
+            decision.outcome.records.push(Record::GroupRemoved { group });
+        }
+        let heard = consumer.heartbeat(asked, &mut self.watch, decision);
+        let heard = heard.map_err(|refusal| {
+            // It stays what it was.
+            decision.outcome.records.clear();
+            (refusal.error, refusal.message)
+        });
+        Reply::Heard(heard)
+    }
+
+    /// Whether offsets may be fetched in the name that is given.
+    pub(super) fn check_fetch(&self, fetch: &FetchOffsets) -> Result<(), ErrorCode> {
+        match &self.kind {
+            Kind::Classic(_) => Ok(()),
+            Kind::Consumer(consumer) => consumer.check_fetch(fetch.member.as_deref(), fetch.epoch),
+        }
+    }
+
+    pub(super) fn listed(&self, group: &Arc<str>) -> Listed {
+        match &self.kind {
+            Kind::Classic(classic) => classic.listed(group),
+            Kind::Consumer(consumer) => consumer.listed(group),
+        }
+    }
+
+    // Forgetting.
+
+    fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Classic(classic) => classic.is_empty(),
+            Kind::Consumer(consumer) => consumer.is_empty(),
+        }
+    }
+
+    /// Tells of topics whether a member reads them, as far as that is known.
+    fn readers(&self) -> Box<dyn Fn(&str) -> bool + '_> {
+        match &self.kind {
+            Kind::Classic(classic) => Box::new(|topic| classic.reads(topic)),
+            Kind::Consumer(consumer) => Box::new(consumer.readers()),
+        }
+    }
+
+    fn delete_offsets(&self, topics: &ByTopic<i32>, decision: &mut Decision<'_>) -> Reply {
+        if let Kind::Classic(classic) = &self.kind
+            && let Err(error) = classic.check_delete_offsets()
+        {
+            return Reply::Refused(error);
+        }
+        let (mut results, is_read) = (Vec::new(), self.readers());
+        for (topic, partitions) in topics {
+            if is_read(topic) {
+                results.push(ErrorCode::GroupSubscribedToTopic);
+                continue;
+            }
+            let known = partitions.iter().filter(|p| self.offsets.get(topic, **p).is_some());
+            let removed = known.map(|p| offsets::removed(decision.group, topic, *p));
+            decision.outcome.records.extend(removed);
+            results.push(ErrorCode::None);
+        }
+        Reply::OffsetsDeleted(results)
+    }
+
+    fn delete(&self, decision: &mut Decision<'_>) -> ErrorCode {
+        if !self.is_empty() {
+            return ErrorCode::NonEmptyGroup;
+        }
+        self.forget(self.offsets.remove_all(decision.group), decision);
+        ErrorCode::None
+    }
+
+    /// Writes that the group is gone, and its last offsets with it.
+    fn forget(&self, offsets: Vec<Record>, decision: &mut Decision<'_>) {
+        let group = decision.group;
+        let outcome = &mut decision.outcome;
+        outcome.records.extend(offsets);
+        match &self.kind {
+            Kind::Classic(_) => {
+                outcome.records.push(Record::GroupRemoved { group: Arc::clone(group) });
+            }
+            Kind::Consumer(_) => outcome.records.extend(Consumer::removal(group)),
+        }
+        outcome.blocks = true;
+        outcome.ends = true;
+    }
+
+    /// Forgets what was unused for too long; a group with nothing left is gone.
+    fn expire(&self, decision: &mut Decision<'_>) {
+        let (unused, vacant) = match &self.kind {
+            Kind::Classic(classic) => (classic.unused_since(), classic.is_vacant()),
+            Kind::Consumer(consumer) => (Some(UnusedSince::Commit), consumer.is_empty()),
+        };
+        let Some(unused) = unused else { return };
+        let Decision { group, times, rules, .. } = &decision;
+        let is_read = self.readers();
+        let retention_ms = rules.offsets_retention_ms;
+        let over = self.offsets.expire(group, unused, is_read, times.wall_ms, retention_ms);
+        if over.len() == self.offsets.count() && vacant {
+            self.forget(over, decision);
+        } else {
+            decision.outcome.records.extend(over);
+        }
+    }
+
+    fn topic_deleted(&self, topic: &Arc<str>, decision: &mut Decision<'_>) {
+        let group = decision.group;
+        let of_topic = self.offsets.iter().filter(|(name, _, _)| *name == topic);
+        let removed = of_topic.map(|(_, partition, _)| offsets::removed(group, topic, partition));
+        decision.outcome.records.extend(removed);
+    }
+
+    // Writing anew.
+
+    /// What is remembered of it and comes after a part, each part with its records.
+    pub(super) fn remembered_after<'a>(
+        &'a self,
+        group: &'a Arc<str>,
+        after: Option<&'a Part>,
+    ) -> impl Iterator<Item = (Part, Vec<Record>)> + 'a {
+        let itself = match (&self.kind, &self.remembered, after) {
+            (Kind::Classic(_), Some(state), None) => {
+                vec![Record::Group { group: Arc::clone(group), state: (**state).clone() }]
+            }
+            (Kind::Consumer(consumer), _, None) => consumer.records(group),
+            _ => Vec::new(),
+        };
+        let itself = Some((Part::Itself, itself)).filter(|(_, records)| !records.is_empty());
+        let last_member = match after {
+            Some(Part::Member(member)) => Some(member),
+            _ => None,
+        };
+        let members = match (&self.kind, after) {
+            (Kind::Consumer(consumer), None | Some(Part::Itself | Part::Member(_))) => {
+                Some(consumer.records_of_members(group, last_member))
+            }
+            _ => None,
+        };
+        let members = members.into_iter().flatten();
+        let members = members.map(|(id, records)| (Part::Member(Arc::clone(id)), records));
+        let place = match after {
+            Some(Part::Offset(topic, partition)) => Some((Arc::clone(topic), *partition)),
+            _ => None,
+        };
+        let offsets = self.offsets.after(place).map(|(topic, partition, committed)| {
+            let record = Record::Offset {
+                group: Arc::clone(group),
+                topic: Arc::clone(topic),
+                partition,
+                committed: committed.clone(),
+            };
+            (Part::Offset(Arc::clone(topic), partition), vec![record])
+        });
+        itself.into_iter().chain(members).chain(offsets)
+    }
+}
+
+/// Writes the offsets that may be kept, and tells of each how it went.
+fn commit_offsets(
+    offsets: Vec<(Arc<str>, i32, offsets::Committed)>,
+    decision: &mut Decision<'_>,
+) -> Vec<ErrorCode> {
+    let mut results = Vec::with_capacity(offsets.len());
+    for (topic, partition, committed) in offsets {
+        if decision.rules.offset_metadata_bytes_max < committed.metadata.len() {
+            results.push(ErrorCode::OffsetMetadataTooLarge);
+            continue;
+        }
+        let group = Arc::clone(decision.group);
+        decision.outcome.records.push(Record::Offset { group, topic, partition, committed });
+        results.push(ErrorCode::None);
+    }
+    results
+}
+
+impl Request {
+    /// Whether it may lead to something new being kept.
+    pub(super) fn grows(&self) -> bool {
+        matches!(self, Self::Join(_) | Self::Commit(_))
+            || matches!(self, Self::ConsumerHeartbeat(heartbeat) if heartbeat.joins())
+    }
+
+    /// Whether it makes its group if there is none.
+    pub(super) fn makes_group(&self) -> bool {
+        match self {
+            Self::Join(join) => join.member.is_empty(),
+            Self::Commit(commit) => commit.who.generation < 0,
+            Self::ConsumerHeartbeat(heartbeat) => heartbeat.joins(),
+            _ => false,
+        }
+    }
+
+    /// What is answered if there is no such group.
+    pub(super) fn of_unknown_group(&self) -> Reply {
+        let unknown = ErrorCode::UnknownMemberId;
+        match self {
+            Self::Join(join) => Reply::Joined(Box::new(Joined::refused(unknown, &join.member))),
+            Self::Sync(_) => Reply::Synced(Box::new(Synced::refused(unknown))),
+            Self::Heartbeat(_) => Reply::Alive(unknown),
+            Self::Leave(leave) => Reply::Left(vec![unknown; leave.members.len()]),
+            Self::ConsumerHeartbeat(heartbeat) => {
+                let message = format!("Consumer group {} not found.", heartbeat.group);
+                Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
+            }
+            Self::Commit(commit) => Reply::Refused(commit.unknown_group),
+            Self::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
+            Self::Describe { .. } => Reply::Described(None),
+            Self::DescribeConsumer { .. } => Reply::ConsumerDescribed(None),
+            Self::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
+            Self::FetchOffsets(_) | Self::List(_) => unreachable!("answered before"),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Groups of the newer kind (KIP-848): the coordinator shares out, and nobody reads what another
+//! member has not let go of.
+
+use super::*;
+use crate::coordinator::assignment::Partitions;
+use crate::coordinator::request::{ConsumerDescription, ConsumerHeartbeat, Heard};
+
+const T: TopicId = TopicId([1; 16]);
+
+/// A member as its client keeps it.
+#[derive(Clone)]
+struct Reader {
+    member: MemberId,
+    epoch: i32,
+    instance: Option<Arc<str>>,
+    topics: Vec<Arc<str>>,
+    regex: Option<Arc<str>>,
+    assignor: Option<Arc<str>>,
+    owned: Partitions,
+}
+
+impl Reader {
+    fn new(member: &str) -> Self {
+        Self {
+            member: member.into(),
+            epoch: 0,
+            instance: None,
+            topics: vec!["t".into()],
+            regex: None,
+            assignor: None,
+            owned: Partitions::new(),
+        }
+    }
+
+    /// All it can say, as it does when it joins.
+    fn says_all(&self) -> ConsumerHeartbeat {
+        ConsumerHeartbeat {
+            group: GROUP.into(),
+            member: Arc::clone(&self.member),
+            epoch: self.epoch,
+            instance: self.instance.clone(),
+            rack: None,
+            rebalance_ms: REBALANCE.as_millis() as i32,
+            topics: Some(self.topics.clone()),
+            regex: self.regex.clone(),
+            assignor: self.assignor.clone(),
+            owned: Some(self.owned.clone()),
+            client_id: "client".into(),
+            client_host: "/host".into(),
+        }
+    }
+
+    /// That it lives, and no more.
+    fn says_little(&self) -> ConsumerHeartbeat {
+        ConsumerHeartbeat { rebalance_ms: -1, topics: None, owned: None, ..self.says_all() }
+    }
+
+    fn owns(&self) -> Vec<i32> {
+        self.owned.values().flatten().copied().collect()
+    }
+}
+
+impl Scene {
+    fn beat(&mut self, heartbeat: ConsumerHeartbeat) -> Result<Heard, ErrorCode> {
+        let asked = self.ask(Request::ConsumerHeartbeat(Box::new(heartbeat)));
+        match self.reply(asked) {
+            Reply::Heard(heard) => heard.clone().map_err(|(error, _)| error),
+            Reply::Refused(error) => Err(*error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A heartbeat, and what the client does upon the answer: it reads what it is told.
+    fn live(&mut self, reader: &mut Reader) -> Result<(), ErrorCode> {
+        let heard = self.beat(reader.says_all())?;
+        reader.epoch = heard.epoch;
+        if let Some(assignment) = heard.assignment {
+            reader.owned = assignment;
+        }
+        Ok(())
+    }
+
+    /// Heartbeats of all until nothing changes; at no time do two own the same partition.
+    fn settle_readers(&mut self, readers: &mut [Reader]) {
+        for _ in 0..10 {
+            for index in 0..readers.len() {
+                self.live(&mut readers[index]).unwrap();
+                let mut owned: Vec<(TopicId, i32)> = Vec::new();
+                for reader in readers.iter() {
+                    let all = reader.owned.iter();
+                    owned.extend(all.flat_map(|(id, numbers)| numbers.iter().map(|n| (*id, *n))));
+                }
+                let all = owned.len();
+                owned.sort_unstable();
+                owned.dedup();
+                assert_eq!(owned.len(), all, "two members read the same partition");
+            }
+        }
+        assert_eq!(self.describe_consumer().state, "Stable");
+    }
+
+    fn describe_consumer(&mut self) -> ConsumerDescription {
+        let asked = self.ask(Request::DescribeConsumer { group: GROUP.into() });
+        match self.reply(asked) {
+            Reply::ConsumerDescribed(Some(description)) => (**description).clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// So many readers, each with its share.
+    fn of_readers(count: usize) -> (Self, Vec<Reader>) {
+        let mut scene = Self::new();
+        let mut readers: Vec<Reader> =
+            (0..count).map(|number| Reader::new(&format!("m{number}"))).collect();
+        scene.settle_readers(&mut readers);
+        (scene, readers)
+    }
+}
+
+/// A member that joins alone has everything at once.
+#[test]
+fn a_reader_alone_reads_everything_at_once() {
+    let mut scene = Scene::new();
+    let mut reader = Reader::new("m");
+    scene.live(&mut reader).unwrap();
+    assert_eq!((reader.epoch, reader.owns()), (1, vec![0, 1, 2, 3]));
+    let heard = scene.beat(reader.says_little()).unwrap();
+    assert_eq!((heard.epoch, heard.assignment), (1, None), "nothing new, nothing told");
+    let before = scene.log.len();
+    scene.beat(reader.says_little()).unwrap();
+    assert_eq!(scene.log.len(), before, "and nothing is written");
+}
+
+/// A partition moves in two steps: the old owner lets go of it, then the new one has it.
+#[test]
+fn a_partition_moves_when_its_owner_has_let_go() {
+    let (mut scene, mut readers) = Scene::of_readers(1);
+    let mut newcomer = Reader::new("n");
+    scene.live(&mut newcomer).unwrap();
+    assert_eq!(newcomer.owns(), [] as [i32; 0], "all of it is still read by the other");
+    assert_eq!(newcomer.epoch, 2);
+
+    let heard = scene.beat(readers[0].says_little()).unwrap();
+    let left: Vec<i32> = heard.assignment.unwrap().into_values().flatten().collect();
+    assert_eq!((heard.epoch, left.len()), (1, 2), "it is asked to give up half");
+    scene.live(&mut newcomer).unwrap();
+    assert_eq!(newcomer.owns(), [] as [i32; 0], "it was asked, and has not done so");
+
+    scene.live(&mut readers[0]).unwrap();
+    scene.live(&mut readers[0]).unwrap();
+    assert_eq!((readers[0].epoch, readers[0].owns()), (2, left));
+    scene.live(&mut newcomer).unwrap();
+    assert_eq!(newcomer.owns().len(), 2);
+}
+
+/// However members come and go, no partition is read by two.
+#[test]
+fn members_come_and_go() {
+    let (mut scene, mut readers) = Scene::of_readers(3);
+    let count = |readers: &[Reader]| -> usize { readers.iter().map(|r| r.owns().len()).sum() };
+    assert_eq!(count(&readers), 4);
+    let gone = readers.remove(1);
+    scene.beat(ConsumerHeartbeat { epoch: -1, ..gone.says_little() }).unwrap();
+    scene.settle_readers(&mut readers);
+    assert_eq!(count(&readers), 4);
+    assert_eq!(scene.beat(gone.says_all()).unwrap_err(), ErrorCode::UnknownMemberId);
+    readers.push(Reader::new("late"));
+    scene.settle_readers(&mut readers);
+    assert_eq!(count(&readers), 4);
+}
+
+/// Silence beyond the session is taken for death; what the member had goes to the others.
+#[test]
+fn a_silent_reader_is_out() {
+    let (mut scene, mut readers) = Scene::of_readers(2);
+    scene.pass(SESSION - Duration::from_millis(1));
+    scene.live(&mut readers[0]).unwrap();
+    scene.pass(Duration::from_millis(1));
+    let silent = readers.pop().unwrap();
+    scene.settle_readers(&mut readers);
+    assert_eq!(readers[0].owns(), [0, 1, 2, 3]);
+    assert_eq!(scene.beat(silent.says_all()).unwrap_err(), ErrorCode::UnknownMemberId);
+}
+
+/// Who lives and does not let go in time is out, too: others wait for it.
+#[test]
+fn a_reader_that_lets_go_of_nothing_is_out() {
+    let (mut scene, readers) = Scene::of_readers(1);
+    let mut newcomer = Reader::new("n");
+    scene.live(&mut newcomer).unwrap();
+    let mut fenced = false;
+    for _ in 0..10 {
+        fenced = scene.beat(readers[0].says_little()).is_err();
+        scene.live(&mut newcomer).unwrap();
+        scene.pass(SESSION - Duration::from_secs(1));
+    }
+    assert!(fenced);
+    scene.live(&mut newcomer).unwrap();
+    assert_eq!(newcomer.owns(), [0, 1, 2, 3]);
+}
+
+/// A member that names another epoch than its own has missed its being fenced. One that names the
+/// one before has missed an answer, and goes on.
+#[test]
+fn an_epoch_that_is_not_the_members_is_fenced() {
+    let (mut scene, mut readers) = Scene::of_readers(2);
+    let reader = &mut readers[0];
+    let ahead = ConsumerHeartbeat { epoch: reader.epoch + 1, ..reader.says_all() };
+    assert_eq!(scene.beat(ahead).unwrap_err(), ErrorCode::FencedMemberEpoch);
+    let missed = ConsumerHeartbeat { epoch: reader.epoch - 1, ..reader.says_all() };
+    assert_eq!(scene.beat(missed.clone()).unwrap().epoch, reader.epoch);
+    let owned = [(T, (0..4).collect())].into();
+    let too_much = ConsumerHeartbeat { owned: Some(owned), ..missed };
+    assert_eq!(scene.beat(too_much).unwrap_err(), ErrorCode::FencedMemberEpoch);
+}
+
+/// A static member that leaves for a restart finds its share again, under another name, and nobody
+/// else notices. While it is there, nobody takes its place.
+#[test]
+fn a_static_reader_restarts_unnoticed() {
+    let mut scene = Scene::new();
+    let mut readers = [Reader::new("a"), Reader::new("b")];
+    readers[1].instance = Some("one".into());
+    scene.settle_readers(&mut readers);
+    let [mut other, old] = readers;
+    let mut again =
+        Reader { member: "c".into(), epoch: 0, owned: Partitions::new(), ..old.clone() };
+    assert_eq!(scene.live(&mut again).unwrap_err(), ErrorCode::UnreleasedInstanceId);
+
+    scene.beat(ConsumerHeartbeat { epoch: -2, ..old.says_little() }).unwrap();
+    scene.live(&mut again).unwrap();
+    assert_eq!(again.owned, old.owned);
+    let epoch = other.epoch;
+    scene.live(&mut other).unwrap();
+    assert_eq!(other.epoch, epoch);
+    assert_eq!(scene.beat(old.says_all()).unwrap_err(), ErrorCode::FencedInstanceId);
+}
+
+/// New partitions, and new topics that match a pattern, are shared out at the next heartbeat.
+#[test]
+fn topics_that_come_and_grow_are_shared_out() {
+    let mut scene = Scene::new();
+    let mut reader = Reader::new("m");
+    reader.topics.clear();
+    reader.regex = Some("new-.*|t".into());
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owned.len(), 1, "only whole names match: not `topic`");
+    add_topic(&mut scene.image, 9, "new-one", 2);
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owned.len(), 2);
+    let grown = metadata::Record::PartitionsAdded {
+        topic: TopicId([9; 16]),
+        new_count: 3,
+        partitions: vec![vec![NodeId(1)]],
+    };
+    scene.image.replay(&grown).unwrap();
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owned[&TopicId([9; 16])].len(), 3);
+}
+
+/// What members ask for that there is not, or that contradicts itself, is refused with its reason.
+#[test]
+fn what_cannot_be_is_refused() {
+    let mut scene = Scene::new();
+    let all = Reader::new("m").says_all();
+    let mut refused = |heartbeat: ConsumerHeartbeat| scene.beat(heartbeat).unwrap_err();
+    let invalid = ErrorCode::InvalidRequest;
+    assert_eq!(refused(ConsumerHeartbeat { topics: None, ..all.clone() }), invalid);
+    assert_eq!(refused(ConsumerHeartbeat { rebalance_ms: -1, ..all.clone() }), invalid);
+    assert_eq!(refused(ConsumerHeartbeat { owned: None, ..all.clone() }), invalid);
+    assert_eq!(refused(ConsumerHeartbeat { epoch: -7, ..all.clone() }), ErrorCode::GroupIdNotFound);
+    let assignor = Some("own".into());
+    let unsupported = refused(ConsumerHeartbeat { assignor, ..all.clone() });
+    assert_eq!(unsupported, ErrorCode::UnsupportedAssignor);
+    let regex = Some("(".into());
+    let irregular = refused(ConsumerHeartbeat { regex, ..all });
+    assert_eq!(irregular, ErrorCode::InvalidRegularExpression);
+    assert_eq!(scene.coordinator.groups_count(), 0, "and nothing is kept of it");
+}
+
+/// Commits and fetches carry the member's epoch, and a stale one is told as such.
+#[test]
+fn commits_carry_the_members_epoch() {
+    let (mut scene, readers) = Scene::of_readers(1);
+    let reader = &readers[0];
+    scene.commit(who(&reader.member, reader.epoch), &[("t", 0, 5)]).unwrap();
+    let stale = scene.commit(who(&reader.member, 0), &[("t", 0, 6)]);
+    assert_eq!(stale, Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(scene.commit(nobody(), &[("t", 0, 6)]), Err(ErrorCode::UnknownMemberId));
+    let fetch = FetchOffsets { member: Some("m0".into()), epoch: 0, ..all_offsets() };
+    let asked = scene.ask(Request::FetchOffsets(fetch));
+    assert!(matches!(scene.reply(asked), Reply::Refused(ErrorCode::StaleMemberEpoch)));
+    assert_eq!(scene.committed("t", 0), Some(5));
+}
+
+/// A crash loses nothing that a member was told: it goes on in its epoch, with its share.
+#[test]
+fn readers_survive_a_crash() {
+    let (mut scene, mut readers) = Scene::of_readers(2);
+    let before: Vec<(i32, Vec<i32>)> = readers.iter().map(|r| (r.epoch, r.owns())).collect();
+    scene.crash();
+    scene.settle_readers(&mut readers);
+    let after: Vec<(i32, Vec<i32>)> = readers.iter().map(|r| (r.epoch, r.owns())).collect();
+    assert_eq!(before, after);
+}
+
+/// What could not be written has not happened: the member asks again.
+#[test]
+fn a_join_that_cannot_be_written_changes_nothing() {
+    let (mut scene, mut readers) = Scene::of_readers(1);
+    scene.disk = Disk::Full;
+    let mut newcomer = Reader::new("n");
+    assert_eq!(scene.live(&mut newcomer).unwrap_err(), ErrorCode::NotCoordinator);
+    assert_eq!(scene.describe_consumer().members.len(), 1);
+    scene.disk = Disk::Takes;
+    scene.live(&mut newcomer).unwrap();
+    readers.push(newcomer);
+    scene.settle_readers(&mut readers);
+}
+
+/// A group without members is of the kind of whoever comes next, and keeps its offsets; one with
+/// members stays what it is.
+#[test]
+fn an_empty_group_changes_its_kind() {
+    let (mut scene, clients) = Scene::stable(1);
+    let mut reader = Reader::new("m");
+    assert_eq!(scene.live(&mut reader).unwrap_err(), ErrorCode::GroupIdNotFound);
+    scene.commit(who(&clients[0].id(), 1), &[("t", 0, 5)]).unwrap();
+    scene.leave(&[(&clients[0].id(), None)]);
+    scene.live(&mut reader).unwrap();
+    scene.crash();
+    assert_eq!(scene.describe_consumer().members.len(), 1);
+    assert_eq!(scene.committed("t", 0), Some(5));
+
+    let joining = scene.join(&Client::new());
+    assert_eq!(scene.joined(joining).error, ErrorCode::InconsistentGroupProtocol);
+    scene.beat(ConsumerHeartbeat { epoch: -1, ..reader.says_little() }).unwrap();
+    scene.stabilize(&mut [Client::new()]);
+    scene.crash();
+    assert_eq!(scene.state(), "Stable");
+    assert_eq!(scene.committed("t", 0), Some(5));
+}
+
+/// A group of the newer kind is deleted when nobody is in it, and its log is written anew whole.
+#[test]
+fn a_group_of_readers_is_written_anew_and_deleted() {
+    let (mut scene, mut readers) = Scene::of_readers(3);
+    scene.commit(who(&readers[0].member, readers[0].epoch), &[("t", 0, 5)]).unwrap();
+    scene.coordinator.log_bytes = 2 << 30;
+    scene.commit(who(&readers[0].member, readers[0].epoch), &[("t", 0, 6)]).unwrap();
+    let cut = scene.coordinator.take_trim().unwrap();
+    scene.log.drain(..cut.0 as usize);
+    scene.crash();
+    scene.settle_readers(&mut readers);
+    assert_eq!(scene.committed("t", 0), Some(6));
+
+    let refused = scene.delete();
+    assert!(matches!(scene.reply(refused), Reply::Deleted(ErrorCode::NonEmptyGroup)));
+    for reader in &readers {
+        scene.beat(ConsumerHeartbeat { epoch: -1, ..reader.says_little() }).unwrap();
+    }
+    let deleted = scene.delete();
+    assert!(matches!(scene.reply(deleted), Reply::Deleted(ErrorCode::None)));
+    scene.crash();
+    assert_eq!((scene.coordinator.groups_count(), scene.coordinator.bytes()), (0, 0));
+}
