@@ -131,6 +131,7 @@ impl Node for Broker {
 fn hurry(config: &mut Config, segment_bytes: u32) {
     config.groups.session_min = Duration::from_millis(1);
     config.groups.initial_delay = Duration::from_millis(50);
+    config.groups.consumer_session = Duration::from_millis(1_500);
     config.groups.topic_partitions = 3;
     config.groups.topic_segment_bytes = segment_bytes;
 }

@@ -1,6 +1,7 @@
 //! Members of groups: they join, share partitions out among themselves, commit, leave, and die.
 //!
-//! A member shares out by itself if it leads, as consumers of the classic protocol do. What it
+//! A member shares out by itself if it leads, as consumers of the classic protocol do; members of
+//! the newer kind ([`newer`]) are told by the broker what they may read. What a member
 //! commits of a partition is always above what it found committed there, so the offsets of a
 //! partition rise for ever, whoever commits them: a commit that is taken from a member which has
 //! lost the partition would show.
@@ -11,10 +12,13 @@
 //!    └─────────┴──── errors, rebalances, deaths ──┘
 //! ```
 
+mod newer;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::consumer_group_heartbeat::JOIN_EPOCH;
 use tidemill_net::kafka::consumer_protocol::{Assignment, PROTOCOL_TYPE, Subscription};
 use tidemill_net::kafka::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
 use tidemill_net::kafka::heartbeat::{HeartbeatRequest, HeartbeatResponse};
@@ -36,6 +40,7 @@ use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Message, Request, decode_response, encode_request};
 use tidemill_runtime::edge::Instant;
 
+use self::newer::Newer;
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
 use super::{Phase, REBORN, Scene, passed};
@@ -68,7 +73,10 @@ pub(crate) struct Member {
     versions: Versions,
     coordinator: Option<u16>,
     id: String,
+    /// The generation it is in; of the newer kind, its epoch.
     generation: i32,
+    /// What it keeps as a member of the newer kind.
+    newer: Option<Newer>,
     leads: Option<Vec<JoinGroupResponseMember>>,
     step: Step,
     /// Something is asked that the next step depends on.
@@ -76,8 +84,9 @@ pub(crate) struct Member {
     heartbeat_at: Option<Instant>,
     /// What it holds, and what was committed last, as far as it knows.
     holds: BTreeMap<Place, i64>,
-    /// Commits under way.
+    /// Commits under way, and where they were sent: two that go different ways may change places.
     under_way: usize,
+    commits_to: u16,
     /// Since nothing new is written: it has begun anew, and has seen what is committed.
     drain: Drain,
 }
@@ -118,6 +127,10 @@ enum Ask {
     Join,
     Sync,
     Heartbeat,
+    /// A heartbeat of the newer kind.
+    Beat,
+    /// The last one.
+    LastBeat,
     Leave,
     Commit(Vec<(Place, i64)>),
     /// With what must be found at least.
@@ -138,8 +151,13 @@ impl Member {
             commit: up_to(if is_static { 7 } else { 2 }, 10),
             fetch: up_to(1, 10),
         };
+        let newer = random.happens(400_000).then(|| Newer::new(&mut random));
+        let kind = if newer.is_some() { "newer" } else { "group" };
+        // Epochs came with this version.
+        let commit = if newer.is_some() { versions.commit.max(9) } else { versions.commit };
+        let versions = Versions { commit, ..versions };
         Self {
-            group: format!("group-{}", number % groups.max(1)),
+            group: format!("{kind}-{}", number % groups.max(1)),
             instance: is_static.then(|| format!("instance-{number}")),
             random,
             lines: Lines::new(TIMEOUT),
@@ -148,13 +166,15 @@ impl Member {
             versions,
             coordinator: None,
             id: String::new(),
-            generation: -1,
+            generation: JOIN_EPOCH,
+            newer,
             leads: None,
             step: Step::Looking,
             busy: false,
             heartbeat_at: None,
             holds: BTreeMap::new(),
             under_way: 0,
+            commits_to: BOOTSTRAP_PORT,
             drain: Drain::NotYet,
         }
     }
@@ -193,6 +213,7 @@ impl Member {
         }
         match self.step {
             Step::Looking => self.find(scene),
+            _ if self.newer.is_some() => self.go_on(scene),
             Step::Joining => self.join(scene),
             Step::Syncing => self.sync(scene),
             Step::Fetching => self.fetch(scene),
@@ -215,10 +236,16 @@ impl Member {
                 self.hear(heard, scene)?;
             }
         }
-        self.id.clear();
+        self.forget_name();
         self.coordinator = None;
         self.begin(Step::Looking);
         Ok(())
+    }
+
+    /// It is no member any more, as far as it knows.
+    fn forget_name(&mut self) {
+        self.id.clear();
+        self.generation = JOIN_EPOCH;
     }
 
     fn begin(&mut self, step: Step) {
@@ -227,6 +254,7 @@ impl Member {
         if matches!(step, Step::Looking | Step::Joining) {
             self.holds.clear();
             self.leads = None;
+            self.newer.iter_mut().for_each(Newer::forget_share);
         }
     }
 
@@ -239,7 +267,10 @@ impl Member {
     }
 
     fn ask<R: Request>(&mut self, ask: Ask, version: i16, request: &R, scene: &mut Scene<'_, '_>) {
-        let to = self.to();
+        let to = match ask {
+            Ask::Commit(_) => self.commits_to,
+            _ => self.to(),
+        };
         self.lines.ask(to, Some(ask), scene.port, |out: &mut BytesMut, correlation| {
             encode_request(out, version, correlation, Some("member"), request);
         });
@@ -318,8 +349,9 @@ impl Member {
 
     fn fetch(&mut self, scene: &mut Scene<'_, '_>) {
         let group = scene.history.group(&self.group);
+        let fresh = self.holds.keys().filter(|place| self.is_fresh(place));
         let wanted: Vec<(Place, Option<i64>)> =
-            self.holds.keys().map(|place| (*place, group.floor(*place))).collect();
+            fresh.map(|place| (*place, group.floor(*place))).collect();
         if wanted.is_empty() {
             return self.begin(Step::Holding);
         }
@@ -336,8 +368,9 @@ impl Member {
             topics: Some(topics.clone()),
             groups: vec![OffsetFetchRequestGroup {
                 group_id: self.group.clone(),
+                member_id: self.newer.is_some().then(|| self.id.clone()),
+                member_epoch: if self.newer.is_some() { self.generation } else { -1 },
                 topics: Some(topics),
-                ..OffsetFetchRequestGroup::default()
             }],
             require_stable: true,
         };
@@ -348,7 +381,7 @@ impl Member {
     /// It has its share: it says that it lives, commits, and sometimes goes.
     fn hold(&mut self, scene: &mut Scene<'_, '_>) {
         let now = scene.port.now();
-        if passed(now, self.heartbeat_at, HEARTBEAT) {
+        if self.newer.is_none() && passed(now, self.heartbeat_at, HEARTBEAT) {
             self.heartbeat_at = Some(now);
             self.heartbeat(scene);
         }
@@ -356,7 +389,10 @@ impl Member {
             self.commit(scene);
         }
         if scene.phase == Phase::Work && self.random.happens(4_000) {
-            self.leave(scene);
+            match self.newer.is_some() {
+                true => self.beat_last(scene),
+                false => self.leave(scene),
+            }
         }
         if self.drain == Drain::Begun {
             self.drain = Drain::Seen;
@@ -377,7 +413,8 @@ impl Member {
         let group = scene.history.group(&self.group);
         let mut offsets = Vec::new();
         for (place, last) in &mut self.holds {
-            if self.random.coin() {
+            let is_fresh = self.newer.as_ref().is_some_and(|newer| newer.fresh.contains(place));
+            if !is_fresh && self.random.coin() {
                 *last += self.random.between(1, 5) as i64;
                 group.committing(*place, *last);
                 offsets.push((*place, *last));
@@ -403,6 +440,9 @@ impl Member {
             topics: topics.collect(),
             ..OffsetCommitRequest::default()
         };
+        if self.under_way == 0 {
+            self.commits_to = self.to();
+        }
         self.under_way += 1;
         self.ask(Ask::Commit(offsets), self.versions.commit, &request, scene);
     }
@@ -428,8 +468,17 @@ impl Member {
             Heard::Answer(ask, frame) => (ask, frame),
             Heard::Lost(Ask::Map | Ask::Heartbeat) => return Ok(()),
             Heard::Lost(ask) => {
-                if let Ask::Commit(_) = ask {
-                    self.under_way -= 1;
+                match ask {
+                    Ask::Commit(_) => {
+                        self.under_way -= 1;
+                        // It may still come about, behind what would be committed from now on in
+                        // the same epoch. In the classic protocol the next generation is a barrier.
+                        if self.newer.is_some() {
+                            self.forget_name();
+                        }
+                    }
+                    Ask::Beat => self.beat_lost(),
+                    _ => {}
                 }
                 // What became of it is not known: look again.
                 self.begin(Step::Looking);
@@ -446,6 +495,11 @@ impl Member {
                 if self.step == Step::Holding {
                     self.told(response.error_code)?;
                 }
+            }
+            Ask::Beat => self.beaten(&frame, scene)?,
+            Ask::LastBeat => {
+                self.forget_name();
+                self.begin(Step::Looking);
             }
             Ask::Leave => {
                 let response: LeaveGroupResponse = read(self.versions.leave, &frame)?;
@@ -468,14 +522,20 @@ impl Member {
             ErrorCode::RebalanceInProgress | ErrorCode::MemberIdRequired => {
                 self.begin(Step::Joining);
             }
-            ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => {
-                self.id.clear();
+            ErrorCode::UnknownMemberId
+            | ErrorCode::IllegalGeneration
+            | ErrorCode::FencedMemberEpoch => {
+                self.forget_name();
                 self.begin(Step::Joining);
             }
+            // The epoch has changed meanwhile: it is asked again with the one that is known then.
+            ErrorCode::StaleMemberEpoch if self.newer.is_some() => self.busy = false,
+            // The process before is not known to be gone yet.
+            ErrorCode::UnreleasedInstanceId if self.newer.is_some() => self.busy = false,
             // Another process of the same instance has come: an earlier one of its own, whose
             // requests were delayed.
             ErrorCode::FencedInstanceId => {
-                self.id.clear();
+                self.forget_name();
                 self.begin(Step::Looking);
             }
             ErrorCode::CoordinatorLoadInProgress => self.busy = false,
@@ -632,6 +692,9 @@ impl Member {
             scene.history.group(&self.group).fetched(*place, offset, *floor)?;
             if let Some(held) = self.holds.get_mut(place) {
                 *held = offset.unwrap_or(0);
+            }
+            if let Some(newer) = &mut self.newer {
+                newer.fresh.remove(place);
             }
         }
         self.step = Step::Holding;
