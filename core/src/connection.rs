@@ -71,6 +71,8 @@ pub struct Connection {
     leaving: usize,
     ready_bytes: usize,
     receiving: bool,
+    /// Before this it is not read: its client has spent more than its quota.
+    muted_until: Option<Instant>,
     sending: usize,
     stage: Stage,
 }
@@ -165,6 +167,7 @@ impl Connection {
             leaving: 0,
             ready_bytes: 0,
             receiving: false,
+            muted_until: None,
             sending: 0,
             stage: Stage::Open,
         }
@@ -388,6 +391,21 @@ impl Connection {
         self.slots.len() - self.leaving
     }
 
+    /// Reads nothing before `until`; false if it is so already. Replies leave all the same, so that
+    /// the client knows (KIP-219).
+    pub fn mute(&mut self, until: Instant) -> bool {
+        let longer = self.muted_until.is_none_or(|muted| muted < until);
+        if longer {
+            self.muted_until = Some(until);
+        }
+        longer
+    }
+
+    /// Reads again if its time has come.
+    pub fn unmute(&mut self, now: Instant) {
+        self.muted_until = self.muted_until.filter(|until| now < *until);
+    }
+
     /// Reads no more requests; the connection closes when its open slots are answered.
     pub fn drain(&mut self) {
         if self.stage == Stage::Open {
@@ -456,6 +474,7 @@ impl Connection {
     fn has_room(&self) -> bool {
         self.slots_open() < REQUESTS_PER_CONNECTION_MAX
             && self.ready_bytes < REPLY_BYTES_PER_CONNECTION_MAX
+            && self.muted_until.is_none()
     }
 }
 
@@ -554,6 +573,29 @@ mod tests {
         connection.fill_slot(numbers[3], None, reply(), &mut full_budget());
         assert!(send(&mut connection, false).is_empty());
         assert!(connection.should_close());
+    }
+
+    /// A client above its quota is answered, but nothing more of it is read until its time has come,
+    /// not even what has arrived; the longer of two times counts.
+    #[test]
+    fn a_muted_client_is_answered_and_not_read() {
+        let mut connection = connection();
+        let slot = connection.open_slot(0, 0, &mut budget());
+        let at = |nanos| Instant { nanos };
+        assert!(connection.mute(at(100)));
+        assert!(!connection.mute(at(50)));
+        connection.received(frame(10), at(0), 0);
+        assert!(!connection.has_frame());
+        assert!(matches!(connection.take_frame(), Taken::Nothing));
+        let receive = connection.next_receive(&mut budget(), at(0));
+        assert!(matches!(receive, Receive::Nothing));
+        connection.fill_slot(slot.number, None, vec![Bytes::from_static(b"x")], &mut budget());
+        assert!(connection.next_send().is_some());
+
+        connection.unmute(at(50));
+        assert!(!connection.has_frame());
+        connection.unmute(at(100));
+        assert!(matches!(connection.take_frame(), Taken::Frame(_)));
     }
 
     /// A client that asks without taking answers stops being read instead of filling memory.

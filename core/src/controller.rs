@@ -14,6 +14,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_net::kafka::alter_client_quotas::{
+    AlterClientQuotasRequest, AlterClientQuotasResponse,
+};
 use tidemill_net::kafka::alter_configs::{
     AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ReplaceConfigsResource,
@@ -70,6 +73,8 @@ pub enum Proposal {
     AlterConfigs(IncrementalAlterConfigsRequest),
     /// See [`AlterConfigsRequest`].
     ReplaceConfigs(AlterConfigsRequest),
+    /// See [`AlterClientQuotasRequest`].
+    Quotas(AlterClientQuotasRequest),
     /// No change, but a question that only the writer of the metadata log can answer.
     Quorum(DescribeQuorumRequest),
     /// A block of producer ids for one shard.
@@ -91,6 +96,8 @@ pub enum Outcome {
     AlterConfigs(IncrementalAlterConfigsResponse),
     /// Per resource.
     ReplaceConfigs(AlterConfigsResponse),
+    /// Per entity.
+    Quotas(AlterClientQuotasResponse),
     /// How the metadata quorum is.
     Quorum(DescribeQuorumResponse),
     /// The block, or why there is none.
@@ -381,6 +388,7 @@ impl Shard {
             }
             Proposal::AlterConfigs(request) => self.decide_alter_configs(request),
             Proposal::ReplaceConfigs(request) => self.decide_replace_configs(request),
+            Proposal::Quotas(request) => crate::api::quotas::decide(&self.image, request),
             Proposal::Quorum(request) => (Vec::new(), self.describe_quorum(controller, request)),
             Proposal::ProducerIds => {
                 let record = decisions::decide_producer_ids(&self.image);
@@ -766,6 +774,7 @@ pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
         }
         Proposal::AlterConfigs(request) => Outcome::AlterConfigs(request.error_response(error)),
         Proposal::ReplaceConfigs(request) => Outcome::ReplaceConfigs(request.error_response(error)),
+        Proposal::Quotas(request) => Outcome::Quotas(request.error_response(error)),
         Proposal::Quorum(request) => Outcome::Quorum(request.error_response(error)),
         Proposal::ProducerIds => Outcome::ProducerIds(Err(error)),
         Proposal::OffsetsTopic => Outcome::OffsetsTopic(error),
@@ -804,6 +813,11 @@ fn failed(outcome: &Outcome, error: ErrorCode) -> Outcome {
             let mut response = response.clone();
             response.responses.iter_mut().for_each(|resource| spoil(&mut resource.error_code));
             Outcome::ReplaceConfigs(response)
+        }
+        Outcome::Quotas(response) => {
+            let mut response = response.clone();
+            response.entries.iter_mut().for_each(|entry| spoil(&mut entry.error_code));
+            Outcome::Quotas(response)
         }
         Outcome::Quorum(_) => unreachable!("a question writes nothing"),
         Outcome::ProducerIds(_) => Outcome::ProducerIds(Err(error)),

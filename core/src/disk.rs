@@ -33,6 +33,8 @@ pub enum Owner {
     Recovery,
     /// The metadata log.
     Metadata,
+    /// A partition whose batch is made anew before it is appended.
+    Rework,
 }
 
 /// A file, as the one calls it that asks.
@@ -391,6 +393,11 @@ impl Disk {
         let index = self.in_flight.insert(InFlight::Chore { owner, id });
         edge.submit(token(TokenKind::Disk, index), Op::Chore(chore));
     }
+}
+
+/// Work on a batch that is made anew. It has no name: there is one at a time.
+pub fn rework_request(chore: Chore) -> Request {
+    Request { owner: Owner::Rework, id: 0, work: Work::Chore { chore, forget: Vec::new() } }
 }
 
 /// A request of storage (or of its recovery) in this module's words.

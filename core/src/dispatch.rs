@@ -169,6 +169,12 @@ impl Shard {
             AnyRequest::DescribeQuorum(request) => {
                 self.handle_describe_quorum(reply, request, times);
             }
+            AnyRequest::DescribeClientQuotas(request) => {
+                self.handle_describe_quotas(reply, &request);
+            }
+            AnyRequest::AlterClientQuotas(request) => {
+                self.handle_alter_quotas(reply, request, times);
+            }
             AnyRequest::UpdateFeatures(request) => self.handle_update_features(reply, &request),
             other => unreachable!("not served, so its header is refused: {other:?}"),
         }

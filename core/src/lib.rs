@@ -18,6 +18,8 @@ pub mod job;
 pub mod message;
 pub mod partition;
 pub mod placement;
+pub mod quota;
+pub mod rework;
 pub mod topic_rules;
 
 pub mod admin;

@@ -4,6 +4,8 @@
 //! broker grows without a bound from here; what must hold between two of them is asserted at
 //! compile time below.
 
+use std::time::Duration;
+
 use tidemill_replication::limits as metadata;
 use tidemill_runtime::edge::RECEIVE_BYTES_MAX;
 
@@ -106,6 +108,10 @@ const MESSAGES_ONCE_MAX: usize = 16;
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 
+/// How large the records of a batch may be uncompressed that is made anew before it is appended; one
+/// of a shard at a time.
+pub const REWORKED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// The most partitions in one answer to DescribeTopicPartitions, which is cut into pieces (Kafka's
 /// `max.request.partition.size.limit`).
 pub const PARTITIONS_DESCRIBED_MAX: usize = 2000;
@@ -116,8 +122,14 @@ pub const PARTITIONS_SHOWN_MAX: usize = 100_000;
 /// The most connections to the admin port at a time, and the most questions a shard may leave open.
 pub const ADMIN_CONNECTIONS_MAX: usize = 16;
 
-/// How much of a client's own name is kept with its connection.
-pub const CLIENT_ID_BYTES_KEPT: usize = 64;
+/// How much of a client's own name is kept with its connection: as much as a quota can name.
+pub const CLIENT_ID_BYTES_KEPT: usize = metadata::QUOTA_NAME_BYTES_MAX;
+
+/// The most buckets of quotas that one shard keeps; further clients share one.
+pub const QUOTA_BUCKETS_MAX: usize = 10_000;
+
+/// The longest a client is kept waiting for its quota; what it has spent beyond is forgiven.
+pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
 
 /// The most partitions a shard tells of in one turn to whoever looks at all of them.
 pub const PARTITIONS_TOLD_MAX: usize = 1024;
@@ -213,6 +225,8 @@ const _: () = {
     assert!(REQUEST_BYTES_MAX <= i32::MAX as u32);
     assert!(FETCH_BYTES_MAX <= i32::MAX as u32 / 2);
     assert!(BATCH_BYTES_MIN <= BATCH_BYTES_MAX);
+    // Whatever is accepted uncompressed can be compressed.
+    assert!(BATCH_BYTES_MAX as usize <= REWORKED_BYTES_MAX);
     // The smallest request limit accepted is above what one receive can bring.
     assert!(RECEIVE_BYTES_MAX <= 64 * 1024);
     assert!(PARTITIONS_PER_TOPIC_MAX <= PARTITIONS_MAX);

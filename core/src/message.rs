@@ -16,6 +16,7 @@ use crate::controller::Proposal;
 use crate::coordinator;
 use crate::job::JobId;
 use crate::measure::Question;
+use crate::quota::BucketKey;
 
 /// What one shard says to another.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub enum Message {
     },
     /// To shard 0: the files of a deleted partition are gone.
     Dropped(TopicPartition),
+    /// What clients with quotas have spent on the sender since it last told.
+    Spent(Arc<[(BucketKey, u64)]>),
     /// The data directory has failed: nothing is appended any more.
     Fence,
     /// From shard 0 at start: recovery has ended; these are your partitions.

@@ -19,11 +19,13 @@ use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_perf::MEASURING;
 use tidemill_perf::lateness::Lateness;
-use tidemill_record::{IdMap, LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
-use tidemill_runtime::edge::{Instant, ShardId};
+use tidemill_record::{
+    IdMap, LeaderEpoch, Offset, Producer, Timestamp, TimestampType, TopicPartition, Validated,
+};
+use tidemill_runtime::edge::{Chore, Done, Fault, Instant, ShardId};
 use tidemill_storage::{
     AppendError, AppendKind, Appended, Durability, Event, LogConfig, LogId, Lookup, Read,
-    ReadError, ReadId, ShardStorage, TrimError,
+    ReadError, ReadId, ShardStorage, TimestampPolicy, TrimError,
 };
 
 use self::refused::RefusedBatches;
@@ -31,6 +33,7 @@ use crate::job::{JobId, ReplyTo};
 use crate::limits::{APPENDS_QUEUED_MAX, LATENESS_PARTITIONS_MAX};
 use crate::measure::PartitionState;
 use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
+use crate::rework::{self, Rework, Wanted};
 
 /// Everything this shard is the home of.
 pub struct Home {
@@ -43,6 +46,11 @@ pub struct Home {
     queued_bytes: usize,
     queued_bytes_max: usize,
     answers: Vec<(ReplyTo, Answer)>,
+    /// Partitions whose first batch waits to be made anew, with the number of that.
+    reworks: VecDeque<(TopicPartition, u64)>,
+    /// Which one is being made anew: one at a time.
+    reworking: Option<(TopicPartition, u64)>,
+    reworks_asked: u64,
     fenced: bool,
     stopping: bool,
     batches_appended: u64,
@@ -61,6 +69,10 @@ pub struct Rules {
     pub replicas: u32,
     /// `min.insync.replicas`: with fewer, acks=all is refused.
     pub min_in_sync: u32,
+    /// `message.timestamp.after.max.ms`
+    pub ahead_max_ms: i64,
+    /// What is done to a batch before it is appended.
+    pub wanted: Wanted,
     /// How the log keeps its records.
     pub log: LogConfig,
 }
@@ -85,6 +97,10 @@ struct QueuedAppend {
     /// Of the batch as it came: the log takes its bytes.
     size_bytes: usize,
     validated: Validated,
+    /// What is to be done to it first, away from this shard.
+    rework: Option<Rework>,
+    /// The number under which that was asked for.
+    rework_number: Option<u64>,
     acks: Acks,
     reply_to: ReplyTo,
 }
@@ -133,6 +149,9 @@ impl Home {
             queued_bytes: 0,
             queued_bytes_max,
             answers: Vec::new(),
+            reworks: VecDeque::new(),
+            reworking: None,
+            reworks_asked: 0,
             fenced: false,
             stopping: false,
             batches_appended: 0,
@@ -359,7 +378,10 @@ impl Home {
         times: Times,
     ) {
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
-        let validated = match check(&batch, &partition.rules, zstd_allowed) {
+        let rules = &partition.rules;
+        let checked = check(&batch, rules, zstd_allowed)
+            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms));
+        let validated = match checked {
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),
         };
@@ -381,7 +403,10 @@ impl Home {
             return self.answers.push((reply_to, refused(error)));
         }
         let size_bytes = batch.len();
-        let queued = QueuedAppend { batch, size_bytes, validated, acks, reply_to };
+        let rework = partition.rules.wanted.of(&validated, times.wall_ms);
+        let rework_number = None;
+        let queued =
+            QueuedAppend { batch, size_bytes, validated, rework, rework_number, acks, reply_to };
         // What arrived earlier is appended earlier, or a producer's sequence would be torn.
         partition.queued.push_back(queued);
         self.queued_bytes += size_bytes;
@@ -409,6 +434,15 @@ impl Home {
     fn append_queued(&mut self, id: TopicPartition, times: Times) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
         while let Some(next) = partition.queued.front_mut() {
+            if next.rework.is_some() {
+                if next.rework_number.is_none() {
+                    self.reworks_asked += 1;
+                    next.rework_number = Some(self.reworks_asked);
+                    self.reworks.push_back((id, self.reworks_asked));
+                }
+                // It stays at the front; `reworked` follows.
+                return;
+            }
             let appended = self.storage.append(
                 partition.log,
                 &mut next.batch,
@@ -442,12 +476,73 @@ impl Home {
                     );
                     self.answers.extend(answer.map(|answer| (queued.reply_to, answer)));
                 }
-                Err(error) => self.answers.push((queued.reply_to, refused_append(&error))),
+                Err(error) => {
+                    if let AppendError::TooManyProducers { .. } = error {
+                        partition.remember_refused(&queued);
+                    }
+                    self.answers.push((queued.reply_to, refused_append(&error)));
+                }
             }
         }
         if partition.rules.log.durability == Durability::Relaxed {
             self.wake(id);
         }
+    }
+
+    /// The next batch to be made anew, as work for the background executor; one at a time.
+    pub fn poll_rework(&mut self) -> Option<Chore> {
+        while self.reworking.is_none() {
+            let (id, number) = self.reworks.pop_front()?;
+            let Some(queued) = self.reworked_next(id, number) else { continue };
+            let chore = queued.rework.map(|rework| rework.chore(&queued.batch));
+            self.reworking = Some((id, number));
+            return chore;
+        }
+        None
+    }
+
+    /// The batch at the front of a partition's queue, if it is still the one of this number.
+    fn reworked_next(&mut self, id: TopicPartition, number: u64) -> Option<&mut QueuedAppend> {
+        let front = self.partitions.get_mut(&id)?.queued.front_mut()?;
+        (front.rework_number == Some(number)).then_some(front)
+    }
+
+    /// The work of [`Home::poll_rework`] has ended.
+    pub fn reworked(&mut self, result: Result<Done, Fault>, times: Times) {
+        let (id, number) = self.reworking.take().expect("one was asked for");
+        if self.reworked_next(id, number).is_none() {
+            return;
+        }
+        let partition = self.partitions.get_mut(&id).expect("just seen");
+        let mut queued = partition.queued.pop_front().expect("just seen");
+        self.queued_bytes -= queued.size_bytes;
+        let made = match result {
+            Ok(Done::Computed(Ok(batch))) => {
+                // It may have become too large for the topic.
+                validate(&batch, &partition.rules).map(|validated| (batch, validated))
+            }
+            Ok(Done::Computed(Err(reason))) => {
+                let (error, why) = rework::refusal(reason);
+                Err(Answer::Refused { error, message: Some(why.to_owned()) })
+            }
+            other => {
+                tracing::warn!(?other, "a batch could not be made anew");
+                partition.remember_refused(&queued);
+                Err(refused(ErrorCode::KafkaStorageError))
+            }
+        };
+        match made {
+            Ok((batch, validated)) => {
+                queued.size_bytes = batch.len();
+                queued.batch = batch;
+                queued.validated = validated;
+                queued.rework = None;
+                self.queued_bytes += queued.size_bytes;
+                partition.queued.push_front(queued);
+            }
+            Err(answer) => self.answers.push((queued.reply_to, answer)),
+        }
+        self.append_queued(id, times);
     }
 
     fn admitted(&mut self, log: LogId, times: Times) {
@@ -761,10 +856,11 @@ impl Partition {
     }
 }
 
-fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, Answer> {
-    use tidemill_record::{BatchError, Codec, Limits};
+/// Is this a batch that the partition takes, as far as its header and its checksum say?
+fn validate(batch: &[u8], rules: &Rules) -> Result<Validated, Answer> {
+    use tidemill_record::{BatchError, Limits};
     let limits = Limits { batch_bytes_max: rules.batch_bytes_max, control_allowed: false };
-    let validated = tidemill_record::validate(batch, &limits).map_err(|error| {
+    tidemill_record::validate(batch, &limits).map_err(|error| {
         let code = match error {
             BatchError::ChecksumMismatch { .. } | BatchError::LengthTooSmall { .. } => {
                 ErrorCode::CorruptMessage
@@ -775,8 +871,13 @@ fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, A
             _ => ErrorCode::InvalidRecord,
         };
         Answer::Refused { error: code, message: Some(error.to_string()) }
-    })?;
-    if validated.compression() == Codec::Zstd && !zstd_allowed {
+    })
+}
+
+/// What else must hold of a batch from a client.
+fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, Answer> {
+    let validated = validate(batch, rules)?;
+    if validated.compression() == tidemill_record::Codec::Zstd && !zstd_allowed {
         return Err(refused(ErrorCode::UnsupportedCompressionType));
     }
     if validated.is_transactional() {
@@ -784,6 +885,32 @@ fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, A
         return Err(Answer::Refused { error: ErrorCode::InvalidTxnState, message: Some(message) });
     }
     Ok(validated)
+}
+
+/// Whether the producer's clock is near enough to ours, as far as the header says: its latest record
+/// and its first. The records between are looked at where the topic asks for it ([`crate::rework`]).
+fn check_timestamps(batch: Validated, rules: &Rules, wall_ms: i64) -> Result<Validated, Answer> {
+    if rules.log.timestamps == TimestampPolicy::LogAppendTime {
+        return Ok(batch);
+    }
+    let refuse = |why: String| {
+        Err(Answer::Refused { error: ErrorCode::InvalidTimestamp, message: Some(why) })
+    };
+    if batch.timestamp_type() == TimestampType::LogAppendTime {
+        return refuse("a producer's records carry the broker's time".to_owned());
+    }
+    let (first, latest) = (batch.base_timestamp(), batch.max_timestamp());
+    if latest != Timestamp::NONE && rules.ahead_max_ms < latest.0.saturating_sub(wall_ms) {
+        let (latest, ms) = (latest.0, rules.ahead_max_ms);
+        return refuse(format!("timestamp {latest} is more than {ms} ms ahead of the clock"));
+    }
+    let behind_max_ms = rules.wanted.behind_max_ms.filter(|_| first != Timestamp::NONE);
+    match behind_max_ms {
+        Some(ms) if ms < wall_ms.saturating_sub(first.0) => {
+            refuse(format!("timestamp {} is more than {ms} ms behind the clock", first.0))
+        }
+        _ => Ok(batch),
+    }
 }
 
 fn epoch_error(claimed: LeaderEpoch, current: LeaderEpoch) -> Option<ErrorCode> {
@@ -821,8 +948,9 @@ fn refused_append(error: &AppendError) -> Answer {
             ErrorCode::InvalidProducerEpoch,
             format!("producer epoch {} is older than {}", found.0, current.0),
         ),
+        // Clients try this one again: room comes when others expire.
         AppendError::TooManyProducers { .. } => (
-            ErrorCode::PolicyViolation,
+            ErrorCode::KafkaStorageError,
             "too many producers are remembered in this partition".to_owned(),
         ),
         AppendError::OutOfOrderSequence { expected, found, .. } => (

@@ -46,6 +46,7 @@ use crate::measure::Measures;
 use crate::message::{Answer, Call, Message};
 use crate::partition::{Home, Times};
 use crate::placement::{self, Endpoints};
+use crate::quota::Spending;
 use crate::startup::{StartError, Startup};
 use crate::token::{TokenKind, split};
 use crate::topic_rules;
@@ -133,17 +134,20 @@ pub struct Shard {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) waiting_fetches: WaitingFetches,
     pub(crate) groups: Groups,
+    pub(crate) spending: Spending,
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
     pub(crate) clock: StampClock,
     /// When the clock was read last, for what ends at about the same time.
     pub(crate) stamped: u64,
+    /// When this turn began.
+    pub(crate) now: Instant,
     /// What it measures of itself.
     pub(crate) measures: Measures,
     notify: Box<dyn FnMut(Notice) + Send>,
     listeners: Vec<ListenerId>,
-    connections: Slab<Connection>,
+    pub(crate) connections: Slab<Connection>,
     connections_made: u64,
     pub(crate) budget: Budget,
     /// Connections that wait for the budget.
@@ -189,6 +193,7 @@ impl<E: Edge<Message = Message>> Program<E> for Shard {
         self.measures.meter.turn.begin(begun);
         let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
         self.measures.wall_ms = times.wall_ms;
+        self.now = times.now;
         let mut completions = 0;
         while let Some(completion) = edge.poll_completion() {
             completions += 1;
@@ -246,6 +251,8 @@ impl Shard {
             producer_ids: ProducerIds::default(),
             waiting_fetches: WaitingFetches::default(),
             groups: Groups::new(&settings, id.0),
+            spending: Spending::default(),
+            now: Instant::default(),
             controller: None,
             startup,
             clock: settings.clock,
@@ -340,11 +347,32 @@ impl Shard {
             home.storage.retention(times.wall_ms, times.now.nanos);
         }
         passed += self.tick_groups(times);
+        passed += self.pass_quotas(times.now);
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
             self.close_idle(times, edge);
             self.close_overdue(times.now, edge);
+        }
+        passed
+    }
+
+    /// Lets clients go on whose time has come, and tells the other shards what was spent here.
+    fn pass_quotas(&mut self, now: Instant) -> usize {
+        let mut passed = 0;
+        while let Some(id) = self.spending.poll_unmuted(now) {
+            passed += 1;
+            if let Some(connection) = self.connection_mut(id) {
+                connection.unmute(now);
+                self.touched.push(id.index);
+            }
+        }
+        if !self.held_back
+            && self.is_serving()
+            && let Some(told) = self.spending.poll_told(now)
+        {
+            passed += 1;
+            self.tell_others(|| Message::Spent(Arc::clone(&told)));
         }
         passed
     }
@@ -364,7 +392,8 @@ impl Shard {
         let stop = stops_later.then_some(self.stop_by);
         let groups = self.groups.next_deadline();
         let jobs = self.jobs.next_deadline();
-        let deadlines = [jobs, storage, idle, retention, controller, groups, stop];
+        let quotas = self.spending.next_deadline();
+        let deadlines = [jobs, storage, idle, retention, controller, groups, quotas, stop];
         deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
     }
 
@@ -381,6 +410,10 @@ impl Shard {
                     moved = true;
                     let request = crate::disk::storage_request(Owner::Storage, request);
                     self.disk.submit(request, edge);
+                }
+                if let Some(chore) = home.poll_rework() {
+                    moved = true;
+                    self.disk.submit(crate::disk::rework_request(chore), edge);
                 }
             }
             if let Some(controller) = &mut self.controller {
@@ -416,6 +449,10 @@ impl Shard {
                 let home = self.home.as_mut().expect("it asked");
                 let completion = crate::disk::storage_completion(finished);
                 home.storage.handle_completion(completion, times.now.nanos);
+            }
+            Owner::Rework => {
+                let home = self.home.as_mut().expect("it asked");
+                home.reworked(finished.result, times);
             }
             Owner::Recovery => {
                 let startup = self.startup.as_mut().expect("it asked");
@@ -618,6 +655,9 @@ impl Shard {
                 let startup = self.startup.as_mut().expect("told to shard 0 while it starts");
                 startup.adopted();
             }
+            Message::Spent(told) => {
+                self.spending.spent_elsewhere(self.image.quotas(), &told, times.now);
+            }
             Message::Ask(question) => self.answer_question(question, times),
             Message::Stop => self.begin_stop(times),
             Message::Stopped => {
@@ -682,6 +722,9 @@ impl Shard {
                 _ => None,
             };
             self.image.replay(record).expect("a committed record follows from the image");
+            if let Record::QuotaChanged { .. } = record {
+                self.spending.reset();
+            }
             topic_rules::apply(record, self, times.now);
             self.groups_follow(record, deleted, times);
         }

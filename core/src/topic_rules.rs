@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use tidemill_record::{Offset, PartitionId, TopicPartition};
+use tidemill_record::{Codec, Offset, PartitionId, TopicPartition};
 use tidemill_replication::config::{
-    Durability as TopicDurability, Layers, TimestampType, TopicConfig,
+    Compression, Durability as TopicDurability, Layers, TimestampType, TopicConfig, set_on_node,
 };
 use tidemill_replication::metadata::{Configs, Image, Record, Resource, Topic};
 use tidemill_runtime::edge::Instant;
@@ -15,6 +15,7 @@ use tidemill_storage::{Config as StorageConfig, Durability, LogConfig, Timestamp
 use crate::limits::BATCH_BYTES_MAX;
 use crate::partition::Rules;
 use crate::placement;
+use crate::rework::Wanted;
 use crate::shard::{Settings, Shard};
 
 /// What one shard's storage may use: its share of the node's budgets.
@@ -38,6 +39,13 @@ pub fn layers<'a>(settings: &'a Settings, image: &'a Image, topic: &'a Configs) 
         cluster: image.cluster_configs(),
         file: &settings.file_configs,
     }
+}
+
+/// A number that was set on this node, or on all, while it ran.
+pub fn node_number(name: &str, settings: &Settings, image: &Image) -> Option<i64> {
+    let node = image.node_configs(settings.endpoints.node);
+    let value = set_on_node(name, node, image.cluster_configs())?;
+    Some(value.trim().parse().expect("the value was checked against its kind"))
 }
 
 /// Says which records are damaged, in the words that an operator's commands take.
@@ -107,7 +115,8 @@ pub fn apply(record: &Record, shard: &mut Shard, now: Instant) {
         Record::ClusterCreated { .. }
         | Record::NodeStarted { .. }
         | Record::TopicDeletionFinished { .. }
-        | Record::ProducerIdsGranted { .. } => {}
+        | Record::ProducerIdsGranted { .. }
+        | Record::QuotaChanged { .. } => {}
     }
 }
 
@@ -115,7 +124,7 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
     let Some(home) = &mut shard.home else { return };
     let settings = &shard.settings;
     let config = TopicConfig::resolve(&layers(settings, &shard.image, &topic.configs));
-    let log = log_config(&config, settings);
+    let log = log_config(&config, settings, &shard.image);
     for (number, partition) in topic.partitions.iter().enumerate().skip(first) {
         let id = TopicPartition { topic: topic.id, partition: PartitionId(number as i32) };
         if placement::home(id, settings.shards) != shard.id {
@@ -126,13 +135,32 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
             batch_bytes_max: config.max_message_bytes.min(BATCH_BYTES_MAX),
             replicas: partition.replicas.len() as u32,
             min_in_sync: config.min_in_sync_replicas,
+            ahead_max_ms: i64::try_from(config.timestamp_after_max_ms).unwrap_or(i64::MAX),
+            wanted: wanted(&config),
             log: log.clone(),
         };
         home.adopt(id, rules);
     }
 }
 
-fn log_config(config: &TopicConfig, settings: &Settings) -> LogConfig {
+/// What is done to batches before they are appended.
+fn wanted(config: &TopicConfig) -> Wanted {
+    let codec = match config.compression {
+        Compression::Producer => None,
+        Compression::Uncompressed => Some(Codec::None),
+        Compression::Gzip => Some(Codec::Gzip),
+        Compression::Snappy => Some(Codec::Snappy),
+        Compression::Lz4 => Some(Codec::Lz4),
+        Compression::Zstd => Some(Codec::Zstd),
+    };
+    // Where the broker's clock stamps the records, theirs does not matter.
+    let theirs = config.timestamp_type == TimestampType::CreateTime;
+    let behind = i64::try_from(config.timestamp_before_max_ms).ok();
+    Wanted { codec, behind_max_ms: behind.filter(|ms| theirs && *ms < i64::MAX) }
+}
+
+fn log_config(config: &TopicConfig, settings: &Settings, image: &Image) -> LogConfig {
+    let expiration_ms = settings.config.producer_id_expiration.as_millis() as u64;
     let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     LogConfig {
         segment_bytes: u64::from(config.segment_bytes),
@@ -148,6 +176,7 @@ fn log_config(config: &TopicConfig, settings: &Settings) -> LogConfig {
             TopicDurability::Durable => Durability::Durable,
             TopicDurability::Relaxed => Durability::Relaxed,
         },
-        producer_expiration_ms: ms(settings.config.producer_id_expiration.as_millis() as u64),
+        producer_expiration_ms: node_number("producer.id.expiration.ms", settings, image)
+            .unwrap_or(ms(expiration_ms)),
     }
 }

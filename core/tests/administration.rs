@@ -7,8 +7,9 @@
 mod process;
 mod wire;
 
+use std::io::Read as _;
+
 use process::Broker;
-use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::alter_configs::{IncrementalAlterConfigsRequest, operation};
 use tidemill_net::kafka::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
@@ -29,6 +30,7 @@ use tidemill_net::kafka::list_config_resources::ListConfigResourcesRequest;
 use tidemill_net::kafka::list_partition_reassignments::ListPartitionReassignmentsRequest;
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
+use tidemill_net::kafka::{ErrorCode, TopicRef};
 use wire::{Client, altered};
 
 fn partitions(topic: &str, numbers: &[i32]) -> TopicPartitions {
@@ -348,4 +350,74 @@ fn levels_of_features_cannot_be_changed() {
     assert_eq!(client.ask(2, &request).error_code, ErrorCode::InvalidUpdateVersion);
     let nothing = UpdateFeaturesRequest::default();
     assert_eq!(client.ask(2, &nothing).error_code, ErrorCode::None);
+}
+
+/// A client that remembers a leader epoch from before the last start is told the new one, and where
+/// the leader is, with the refusal (KIP-951).
+#[test]
+fn an_old_leader_epoch_is_refused_with_the_new_one() {
+    let mut broker = Broker::start("hints", &["--shards", "2"]);
+    let mut client = Client::open(&broker);
+    client.create("t", 1);
+    let epoch = client.fetch("t", 0, |told| {
+        assert_eq!(told.partitions[0].error_code, ErrorCode::None);
+        0
+    });
+    broker.kill();
+    broker.run();
+    let mut client = Client::open(&broker);
+    let described = client.ask(0, &DescribeTopicPartitionsRequest::default());
+    let id = described.topics[0].topic_id;
+    client.fetch_in(16, TopicRef::Id(id), epoch, |told| {
+        let partition = &told.partitions[0];
+        assert_eq!(partition.error_code, ErrorCode::FencedLeaderEpoch);
+        let hint = partition.current_leader.unwrap();
+        assert_eq!(hint.leader_epoch, epoch + 1);
+        assert_eq!(told.node_endpoints.len(), 1);
+        let endpoint = told.node_endpoints[0];
+        assert_eq!((endpoint.node_id, endpoint.host), (hint.leader_id, "127.0.0.1"));
+    });
+}
+
+/// A node's limit on connections is changed while it runs, counts for those who come after, survives
+/// a kill, and goes back to what the node was started with. What cannot be changed is refused.
+#[test]
+fn configs_of_a_node_are_changed_while_it_runs() {
+    const ON_NODE: i8 = 2;
+    const ON_ALL: i8 = 3;
+    const AT_START: i8 = 4;
+    let mut broker =
+        Broker::start("node-configs", &["--shards", "1", "--set", "max.connections=50"]);
+    let mut client = Client::open(&broker);
+    let told = |client: &mut Client| {
+        let told = client.configs(resource::BROKER, "1", "max.connections");
+        let config = &told.results[0].configs[0];
+        assert!(!config.read_only);
+        (config.value.clone().unwrap(), config.config_source)
+    };
+    let set = |client: &mut Client, of: &str, value: &str| {
+        client.alter(resource::BROKER, of, &[("max.connections", operation::SET, Some(value))])
+    };
+    assert_eq!(told(&mut client), ("50".to_owned(), AT_START));
+    assert_eq!(set(&mut client, "", "40"), ErrorCode::None);
+    assert_eq!(told(&mut client), ("40".to_owned(), ON_ALL));
+    assert_eq!(set(&mut client, "1", "2"), ErrorCode::None);
+    assert_eq!(told(&mut client), ("2".to_owned(), ON_NODE));
+    assert_eq!(set(&mut client, "1", "none"), ErrorCode::InvalidConfig);
+    let fixed = [("num.partitions", operation::SET, Some("3"))];
+    assert_eq!(client.alter(resource::BROKER, "1", &fixed), ErrorCode::InvalidRequest);
+
+    let mut second = Client::open(&broker);
+    assert_eq!(told(&mut second), ("2".to_owned(), ON_NODE));
+    let mut third = Client::open(&broker);
+    assert_eq!(third.stream.read(&mut [0]).unwrap(), 0, "closed at once");
+
+    broker.kill();
+    broker.run();
+    let mut client = Client::open(&broker);
+    assert_eq!(told(&mut client), ("2".to_owned(), ON_NODE));
+    let back = [("max.connections", operation::DELETE, None)];
+    assert_eq!(client.alter(resource::BROKER, "1", &back), ErrorCode::None);
+    assert_eq!(client.alter(resource::BROKER, "", &back), ErrorCode::None);
+    assert_eq!(told(&mut client), ("50".to_owned(), AT_START));
 }

@@ -142,36 +142,65 @@ fn value_of(number: usize) -> Vec<u8> {
 /// Bytes come back as they were sent, whatever the codec: keys, nulls, headers, order.
 #[test]
 fn every_codec_comes_back_byte_for_byte() {
-    const RECORDS: usize = 1000;
-    const PARTITIONS: i32 = 3;
     let broker = Broker::start("codecs", &["--shards", "2"]);
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         make_topic(&broker, codec, PARTITIONS);
-        let (producer, acks) = producer(&broker, &[("compression.type", codec)]);
-        for number in 0..RECORDS {
-            send(&producer, codec, number, Some((number as i32) % PARTITIONS));
-        }
-        producer.flush(PATIENCE).unwrap();
+        comes_back(&broker, codec, codec);
+    }
+}
 
-        let found = read_all(&broker, codec, PARTITIONS);
-        assert_dense(&found);
-        let delivered = acks.delivered.lock().unwrap();
-        assert_eq!(delivered.len(), RECORDS, "{:?}", acks.refused.lock().unwrap());
-        for (&number, &(partition, offset)) in delivered.iter() {
-            let message = &found[&partition][offset as usize];
-            assert_eq!(message.key(), key_of(number).as_deref(), "{codec} {number}");
-            let value = (!number.is_multiple_of(7)).then(|| value_of(number));
-            assert_eq!(message.payload(), value.as_deref(), "{codec} {number}");
-            let headers = message.headers().expect("it was sent with headers");
-            assert_eq!(headers.count(), 2, "headers may share a name");
-            assert_eq!(headers.get(1).value, Some(number.to_string().as_bytes()));
-        }
-        // Sent in this order to each partition, so stored in this order.
-        let mut last = HashMap::new();
-        for (number, (partition, offset)) in delivered.iter() {
-            let before = last.insert(*partition, *offset);
-            assert!(before < Some(*offset), "record {number} of {codec} is out of order");
-        }
+/// The same where the broker compresses anew: whatever the producer's codec and the topic's, what
+/// was sent comes back, in order and once, also when the broker was killed after it.
+#[test]
+fn what_the_broker_compresses_anew_comes_back_byte_for_byte() {
+    let mut broker = Broker::start("recompressed", &["--shards", "2"]);
+    let admin: AdminClient<DefaultClientContext> = client(&broker).create().unwrap();
+    for (sent, kept) in [("none", "zstd"), ("gzip", "lz4"), ("lz4", "gzip"), ("zstd", "snappy")] {
+        let topic = NewTopic::new(kept, PARTITIONS, TopicReplication::Fixed(1));
+        let topic = topic.set("compression.type", kept);
+        wait_for(admin.create_topics([&topic], &AdminOptions::new())).unwrap()[0].clone().unwrap();
+        comes_back(&broker, kept, sent);
+    }
+    let before = read_all(&broker, "zstd", PARTITIONS);
+    broker.kill();
+    broker.run();
+    let found = read_all(&broker, "zstd", PARTITIONS);
+    let values = |found: &BTreeMap<i32, Vec<OwnedMessage>>| {
+        let all = found.values().flatten().map(|m| m.payload().map(<[u8]>::to_vec));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(values(&found), values(&before));
+}
+
+const PARTITIONS: i32 = 3;
+
+/// Sends records of all kinds with this codec and reads them back.
+fn comes_back(broker: &Broker, topic: &str, codec: &str) {
+    const RECORDS: usize = 1000;
+    let (producer, acks) = producer(broker, &[("compression.type", codec)]);
+    for number in 0..RECORDS {
+        send(&producer, topic, number, Some((number as i32) % PARTITIONS));
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let found = read_all(broker, topic, PARTITIONS);
+    assert_dense(&found);
+    let delivered = acks.delivered.lock().unwrap();
+    assert_eq!(delivered.len(), RECORDS, "{:?}", acks.refused.lock().unwrap());
+    for (&number, &(partition, offset)) in delivered.iter() {
+        let message = &found[&partition][offset as usize];
+        assert_eq!(message.key(), key_of(number).as_deref(), "{codec} {number}");
+        let value = (!number.is_multiple_of(7)).then(|| value_of(number));
+        assert_eq!(message.payload(), value.as_deref(), "{codec} {number}");
+        let headers = message.headers().expect("it was sent with headers");
+        assert_eq!(headers.count(), 2, "headers may share a name");
+        assert_eq!(headers.get(1).value, Some(number.to_string().as_bytes()));
+    }
+    // Sent in this order to each partition, so stored in this order.
+    let mut last = HashMap::new();
+    for (number, (partition, offset)) in delivered.iter() {
+        let before = last.insert(*partition, *offset);
+        assert!(before < Some(*offset), "record {number} of {codec} is out of order");
     }
 }
 

@@ -13,7 +13,7 @@
 mod table;
 mod topic;
 
-pub use table::{TOPIC_CONFIGS, topic_config};
+pub use table::{NODE_CONFIGS, NodeKind, TOPIC_CONFIGS, topic_config};
 pub use topic::{Cleanup, Compression, Durability, TimestampType, TopicConfig};
 
 use std::borrow::Cow;
@@ -123,12 +123,13 @@ pub struct SynonymValue {
     pub source: Source,
 }
 
-/// A config of nodes only, which the broker knows and this crate only lists.
+/// A config of nodes only, which the broker knows and this crate lists. It can be changed while the
+/// node runs if it is one of [`NODE_CONFIGS`].
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Its name.
     pub name: String,
-    /// The value in force.
+    /// The value at the node's start.
     pub value: String,
     /// Its value where nobody set it.
     pub default: String,
@@ -270,12 +271,31 @@ pub fn node_config(name: &str) -> Option<(&'static Definition, Synonym)> {
     })
 }
 
-/// Checks a value of a topic config given under its name on a node, for the node's file.
+/// What values a config takes that can be changed on a node while it runs, under its name there; none
+/// if there is no such config.
+#[must_use]
+pub fn kind_on_node(name: &str) -> Option<Kind> {
+    let own = || NODE_CONFIGS.iter().find(|config| config.name == name).map(|config| config.kind);
+    node_config(name).map(|(definition, _)| definition.kind).or_else(own)
+}
+
+/// The value that was set on a running node for a config that no topic inherits, if one was and it
+/// is one that the config takes.
+#[must_use]
+pub fn set_on_node<'a>(name: &str, node: &'a Configs, cluster: &'a Configs) -> Option<&'a str> {
+    let kind = kind_on_node(name)?;
+    let set = [node, cluster].into_iter().filter_map(|configs| configs.get(name));
+    set.map(String::as_str).find(|value| kind.check(value).is_ok())
+}
+
+/// Checks a value of a config given under its name on a node, for the node's file.
 ///
 /// None if there is no such config.
 #[must_use]
 pub fn check_node_value(name: &str, value: &str) -> Option<Result<(), ValueError>> {
-    let (definition, synonym) = node_config(name)?;
+    let Some((definition, synonym)) = node_config(name) else {
+        return kind_on_node(name).map(|kind| kind.check(value));
+    };
     let refused = || ValueError { value: value.to_owned(), kind: definition.kind };
     let scaled = synonym.scale(value);
     let fits = scaled.is_some_and(|scaled| definition.kind.check(&scaled).is_ok());
@@ -301,7 +321,7 @@ pub fn describe_topic(layers: &Layers<'_>) -> Vec<Described> {
 }
 
 /// All configs of a node: those that topics inherit, which can be changed while it runs, and
-/// `own`, which cannot; in the order of their names.
+/// `own`, of which few can; in the order of their names.
 #[must_use]
 pub fn describe_node(layers: &Layers<'_>, own: &[NodeConfig]) -> Vec<Described> {
     let mut described: Vec<_> = TOPIC_CONFIGS
@@ -320,12 +340,12 @@ pub fn describe_node(layers: &Layers<'_>, own: &[NodeConfig]) -> Vec<Described> 
             }
         })
         .collect();
-    described.extend(own.iter().map(describe_own));
+    described.extend(own.iter().map(|config| describe_own(config, layers)));
     described.sort_by(|a, b| a.name.cmp(&b.name));
     described
 }
 
-fn describe_own(config: &NodeConfig) -> Described {
+fn describe_own(config: &NodeConfig, layers: &Layers<'_>) -> Described {
     let value = |value: &str, source| SynonymValue {
         name: config.name.clone(),
         value: value.to_owned(),
@@ -334,12 +354,22 @@ fn describe_own(config: &NodeConfig) -> Described {
     let default = value(&config.default, Source::Default);
     let is_set = config.value != config.default;
     let set = is_set.then(|| value(&config.value, Source::File));
+    let changed = [(layers.node, Source::Node), (layers.cluster, Source::Cluster)];
+    let changed = changed.into_iter().filter_map(|(configs, source)| {
+        let set = configs.get(&config.name)?;
+        Some(value(set, source))
+    });
+    let is_read_only = kind_on_node(&config.name).is_none();
+    let changed = changed.filter(|_| !is_read_only);
+    let synonyms: Vec<SynonymValue> = changed.chain(set).chain([default]).collect();
+    let in_force = synonyms.iter().find(|synonym| config.kind.check(&synonym.value).is_ok());
+    let in_force = in_force.unwrap_or(&synonyms[synonyms.len() - 1]);
     Described {
         name: config.name.clone(),
-        value: config.value.clone(),
-        source: if is_set { Source::File } else { Source::Default },
-        is_read_only: true,
-        synonyms: set.into_iter().chain([default]).collect(),
+        value: in_force.value.clone(),
+        source: in_force.source,
+        is_read_only,
+        synonyms,
         kind: config.kind,
         doc: config.doc,
     }
@@ -350,7 +380,8 @@ fn describe_own(config: &NodeConfig) -> Described {
 #[must_use]
 pub fn describe_cluster(cluster: &Configs) -> Vec<Described> {
     let known = cluster.iter().filter_map(|(name, value)| {
-        let (definition, _) = node_config(name)?;
+        let kind = kind_on_node(name)?;
+        let doc = node_config(name).map_or("", |(definition, _)| definition.doc);
         let source = Source::Cluster;
         let set = SynonymValue { name: name.clone(), value: value.clone(), source };
         Some(Described {
@@ -359,8 +390,8 @@ pub fn describe_cluster(cluster: &Configs) -> Vec<Described> {
             source,
             is_read_only: false,
             synonyms: vec![set],
-            kind: definition.kind,
-            doc: definition.doc,
+            kind,
+            doc,
         })
     });
     known.collect()

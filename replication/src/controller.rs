@@ -319,8 +319,9 @@ pub fn decide_alter_configs(
 ) -> Result<Vec<Record>, Error> {
     let current = image.configs(resource).ok_or(Error::UnknownTopic)?;
     let mut altered = current.clone();
-    for (i, change) in changes.iter().enumerate() {
-        if changes[..i].iter().any(|other| other.name == change.name) {
+    let mut named = BTreeSet::new();
+    for change in changes {
+        if !named.insert(&change.name) {
             return Err(Error::InvalidRequest(format!("{:?} is changed twice", change.name)));
         }
         alter(image, resource, change, file, &mut altered)?;
@@ -426,12 +427,9 @@ fn kind_of(resource: Resource, name: &str) -> Result<Kind, Error> {
                 .ok_or_else(|| Error::InvalidConfig(format!("unknown topic config {name:?}")))?;
             Ok(definition.kind)
         }
-        Resource::Node(_) | Resource::Cluster => {
-            let (definition, _) = config::node_config(name).ok_or_else(|| {
-                Error::InvalidRequest(format!("{name:?} cannot be changed while a node runs"))
-            })?;
-            Ok(definition.kind)
-        }
+        Resource::Node(_) | Resource::Cluster => config::kind_on_node(name).ok_or_else(|| {
+            Error::InvalidRequest(format!("{name:?} cannot be changed while a node runs"))
+        }),
     }
 }
 

@@ -23,6 +23,7 @@ pub mod identity;
 pub mod limits;
 pub mod metadata;
 pub mod quorum;
+pub mod quota;
 mod wire;
 
 pub use config::TopicConfig;

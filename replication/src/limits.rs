@@ -21,6 +21,12 @@ pub const CONFIG_NAME_BYTES_MAX: usize = 256;
 /// The longest value of a config.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// The longest name of a user or a client in a quota.
+pub const QUOTA_NAME_BYTES_MAX: usize = 256;
+
+/// The most entities with quotas.
+pub const QUOTA_ENTITIES_MAX: usize = 10_000;
+
 /// The largest record batch that a topic may be set to accept.
 pub const MESSAGE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 

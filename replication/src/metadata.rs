@@ -22,6 +22,7 @@ use tidemill_record::{LeaderEpoch, NodeId, PartitionId, ProducerId, TopicId};
 
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
 use crate::limits::{CONFIGS_PER_RESOURCE_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::quota::Quotas;
 
 /// Config overrides of one resource, by name.
 pub type Configs = BTreeMap<String, String>;
@@ -41,6 +42,7 @@ pub struct Image {
     tombstones: BTreeMap<TopicId, Tombstone>,
     cluster_configs: Configs,
     node_configs: BTreeMap<NodeId, Configs>,
+    quotas: Arc<Quotas>,
     next_producer_id: i64,
     partitions_count: usize,
 }
@@ -124,6 +126,8 @@ pub enum ReplayError {
     Replicas(TopicId),
     /// More overrides than one resource may have.
     TooManyConfigs(Resource),
+    /// More users and clients than may have quotas, or one that is neither.
+    Quota,
     /// Producer ids are granted in order, each once.
     ProducerIds {
         /// The next to be granted.
@@ -248,6 +252,12 @@ impl Image {
         }
     }
 
+    /// The quotas of users and clients.
+    #[must_use]
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
     /// The first producer id that nobody was granted.
     #[must_use]
     pub fn next_producer_id(&self) -> ProducerId {
@@ -277,6 +287,13 @@ impl Image {
             }
             Record::ProducerIdsGranted { first, count } => {
                 self.replay_producer_ids(*first, *count)?;
+            }
+            Record::QuotaChanged { entity, bound, rate } => {
+                let named = entity.user.is_some() || entity.client.is_some();
+                if !named || !self.quotas.fits(entity, *rate) {
+                    return Err(ReplayError::Quota);
+                }
+                Arc::make_mut(&mut self.quotas).set(entity, *bound, *rate);
             }
         }
         self.records_replayed += 1;
@@ -447,6 +464,7 @@ impl fmt::Display for ReplayError {
             }
             Self::Replicas(id) => write!(f, "topic {id} has a partition without valid replicas"),
             Self::TooManyConfigs(resource) => write!(f, "too many configs on {resource}"),
+            Self::Quota => write!(f, "too many quotas, or one for nobody"),
             Self::ProducerIds { next, first } => {
                 write!(f, "producer ids from {first} were granted, {next} is next")
             }

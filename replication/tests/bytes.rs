@@ -9,6 +9,7 @@ use tidemill_replication::quorum::layout::{
     HardState, LogHeader, NodeFile, SnapshotHeader, VotersFile, WriteHeader, decode_entries,
 };
 use tidemill_replication::quorum::{Index, Term};
+use tidemill_replication::quota::{Bound, Entity, Who};
 
 const DIRECTORY: DirectoryId = DirectoryId([0xdd; 16]);
 
@@ -79,6 +80,22 @@ fn golden() -> Vec<(Record, String)> {
             Record::ProducerIdsGranted { first: 1000, count: 1000 },
             "080100000000000003e800000000000003e8".to_owned(),
         ),
+        (
+            Record::QuotaChanged {
+                entity: Entity { user: Some(Who::Default), client: Some(Who::Named("c".into())) },
+                bound: Bound::Fetch,
+                rate: Some(1024),
+            },
+            "09010102000000016302010000000000000400".to_owned(),
+        ),
+        (
+            Record::QuotaChanged {
+                entity: Entity { user: None, client: Some(Who::Default) },
+                bound: Bound::Produce,
+                rate: None,
+            },
+            "090100010100".to_owned(),
+        ),
     ]
 }
 
@@ -94,7 +111,7 @@ fn records_keep_their_bytes() {
 /// Kinds and versions of the future are told from damage.
 #[test]
 fn what_a_newer_version_wrote_is_named() {
-    assert_eq!(Record::decode(&[9, 1]), Err(DecodeError::UnknownKind(9)));
+    assert_eq!(Record::decode(&[10, 1]), Err(DecodeError::UnknownKind(10)));
     let newer = DecodeError::NewerVersion { kind: 5, version: 2 };
     assert_eq!(Record::decode(&[5, 2]), Err(newer));
 }
@@ -164,6 +181,14 @@ fn full_image() -> Image {
         name: "log.retention.ms".to_owned(),
         value: value.map(str::to_owned),
     };
+    let quota = |user: Option<&str>, bound, rate| Record::QuotaChanged {
+        entity: Entity {
+            user: user.map(|name| Who::Named(name.to_owned())),
+            client: Some(Who::Default),
+        },
+        bound,
+        rate,
+    };
     let records = [
         Record::ClusterCreated { cluster: ClusterId([0xcc; 16]) },
         start(1),
@@ -177,6 +202,10 @@ fn full_image() -> Image {
         set(Resource::Node(NodeId(2)), Some("2")),
         set(Resource::Node(NodeId(2)), None),
         Record::ProducerIdsGranted { first: 0, count: 1000 },
+        quota(Some("u"), Bound::Fetch, Some(5)),
+        quota(None, Bound::Produce, Some(6)),
+        quota(None, Bound::Fetch, Some(7)),
+        quota(None, Bound::Fetch, None),
     ];
     records.iter().for_each(|record| image.replay(record).unwrap());
     image
@@ -192,6 +221,26 @@ fn an_image_is_read_back_whole() {
     for end in 0..bytes.len() {
         assert!(Image::decode(&bytes[..end]).is_err(), "cut at {end}");
     }
+}
+
+/// Without quotas a snapshot is what programs before them wrote and can read.
+#[test]
+fn an_image_without_quotas_keeps_its_first_form() {
+    let mut image = Image::default();
+    let mut bytes = Vec::new();
+    image.encode(&mut bytes);
+    assert_eq!(bytes[0], 1);
+    let entity = Entity { user: Some(Who::Default), client: None };
+    let set = |rate| Record::QuotaChanged { entity: entity.clone(), bound: Bound::Fetch, rate };
+    image.replay(&set(Some(9))).unwrap();
+    bytes.clear();
+    image.encode(&mut bytes);
+    assert_eq!(bytes[0], 2);
+    assert_eq!(hex(&bytes[bytes.len() - 16..]), "00000001010001020000000000000009");
+    image.replay(&set(None)).unwrap();
+    bytes.clear();
+    image.encode(&mut bytes);
+    assert_eq!(bytes[0], 1);
 }
 
 /// A record that does not follow from the image changes nothing.
@@ -219,6 +268,11 @@ fn a_record_that_does_not_follow_changes_nothing() {
         Record::TopicDeletionFinished { id: TopicId([1; 16]) },
         Record::ProducerIdsGranted { first: 0, count: 1000 },
         Record::ProducerIdsGranted { first: 1000, count: i64::MAX },
+        Record::QuotaChanged {
+            entity: Entity { user: None, client: None },
+            bound: Bound::Fetch,
+            rate: Some(1),
+        },
     ];
     for record in records {
         image.replay(&record).unwrap_err();
@@ -230,7 +284,7 @@ proptest! {
     /// Any bytes are a record or an error, and a record has one spelling.
     #[test]
     fn any_bytes_are_a_record_or_an_error(
-        kind in 0u8..10,
+        kind in 0u8..11,
         rest in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
         let bytes = [&[kind, 1], &rest[..]].concat();

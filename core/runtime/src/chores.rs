@@ -1,4 +1,4 @@
-//! Chores: work on the file system that may block, carried out away from the shards.
+//! Chores: work that may block or takes long, carried out away from the shards.
 //!
 //! All shards of a node put their chores into one queue; one background executor takes them out
 //! ([`ChoreQueue`]) and tells the end of each one ([`ChoreJob::finish`]), which wakes the shard.
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 use crate::doorbell::{Doorbell, event_fd, signal};
-use crate::edge::{Chore, Completion, DirEntry, Done, Fault, Token};
+use crate::edge::{Chore, Completion, Computation, DirEntry, Done, Fault, Token};
 use crate::fault::fault_of_error;
 
 /// Zeros are written in pieces of this size.
@@ -247,6 +247,9 @@ pub fn perform(root: &Path, chore: &Chore) -> Result<Done, Fault> {
         Chore::Truncate { path, size } => truncate(&root.join(path), *size),
         Chore::Prewrite { path, size } => prewrite(&root.join(path), *size),
         Chore::SyncFileSystem => sync_file_system(root),
+        Chore::Compute(Computation { bytes, wanted, work }) => {
+            return Ok(Done::Computed(work(bytes, *wanted)));
+        }
     };
     outcome.map(|()| Done::Complete).map_err(|error| fault_of_error(&error))
 }
@@ -330,6 +333,7 @@ pub(crate) fn path_bytes(path: &Path) -> Option<CString> {
 mod tests {
     use super::*;
     use crate::test_dir::TestDir;
+    use bytes::{Bytes, BytesMut};
 
     fn names(root: &Path) -> Vec<(String, bool, u64)> {
         let Ok(Done::Listed(mut entries)) = perform(root, &Chore::ListDir("".into())) else {
@@ -373,6 +377,24 @@ mod tests {
         ok(dir.path(), Chore::Prewrite { path: "f".into(), size: 1 << 20 });
         let metadata = fs::metadata(dir.path().join("f")).expect("just made");
         assert!(1 << 20 <= metadata.blocks() * 512);
+    }
+
+    #[test]
+    fn what_is_computed_comes_from_its_bytes_alone() {
+        let dir = TestDir::new("compute");
+        let work = |bytes: &Bytes, [times, error]: [i64; 2]| match error {
+            0 => Ok(BytesMut::from(&bytes.repeat(times as usize)[..])),
+            error => Err(error as u32),
+        };
+        let compute = |wanted| {
+            let chore = Computation { bytes: Bytes::from_static(b"ab"), wanted, work };
+            match perform(dir.path(), &Chore::Compute(chore)) {
+                Ok(Done::Computed(result)) => result,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(compute([2, 0]).expect("no error asked for"), "abab");
+        assert_eq!(compute([2, 7]), Err(7));
     }
 
     #[test]

@@ -203,7 +203,7 @@ pub enum OpenHow {
     Create,
 }
 
-/// Work on the file system that may block, so a background executor does it.
+/// Work that may block or takes long, so a background executor does it: mostly on the file system.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Chore {
     /// Make a directory; it is no error if it exists.
@@ -240,7 +240,32 @@ pub enum Chore {
     },
     /// Make every completed write to the data directory's file system durable (syncfs).
     SyncFileSystem,
+    /// No file work, but a computation that would take too long in a turn: completes with
+    /// [`Done::Computed`].
+    Compute(Computation),
 }
+
+/// What is to be computed away from the shards: `work` of the rest. It depends on nothing else, so
+/// it gives the same in a rehearsal.
+#[derive(Clone, Debug)]
+pub struct Computation {
+    /// What it works on.
+    pub bytes: Bytes,
+    /// What else it is told.
+    pub wanted: [i64; 2],
+    /// What is done: new bytes, or why there are none, as its asker numbers the reasons.
+    pub work: fn(&Bytes, [i64; 2]) -> Result<BytesMut, u32>,
+}
+
+impl PartialEq for Computation {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+            && self.wanted == other.wanted
+            && std::ptr::fn_addr_eq(self.work, other.work)
+    }
+}
+
+impl Eq for Computation {}
 
 /// The end of one op.
 #[derive(Debug)]
@@ -281,6 +306,8 @@ pub enum Done {
     Read(Bytes),
     /// The entries of a directory, in no particular order.
     Listed(Vec<DirEntry>),
+    /// What was computed, or the number of the reason why not.
+    Computed(Result<BytesMut, u32>),
 }
 
 /// One name in a directory.

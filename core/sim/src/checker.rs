@@ -9,12 +9,14 @@
 //! - [`acked`]: what was acknowledged is still there in the end;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
 //! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
-//! - [`topics`]: topics and partitions neither vanish nor return.
+//! - [`topics`]: topics and partitions neither vanish nor return;
+//! - [`quotas`]: quotas stay as they were set.
 
 pub mod acked;
 pub mod bounds;
 pub mod groups;
 pub mod order;
+pub mod quotas;
 pub mod records;
 pub mod topics;
 
@@ -27,6 +29,7 @@ use self::acked::Acked;
 use self::bounds::Bounds;
 use self::groups::Group;
 use self::order::Order;
+use self::quotas::Quotas;
 use self::records::Records;
 use self::topics::Topics;
 use crate::value::Value;
@@ -98,6 +101,8 @@ pub struct Partition {
 pub struct History {
     /// Topics, by what was said of them.
     pub topics: Topics,
+    /// Quotas, by what was said of them.
+    pub quotas: Quotas,
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
     groups: BTreeMap<String, Group>,

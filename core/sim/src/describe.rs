@@ -42,7 +42,14 @@ pub(crate) fn describe_op(op: &Op) -> String {
 }
 
 fn describe_chore(chore: &Chore) -> String {
-    format!("{chore:?}")
+    match chore {
+        // Where a function lies in memory is no part of a run.
+        Chore::Compute(computation) => {
+            let hash = crc32c::crc32c(&computation.bytes);
+            format!("compute {} {hash:08x} {:?}", computation.bytes.len(), computation.wanted)
+        }
+        chore => format!("{chore:?}"),
+    }
 }
 
 pub(crate) fn describe_result(result: &Result<Done, Fault>) -> String {
@@ -55,6 +62,10 @@ pub(crate) fn describe_result(result: &Result<Done, Fault>) -> String {
         Ok(Done::Opened { file, size }) => format!("opened {} of {size} bytes", file.0),
         Ok(Done::Read(bytes)) => format!("read {} {:08x}", bytes.len(), crc32c::crc32c(bytes)),
         Ok(Done::Listed(names)) => format!("listed {}", names.len()),
+        Ok(Done::Computed(Ok(bytes))) => {
+            format!("computed {} {:08x}", bytes.len(), crc32c::crc32c(bytes))
+        }
+        Ok(Done::Computed(Err(reason))) => format!("computed nothing: {reason}"),
         Err(fault) => format!("fault {fault:?}"),
     }
 }

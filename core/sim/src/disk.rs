@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill_runtime::edge::{Chore, DirEntry, Done, Fault, FileId, Op, OpenHow, ShardId, Token};
+use tidemill_runtime::edge::{
+    Chore, Computation, DirEntry, Done, Fault, FileId, Op, OpenHow, ShardId, Token,
+};
 
 use self::file::{BLOCK_BYTES, File, Loss};
 use self::tree::{Inode, Tree};
@@ -279,6 +281,9 @@ impl Disk {
                     self.files.values_mut().for_each(|file| file.sync(began_at));
                 }
                 self.tree.sync_all(began_at);
+            }
+            Chore::Compute(Computation { bytes, wanted, work }) => {
+                return Ok(Done::Computed(work(bytes, *wanted)));
             }
         }
         Ok(Done::Complete)

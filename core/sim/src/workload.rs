@@ -4,7 +4,7 @@
 //! - `producer`: idempotent ones, which must never duplicate or reorder, and plain ones;
 //! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
 //! - `member`: members of groups, which share partitions, commit, leave and die;
-//! - `admin`: creates and deletes topics, adds partitions, deletes records.
+//! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
 //! cannot meet another one. Names that begin with `REBORN` are, and are used by id only.

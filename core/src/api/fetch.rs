@@ -22,9 +22,11 @@ use tidemill_net::kafka::fetch::{
 };
 use tidemill_perf::{Kind, Stage};
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
+use tidemill_replication::quota::Bound;
 use tidemill_runtime::edge::Instant;
 
 use super::fetch_session::{Opened, SessionPart};
+use super::hints::wants_hint;
 use super::{Job, ReplyForm, TopicName};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{FETCH_ROOM_BYTES_MIN, FETCH_ROOM_WAIT_MS_MIN, FETCH_WAIT_MS_MAX};
@@ -168,7 +170,7 @@ impl Shard {
             Err(error) => {
                 let response = FetchResponse { error_code: error, ..FetchResponse::default() };
                 self.note_request(reply.slot, Kind::Fetch, None, [(Stage::Decode, decoded_at)]);
-                return self.reply_fetch(reply, &response);
+                return self.reply(reply.slot, None, encode_fetch(reply, &response));
             }
         };
         let Opened { session_id, incremental, parts } = opened;
@@ -473,6 +475,7 @@ impl Shard {
 
     fn finish_fetch(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.remove(job) else { return };
+        let throttle_time_ms = self.throttle(fetch.reply.slot, Bound::Fetch, Some(fetch.bytes()));
         let Fetch { reply, read_committed, session_id, incremental, mut parts, .. } = *fetch;
         self.budget.release_reply(fetch.held_bytes);
         if incremental || session_id != fetch::NO_SESSION {
@@ -483,22 +486,34 @@ impl Shard {
                 });
             });
         }
-        let partitions: Vec<FetchPartitionResponse<'_>> =
+        let mut partitions: Vec<FetchPartitionResponse<'_>> =
             parts.iter_mut().map(|part| part.response(reply.version, read_committed)).collect();
+        let mut hints = Vec::new();
+        for refused in partitions.iter_mut().filter(|p| wants_hint(p.error_code)) {
+            refused.current_leader = self.leader_hint(refused.topic, refused.partition);
+            hints.extend(refused.current_leader);
+        }
+        let node_endpoints = match hints.is_empty() {
+            true => Vec::new(),
+            false => self.hinted_endpoints(hints.into_iter()),
+        };
         let response = FetchResponse {
             session_id,
+            throttle_time_ms,
+            node_endpoints: Cow::Owned(node_endpoints),
             partitions: Cow::Owned(partitions),
             ..FetchResponse::default()
         };
-        self.reply_fetch(reply, &response);
+        let encoded = encode_fetch(reply, &response);
+        self.reply(reply.slot, None, encoded);
     }
+}
 
-    fn reply_fetch(&mut self, reply: ReplyForm, response: &FetchResponse<'_>) {
-        let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
-        let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
-        response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-        self.reply(reply.slot, None, parts);
-    }
+fn encode_fetch(reply: ReplyForm, response: &FetchResponse<'_>) -> Vec<Bytes> {
+    let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
+    let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
+    response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
+    parts
 }
 
 /// What an answer would tell of a partition that a session has not told before.

@@ -15,7 +15,9 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceRequest, ProduceResponse};
 use tidemill_perf::{Kind, Stage};
 use tidemill_record::TopicPartition;
+use tidemill_replication::quota::Bound;
 
+use super::hints::wants_hint;
 use super::{Collect, Job, Purpose, ReplyForm, TopicName, own_name, partition_of};
 use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::{Acks, Answer, Call};
@@ -163,7 +165,7 @@ impl Shard {
         let stage = if produce.acks == Acks::None { Stage::Append } else { Stage::Durable };
         let ended = Some((stage, self.stamped));
         let mut failed = false;
-        let partitions: Vec<ProducePartitionResponse<'_>> = produce
+        let mut partitions: Vec<ProducePartitionResponse<'_>> = produce
             .partitions
             .iter()
             .zip(answers)
@@ -173,6 +175,7 @@ impl Shard {
                 response
             })
             .collect();
+        let throttle_time_ms = self.throttle(reply.slot, Bound::Produce, None);
         if produce.acks == Acks::None {
             self.reply(reply.slot, ended, Vec::new());
             if failed {
@@ -180,8 +183,16 @@ impl Shard {
             }
             return;
         }
-        let response =
-            ProduceResponse { partitions: Cow::Owned(partitions), ..ProduceResponse::default() };
+        for refused in partitions.iter_mut().filter(|p| failed && wants_hint(p.error_code)) {
+            refused.current_leader = self.leader_hint(refused.topic, refused.partition);
+        }
+        let hints = partitions.iter().filter_map(|partition| partition.current_leader);
+        let node_endpoints = if failed { self.hinted_endpoints(hints) } else { Vec::new() };
+        let response = ProduceResponse {
+            partitions: Cow::Owned(partitions),
+            throttle_time_ms,
+            node_endpoints: Cow::Owned(node_endpoints),
+        };
         let mut out = BytesMut::with_capacity(64 + 64 * produce.partitions.len());
         response.encode(&mut out, reply.version, reply.correlation_id);
         self.reply(reply.slot, ended, vec![out.freeze()]);

@@ -103,6 +103,7 @@ impl Shard {
             Outcome::AlterConfigs(response) => self.reply_message(reply, &response),
             Outcome::ReplaceConfigs(response) => self.reply_message(reply, &response),
             Outcome::Quorum(response) => self.reply_message(reply, &response),
+            Outcome::Quotas(response) => self.reply_message(reply, &response),
             Outcome::ProducerIds(_) | Outcome::OffsetsTopic(_) => {
                 unreachable!("no client asks for these")
             }

@@ -452,6 +452,10 @@ fn told(record: &MetadataRecord) -> String {
         MetadataRecord::ProducerIdsGranted { first, count } => {
             format!("producer ids {first} to {} granted", first + count - 1)
         }
+        MetadataRecord::QuotaChanged { entity, bound, rate } => match rate {
+            Some(rate) => format!("{entity}: {} set to {rate}", bound.name()),
+            None => format!("{entity}: {} unbounded", bound.name()),
+        },
     }
 }
 

@@ -261,6 +261,26 @@ pub static SETTINGS: &[Setting] = &[
         "Whose time a record carries: its producer's or the broker's.",
     ),
     setting(
+        "log.message.timestamp.before.max.ms",
+        millis(0, i64::MAX),
+        "9223372036854775807",
+        "How far behind the broker's clock a record's timestamp may be; records are unpacked to find \
+         out, unless any is allowed.",
+    ),
+    setting(
+        "log.message.timestamp.after.max.ms",
+        millis(0, i64::MAX),
+        "3600000",
+        "How far ahead of the broker's clock a record's timestamp may be.",
+    ),
+    setting(
+        "compression.type",
+        Kind::Choice(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
+        "producer",
+        "The codec batches are kept in: what comes in another one is made anew, away from the shards. \
+         producer: as they were sent.",
+    ),
+    setting(
         "message.max.bytes",
         bytes(limits::BATCH_BYTES_MIN as i64, limits::BATCH_BYTES_MAX as i64),
         "1048588",

@@ -39,6 +39,8 @@ fn home(queued_bytes_max: usize) -> Home {
         batch_bytes_max: 1 << 20,
         replicas: 1,
         min_in_sync: 1,
+        ahead_max_ms: i64::MAX,
+        wanted: Wanted::default(),
         log: LogConfig::default(),
     };
     home.adopt(PARTITION, rules);
@@ -89,4 +91,52 @@ fn appends_that_wait_for_the_disk_are_bounded_by_bytes() {
 
     home.delete(PARTITION, Instant::default());
     assert_eq!(home.queued_bytes, 0, "what is gone holds nothing");
+}
+
+fn done(chore: &Chore) -> Result<Done, tidemill_runtime::edge::Fault> {
+    let Chore::Compute(computation) = chore else { panic!("{chore:?}") };
+    Ok(Done::Computed((computation.work)(&computation.bytes, computation.wanted)))
+}
+
+/// Batches that are made anew before they are appended keep their order and count as what they have
+/// become; one is made anew at a time, and what comes of one that is gone meets nobody.
+#[test]
+fn a_batch_is_made_anew_at_the_head_of_its_queue() {
+    let times = Times { now: Instant::default(), wall_ms: 1 };
+    let lz4 = Wanted { codec: Some(tidemill_record::Codec::Lz4), behind_max_ms: None };
+    let mut home = home(1 << 20);
+    home.partitions.get_mut(&PARTITION).unwrap().rules.wanted = lz4;
+    append(&mut home, 0, batch(0, &[7; 10_000]));
+    append(&mut home, 1, batch(1, &[8; 10_000]));
+    let held = home.queued_bytes;
+    let chore = home.poll_rework().unwrap();
+    assert!(home.poll_rework().is_none(), "one at a time");
+    home.reworked(done(&chore), times);
+
+    let queued = &home.partitions[&PARTITION].queued;
+    let told: Vec<_> =
+        queued.iter().map(|q| (q.validated.compression(), q.rework.is_some())).collect();
+    let (anew, as_sent) = (tidemill_record::Codec::Lz4, tidemill_record::Codec::None);
+    assert_eq!(told, [(anew, false), (as_sent, true)]);
+    assert!(home.queued_bytes < held - 9_000);
+    assert!(home.poll_rework().is_none(), "the second is not at the head");
+
+    let mut home = self::home(1 << 20);
+    home.partitions.get_mut(&PARTITION).unwrap().rules.wanted = lz4;
+    append(&mut home, 0, batch(0, &[7; 10_000]));
+    let chore = home.poll_rework().unwrap();
+    home.stop(Instant::default());
+    assert_eq!(home.take_answers(Vec::new()).len(), 1);
+    home.reworked(done(&chore), times);
+    assert_eq!((home.take_answers(Vec::new()).len(), home.queued_bytes), (0, 0));
+}
+
+/// The bug: a producer for which there is no room was told POLICY_VIOLATION, which no client tries
+/// again, though room comes when other producers expire.
+#[test]
+fn a_producer_too_many_is_told_to_try_again() {
+    match refused_append(&AppendError::TooManyProducers { limit: 1 }) {
+        Answer::Refused { error, .. } => assert!(error.is_retriable(), "{error}"),
+        other => panic!("{other:?}"),
+    }
 }

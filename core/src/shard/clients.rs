@@ -17,6 +17,7 @@ use crate::limits::{
 use crate::message::Message;
 use crate::partition::Times;
 use crate::token::{TokenKind, token};
+use crate::topic_rules;
 
 impl Shard {
     pub(super) fn accepted<E: Edge<Message = Message>>(
@@ -41,7 +42,9 @@ impl Shard {
         let index = id.index;
         let limit = self.settings.config.request_bytes_max as usize;
         entry.insert(Connection::new(id, socket, client, limit, times.now));
-        let allowed = self.settings.config.connections_max as usize;
+        let set = topic_rules::node_number("max.connections", &self.settings, &self.image);
+        let set = set.and_then(|number| usize::try_from(number).ok());
+        let allowed = set.unwrap_or(self.settings.config.connections_max as usize);
         let share = allowed.div_ceil(usize::from(self.settings.shards));
         if share < self.connections.len() || self.stage != Stage::Serving {
             tracing::warn!(%client, "refused: no more connections are allowed");

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::alter_configs::{
     AlterConfigsRequest, AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
     ReplaceConfigsResource, ReplacingConfig,
@@ -18,6 +18,7 @@ use tidemill_net::kafka::create_topics::{
 use tidemill_net::kafka::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResponse, resource,
 };
+use tidemill_net::kafka::fetch::{FetchPartition, FetchResponse, OutgoingFetch};
 use tidemill_net::kafka::produce::{OutgoingProduce, OutgoingProducePartition, ProduceResponse};
 use tidemill_net::kafka::{
     ApiKey, ErrorCode, Request, TopicRef, decode_response, encode_request, parse_response_header,
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A connection.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
+    /// What it calls itself.
+    pub(crate) name: &'static str,
 }
 
 /// What became of a batch.
@@ -48,13 +51,13 @@ impl Client {
     pub(crate) fn open(broker: &Broker) -> Client {
         let stream = TcpStream::connect(broker.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client { stream }
+        Client { stream, name: "test" }
     }
 
     /// Asks, and returns the answer.
     pub(crate) fn ask<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         let mut out = BytesMut::new();
-        encode_request(&mut out, version, 7, Some("test"), request);
+        encode_request(&mut out, version, 7, Some(self.name), request);
         let body = self.exchange(&out);
         let (correlation, response) = decode_response(version, &body).unwrap();
         assert_eq!(correlation, 7);
@@ -89,7 +92,7 @@ impl Client {
             partitions: &partitions,
         };
         let mut out = BytesMut::new();
-        produce.encode(&mut out, VERSION, 7, Some("test"));
+        produce.encode(&mut out, VERSION, 7, Some(self.name));
         let frame = self.exchange(&out);
         let (_, start) = parse_response_header(ApiKey::Produce, VERSION, &frame).unwrap();
         let response = ProduceResponse::parse(VERSION, &frame[start..]).unwrap();
@@ -101,6 +104,40 @@ impl Client {
             log_append_time_ms: told.log_append_time_ms,
             throttle_time_ms: response.throttle_time_ms,
         }
+    }
+
+    /// Fetches from the start of a partition, as one who knows of this leader epoch.
+    pub(crate) fn fetch<T>(
+        &mut self,
+        topic: &str,
+        leader_epoch: i32,
+        look: impl FnOnce(&FetchResponse<'_>) -> T,
+    ) -> T {
+        const VERSION: i16 = 12;
+        self.fetch_in(VERSION, TopicRef::Name(topic), leader_epoch, look)
+    }
+
+    /// The same in a version that names topics by id.
+    pub(crate) fn fetch_in<T>(
+        &mut self,
+        version: i16,
+        topic: TopicRef<'_>,
+        leader_epoch: i32,
+        look: impl FnOnce(&FetchResponse<'_>) -> T,
+    ) -> T {
+        let mut partition = FetchPartition::from_consumer(topic, 0, 0, 1 << 20);
+        partition.current_leader_epoch = leader_epoch;
+        let fetch = OutgoingFetch {
+            max_bytes: 1 << 20,
+            partitions: &[partition],
+            ..OutgoingFetch::default()
+        };
+        let mut out = BytesMut::new();
+        fetch.encode(&mut out, version, 7, Some(self.name));
+        let frame = Bytes::from(self.exchange(&out));
+        let (_, start) = parse_response_header(ApiKey::Fetch, version, &frame).unwrap();
+        let body = frame.slice(start..);
+        look(&FetchResponse::parse(version, &body).unwrap())
     }
 
     /// Makes a topic.

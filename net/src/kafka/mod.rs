@@ -248,9 +248,9 @@ apis! {
     /// Committed offsets to delete. Its one version was never made flexible.
     OffsetDelete = 47, 0, 0, 0, NEVER, served;
     /// How much clients may do.
-    DescribeClientQuotas = 48, 0, 0, 1, 1, known;
+    DescribeClientQuotas = 48, 0, 0, 1, 1, served;
     /// Clients may do more or less.
-    AlterClientQuotas = 49, 0, 0, 1, 1, known;
+    AlterClientQuotas = 49, 0, 0, 1, 1, served;
     /// Who votes on the cluster's metadata.
     DescribeQuorum = 55, 0, 0, 2, 0, served;
     /// Other levels of the cluster's features.

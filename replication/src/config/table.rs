@@ -254,6 +254,22 @@ pub static TOPIC_CONFIGS: &[Definition] = &[
     ),
 ];
 
+/// Configs of nodes that no topic inherits and that can be changed while a node runs. Their bounds
+/// are those of the node's own settings, and so are their defaults.
+pub static NODE_CONFIGS: &[NodeKind] = &[
+    NodeKind { name: "max.connections", kind: Int(1, 1_000_000) },
+    NodeKind { name: "producer.id.expiration.ms", kind: Int(1, INT_MAX) },
+];
+
+/// What values a config of nodes takes.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeKind {
+    /// Its name.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+}
+
 /// The topic config of this name.
 #[must_use]
 pub fn topic_config(name: &str) -> Option<&'static Definition> {

@@ -14,8 +14,9 @@ use tidemill_record::{NodeId, TopicId};
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
 use crate::limits::{
     CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX,
-    PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
+    PARTITIONS_PER_TOPIC_MAX, QUOTA_NAME_BYTES_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
 };
+use crate::quota::{Bound, Entity, Who};
 use crate::wire::{DecodeError, Reader, Write};
 
 /// One thing the cluster has agreed on.
@@ -83,6 +84,15 @@ pub enum Record {
         /// How many.
         count: i64,
     },
+    /// A quota was set or, with no rate, removed.
+    QuotaChanged {
+        /// Whose.
+        entity: Entity,
+        /// Of what.
+        bound: Bound,
+        /// Bytes a second now.
+        rate: Option<u64>,
+    },
 }
 
 /// What can carry config overrides.
@@ -104,6 +114,7 @@ const TOPIC_DELETED: u8 = 5;
 const TOPIC_DELETION_FINISHED: u8 = 6;
 const CONFIG_CHANGED: u8 = 7;
 const PRODUCER_IDS_GRANTED: u8 = 8;
+const QUOTA_CHANGED: u8 = 9;
 
 const RESOURCE_TOPIC: u8 = 1;
 const RESOURCE_NODE: u8 = 2;
@@ -152,6 +163,14 @@ impl Record {
                 out.put_i64(*first);
                 out.put_i64(*count);
             }
+            Self::QuotaChanged { entity, bound, rate } => {
+                encode_entity(entity, out);
+                out.put_u8(*bound as u8);
+                out.put_u8(u8::from(rate.is_some()));
+                if let Some(rate) = rate {
+                    out.put_u64(*rate);
+                }
+            }
         }
     }
 
@@ -159,7 +178,7 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let kind = reader.u8()?;
-        if !(CLUSTER_CREATED..=PRODUCER_IDS_GRANTED).contains(&kind) {
+        if !(CLUSTER_CREATED..=QUOTA_CHANGED).contains(&kind) {
             return Err(DecodeError::UnknownKind(kind));
         }
         let version = reader.u8()?;
@@ -205,6 +224,15 @@ impl Record {
             PRODUCER_IDS_GRANTED => {
                 Self::ProducerIdsGranted { first: reader.i64()?, count: reader.i64()? }
             }
+            QUOTA_CHANGED => Self::QuotaChanged {
+                entity: decode_entity(reader)?,
+                bound: decode_bound(reader)?,
+                rate: match reader.u8()? {
+                    0 => None,
+                    1 => Some(reader.u64()?),
+                    _ => return Err(DecodeError::Invalid("a flag that is neither 0 nor 1")),
+                },
+            },
             _ => return Err(DecodeError::UnknownKind(kind)),
         })
     }
@@ -219,6 +247,7 @@ impl Record {
             Self::TopicDeletionFinished { .. } => TOPIC_DELETION_FINISHED,
             Self::ConfigChanged { .. } => CONFIG_CHANGED,
             Self::ProducerIdsGranted { .. } => PRODUCER_IDS_GRANTED,
+            Self::QuotaChanged { .. } => QUOTA_CHANGED,
         }
     }
 }
@@ -280,6 +309,37 @@ fn decode_resource(reader: &mut Reader<'_>) -> Result<Resource, DecodeError> {
         RESOURCE_CLUSTER => Ok(Resource::Cluster),
         kind => Err(DecodeError::UnknownKind(kind)),
     }
+}
+
+/// The user, then the client: each 0 if not said, 1 for the default, 2 and a name.
+pub(super) fn encode_entity(entity: &Entity, out: &mut Vec<u8>) {
+    for who in [&entity.user, &entity.client] {
+        match who {
+            None => out.put_u8(0),
+            Some(Who::Default) => out.put_u8(1),
+            Some(Who::Named(name)) => {
+                out.put_u8(2);
+                out.put_string(name);
+            }
+        }
+    }
+}
+
+pub(super) fn decode_entity(reader: &mut Reader<'_>) -> Result<Entity, DecodeError> {
+    let mut who = || {
+        Ok(match reader.u8()? {
+            0 => None,
+            1 => Some(Who::Default),
+            2 => Some(Who::Named(reader.string(QUOTA_NAME_BYTES_MAX)?.to_owned())),
+            _ => return Err(DecodeError::Invalid("neither nobody, the default nor a name")),
+        })
+    };
+    Ok(Entity { user: who()?, client: who()? })
+}
+
+pub(super) fn decode_bound(reader: &mut Reader<'_>) -> Result<Bound, DecodeError> {
+    let bound = Bound::from_number(reader.u8()?);
+    bound.ok_or(DecodeError::Invalid("a quota of nothing that is known"))
 }
 
 impl fmt::Display for Resource {

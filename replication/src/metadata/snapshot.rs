@@ -9,26 +9,33 @@
 //! tombstones: count u32, each: id 16, name, partitions u32
 //! configs of the cluster; of nodes: count u32, each: id i32, configs
 //!   configs: count u32, each: name, value
+//! quotas, in version 2: count u32, each: entity, count u8, each: of what u8, rate u64
 //! ```
+//!
+//! An image without quotas is written as version 1, which programs before them can read.
 
 use std::sync::Arc;
 
 use tidemill_record::{NodeId, TopicId};
 
+use super::record::{decode_bound, decode_entity, encode_entity};
 use super::{Configs, Image, Node, Partition, Tombstone, Topic, alike_key};
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
 use crate::limits::{
     CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX,
-    PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
+    PARTITIONS_PER_TOPIC_MAX, QUOTA_ENTITIES_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
 };
+use crate::quota::Quotas;
 use crate::wire::{DecodeError, Reader, Write};
 
 const VERSION: u8 = 1;
+const VERSION_WITH_QUOTAS: u8 = 2;
 
 impl Image {
     /// Appends the image's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u8(VERSION);
+        let version = if self.quotas.is_empty() { VERSION } else { VERSION_WITH_QUOTAS };
+        out.put_u8(version);
         out.put(&self.cluster.0);
         out.put_u64(self.records_replayed);
         out.put_i64(self.next_producer_id);
@@ -56,13 +63,16 @@ impl Image {
             out.put_i32(id.0);
             encode_configs(configs, out);
         }
+        if !self.quotas.is_empty() {
+            encode_quotas(&self.quotas, out);
+        }
     }
 
     /// Reads what [`Image::encode`] wrote; all of `bytes` is one image.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8()?;
-        if version != VERSION {
+        if !matches!(version, VERSION | VERSION_WITH_QUOTAS) {
             return Err(DecodeError::NewerVersion { kind: 0, version });
         }
         let mut image = Self {
@@ -81,6 +91,9 @@ impl Image {
             if configs.is_empty() || image.node_configs.insert(id, configs).is_some() {
                 return Err(DecodeError::Invalid("a node's configs without content or twice"));
             }
+        }
+        if version == VERSION_WITH_QUOTAS {
+            image.quotas = Arc::new(decode_quotas(&mut reader)?);
         }
         reader.finish()?;
         Ok(image)
@@ -180,6 +193,41 @@ fn encode_configs(configs: &Configs, out: &mut Vec<u8>) {
     for (name, value) in configs {
         out.put_string(name);
         out.put_string(value);
+    }
+}
+
+fn encode_quotas(quotas: &Quotas, out: &mut Vec<u8>) {
+    out.put_count(quotas.iter().len());
+    for (entity, bounds) in quotas.iter() {
+        encode_entity(entity, out);
+        out.put_u8(bounds.len() as u8);
+        for (bound, rate) in bounds {
+            out.put_u8(*bound as u8);
+            out.put_u64(*rate);
+        }
+    }
+}
+
+fn decode_quotas(reader: &mut Reader<'_>) -> Result<Quotas, DecodeError> {
+    let mut quotas = Quotas::default();
+    let count = reader.count(QUOTA_ENTITIES_MAX, 12)?;
+    for _ in 0..count {
+        let entity = decode_entity(reader)?;
+        if entity.user.is_none() && entity.client.is_none() {
+            return Err(DecodeError::Invalid("a quota for nobody"));
+        }
+        for _ in 0..reader.u8()? {
+            let (bound, rate) = (decode_bound(reader)?, reader.u64()?);
+            if quotas.rate(&entity, bound).is_some() {
+                return Err(DecodeError::Invalid("a quota twice"));
+            }
+            quotas.set(&entity, bound, Some(rate));
+        }
+    }
+    // Each once, and each with something to say, or it would be written otherwise.
+    match quotas.iter().len() == count && 0 < count {
+        true => Ok(quotas),
+        false => Err(DecodeError::Invalid("an entity without quotas or twice")),
     }
 }
 

@@ -15,6 +15,7 @@ mod control;
 mod id;
 mod id_map;
 mod offset;
+mod recompress;
 mod records;
 mod validate;
 
@@ -28,5 +29,6 @@ pub use control::{Marker, MarkerError, Outcome};
 pub use id::{NodeId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use id_map::{IdHasher, IdMap};
 pub use offset::{LeaderEpoch, Offset, Sequence, Timestamp};
+pub use recompress::{Recompressed, recompress};
 pub use records::{Contents, Header, HeaderIter, Headers, Record, RecordError, Records, Summary};
 pub use validate::{BatchError, Limits, Validated, validate};

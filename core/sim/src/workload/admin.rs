@@ -1,18 +1,24 @@
-//! The administrator: creates and deletes topics, adds partitions, deletes records; one thing at
-//! a time, and each only once it knows how the last one ended.
+//! The administrator: creates and deletes topics, adds partitions, deletes records, sets quotas; one
+//! thing at a time, and each only once it knows how the last one ended.
 
 use bytes::{Bytes, BytesMut};
+use tidemill_net::kafka::alter_client_quotas::{
+    AlterClientQuotasRequest, AlterClientQuotasResponse, QuotaChange, QuotaChanges,
+};
 use tidemill_net::kafka::create_partitions::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreatePartitionsTopic,
 };
 use tidemill_net::kafka::create_topics::{
-    CreatableTopic, CreateTopicsRequest, CreateTopicsResponse,
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, CreateTopicsResponse,
 };
 use tidemill_net::kafka::delete_records::{
     DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopic,
 };
 use tidemill_net::kafka::delete_topics::{
     DeleteTopicState, DeleteTopicsRequest, DeleteTopicsResponse,
+};
+use tidemill_net::kafka::describe_client_quotas::{
+    DescribeClientQuotasRequest, DescribeClientQuotasResponse, QuotaEntity, entity_type,
 };
 use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
 use tidemill_record::TopicId;
@@ -44,6 +50,8 @@ enum Ask {
     Delete { version: i16, topic: TopicId },
     Grow { version: i16, topic: TopicId, name: String, partitions: i32 },
     Trim { version: i16, place: Place, before: i64, sent: Floor },
+    SetQuota { version: i16, number: u64 },
+    Quotas { version: i16, expected: Vec<u64> },
 }
 
 impl Admin {
@@ -97,6 +105,13 @@ impl Admin {
             self.create(scene);
         } else if scene.random.happens(20_000) {
             self.grow(scene);
+        } else if scene.random.happens(50_000) {
+            self.set_quota(scene);
+        } else if scene.random.happens(50_000) {
+            let expected = scene.history.quotas.expected();
+            let version = scene.random.between(0, 1) as i16;
+            let request = DescribeClientQuotasRequest::default();
+            self.ask(Ask::Quotas { version, expected }, version, &request, scene);
         }
         Ok(())
     }
@@ -124,6 +139,7 @@ impl Admin {
                 name: name.clone(),
                 num_partitions: partitions,
                 replication_factor: 1,
+                configs: kept_codec(scene).into_iter().collect(),
                 ..CreatableTopic::default()
             }],
             timeout_ms: 2_000,
@@ -205,6 +221,24 @@ impl Admin {
         self.ask(Ask::Trim { version, place, before, sent }, version, &request, scene);
     }
 
+    /// Each quota is for a client of its own, which nobody is, and is set once.
+    fn set_quota(&mut self, scene: &mut Scene<'_, '_>) {
+        let number = scene.history.quotas.asking();
+        let version = scene.random.between(0, 1) as i16;
+        let entity = QuotaEntity {
+            entity_type: entity_type::CLIENT_ID.to_owned(),
+            entity_name: Some(format!("client-{number}")),
+        };
+        let op = QuotaChange {
+            key: "consumer_byte_rate".to_owned(),
+            value: number as f64,
+            remove: false,
+        };
+        let entries = vec![QuotaChanges { entity: vec![entity], ops: vec![op] }];
+        let request = AlterClientQuotasRequest { entries, validate_only: false };
+        self.ask(Ask::SetQuota { version, number }, version, &request, scene);
+    }
+
     fn hear(&mut self, heard: Heard<Ask>, scene: &mut Scene<'_, '_>) -> Verdict {
         self.busy = false;
         let (ask, frame) = match heard {
@@ -227,6 +261,8 @@ impl Admin {
             Ask::Trim { version, place, before, sent } => {
                 trimmed(version, place, before, sent, &frame, scene)
             }
+            Ask::SetQuota { version, number } => quota_set(version, number, &frame, scene),
+            Ask::Quotas { version, expected } => quotas_told(version, &expected, &frame, scene),
         }
     }
 
@@ -257,6 +293,43 @@ impl Admin {
             None => Ok(()),
         }
     }
+}
+
+/// Some topics are kept in a codec of their own, whatever their producers send.
+fn kept_codec(scene: &mut Scene<'_, '_>) -> Option<CreatableTopicConfig> {
+    let codecs = ["uncompressed", "gzip", "snappy", "lz4", "zstd"];
+    scene.random.happens(250_000).then(|| CreatableTopicConfig {
+        name: "compression.type".to_owned(),
+        value: Some((*scene.random.pick(&codecs)).to_owned()),
+    })
+}
+
+fn quota_set(version: i16, number: u64, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {
+    let (_, response) = decode_response::<AlterClientQuotasResponse>(version, frame)
+        .map_err(|error| unreadable("alter client quotas", &error))?;
+    let result = response.entries.first();
+    let error = result.map_or(ErrorCode::UnknownServerError, |entry| entry.error_code);
+    if error.is_none() {
+        scene.history.quotas.told_set(number);
+    }
+    let known = error.is_none() || error.is_retriable();
+    check(known, "a quota can be set", || format!("client-{number}: {error}"))
+}
+
+fn quotas_told(
+    version: i16,
+    expected: &[u64],
+    frame: &Bytes,
+    scene: &mut Scene<'_, '_>,
+) -> Verdict {
+    let (_, response) = decode_response::<DescribeClientQuotasResponse>(version, frame)
+        .map_err(|error| unreadable("describe client quotas", &error))?;
+    let entries = response.entries.unwrap_or_default();
+    let told = entries.iter().map(|entry| {
+        let name = entry.entity.first().and_then(|part| part.entity_name.clone());
+        (name.unwrap_or_default(), entry.values.first().map_or(0.0, |value| value.value))
+    });
+    scene.history.quotas.listed(told.collect(), expected)
 }
 
 fn deleted(version: i16, topic: TopicId, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {

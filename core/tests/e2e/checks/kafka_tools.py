@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 
 from clients import delete_topic, make_topic
 from running import KEPT, Failure, demand, output
@@ -119,9 +120,28 @@ def administration(run, broker, server):
                 "--describe", "--all")
     demand("retention.ms=5400000" in told, f"--all told {told[:500]}")
     tool(CONFIGS, *server, *entity, "--alter", "--delete-config", "log.retention.ms")
+    quotas(server)
     tool(TOPICS, *server, "--delete", "--topic", "admin")
     librdkafka(run, broker)
-    run.say("log dirs, elections, reassignments, the quorum, features, access rules, node configs")
+    run.say("log dirs, elections, reassignments, the quorum, features, access rules, node configs, "
+            "quotas")
+
+
+def quotas(server):
+    """A client that is allowed 200 kB a second takes three seconds and more for 900 kB."""
+    entity = ["--entity-type", "clients", "--entity-name", "slow"]
+    tool(CONFIGS, *server, *entity, "--alter", "--add-config", "producer_byte_rate=200000")
+    told = tool(CONFIGS, *server, *entity, "--describe")
+    demand("producer_byte_rate=200000" in told, f"the quota of a client: {told}")
+    begun = time.monotonic()
+    tool(PRODUCER_PERFORMANCE, "--topic", "admin", "--num-records", "3000", "--record-size", "300",
+         "--throughput", "-1", "--producer-props", f"bootstrap.servers={server[1]}",
+         "client.id=slow", "acks=all")
+    took = time.monotonic() - begun
+    demand(3 < took < 60, f"900 kB at 200 kB a second took {took:.1f} s")
+    tool(CONFIGS, *server, *entity, "--alter", "--delete-config", "producer_byte_rate")
+    told = tool(CONFIGS, *server, *entity, "--describe")
+    demand("producer_byte_rate" not in told, f"the quota is still there: {told}")
 
 
 def librdkafka(run, broker):
