@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::frame::{self, FrameError};
-use tidemill_perf::Stage as RequestStage;
+use tidemill_perf::{MEASURING, Stage as RequestStage};
 use tidemill_runtime::edge::{Instant, RECEIVE_BYTES_MAX, SocketId};
 
 use crate::budget::Budget;
@@ -368,22 +368,31 @@ impl Connection {
             });
             return 0;
         }
-        let client_id = self.client_id.as_deref().unwrap_or_default();
-        for slot in self.slots.iter_mut().take(self.leaving) {
-            if let Reply::Leaving = slot.reply {
-                answered(&mut slot.measured, client_id);
+        for _ in 0..std::mem::take(&mut self.leaving) {
+            let slot = self.slots.front_mut().expect("its reply was being sent");
+            if MEASURING && let Reply::Leaving = slot.reply {
+                answered(&mut slot.measured, self.client_id.as_deref().unwrap_or_default());
             }
+            self.close_slot();
         }
-        self.close_slots();
         bytes
     }
 
     /// Closes the slots of the replies that were being sent.
     fn close_slots(&mut self) {
         for _ in 0..std::mem::take(&mut self.leaving) {
-            self.slots.pop_front();
-            self.first_slot += 1;
+            self.close_slot();
         }
+    }
+
+    /// Closes the first slot. What its reply holds is dropped where it lies, so that nothing of a
+    /// slot has to be moved out for that.
+    fn close_slot(&mut self) {
+        if let Some(slot) = self.slots.front_mut() {
+            slot.reply = Reply::Silent;
+        }
+        std::mem::forget(self.slots.pop_front());
+        self.first_slot += 1;
     }
 
     /// How many requests wait for their reply, beside those whose replies are being sent.

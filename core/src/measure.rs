@@ -107,11 +107,33 @@ impl Measures {
         }
     }
 
-    /// A request has been answered, or has ended without an answer being due.
+    /// A request has been answered at this stamp.
     #[inline]
-    pub fn ended(&mut self, measured: &Measured, client_id: &str, image: &Image) {
+    pub fn ended(&mut self, measured: &Measured, stamp: u64, client_id: &str, image: &Image) {
         let whose = || measured.whose(client_id, image);
-        self.meter.request_ended(&measured.stamps, self.wall_ms, whose);
+        self.meter.request_ended(&measured.stamps, stamp, self.wall_ms, whose);
+    }
+
+    /// The same of one that has ended without an answer being due; apart, because most have one.
+    #[cold]
+    #[inline(never)]
+    pub fn ended_silently(
+        &mut self,
+        measured: &Measured,
+        stamp: u64,
+        client_id: &str,
+        image: &Image,
+    ) {
+        self.ended(measured, stamp, client_id, image);
+    }
+
+    /// A turn begins at this stamp.
+    #[inline]
+    pub fn begin_turn(&mut self, stamp: u64, times: Times) {
+        self.wall_ms = times.wall_ms;
+        if MEASURING {
+            self.meter.begin_turn(stamp, times.wall_ms);
+        }
     }
 
     /// A turn ends at this stamp.

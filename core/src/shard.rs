@@ -190,9 +190,8 @@ enum Stage {
 impl<E: Edge<Message = Message>> Program<E> for Shard {
     fn turn(&mut self, edge: &mut E) -> Next {
         let begun = self.stamp();
-        self.measures.meter.turn.begin(begun);
         let times = Times { now: edge.now(), wall_ms: edge.wall_clock_ms() };
-        self.measures.wall_ms = times.wall_ms;
+        self.measures.begin_turn(begun, times);
         self.now = times.now;
         let mut completions = 0;
         while let Some(completion) = edge.poll_completion() {

@@ -97,7 +97,7 @@ pub struct MeshFigures {
 pub struct StageFigures {
     /// `produce`, `fetch` or `other`.
     pub kind: String,
-    /// A stage's name, or `total`.
+    /// A stage's name; `total` for whole requests; `sampled` for those whose stages were recorded.
     pub stage: String,
     /// How many requests met it.
     pub count: u64,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use crate::document::{LatencyDocument, ShardFigures, StageFigures};
+use crate::histogram::SAMPLED_NAME;
 use crate::hlog::{LogError, decode_histogram};
 use crate::machine::share::Flow;
 
@@ -159,7 +160,8 @@ fn order(stage: &StageFigures) -> usize {
     use crate::stage::{Kind, STAGES, Stage};
     let kind = Kind::ALL.iter().position(|kind| kind.name() == stage.kind);
     let place = Stage::ALL.iter().position(|other| other.name() == stage.stage);
-    kind.unwrap_or(Kind::ALL.len()) * 2 * STAGES + place.unwrap_or(STAGES)
+    let sampled = (stage.stage == SAMPLED_NAME).then_some(STAGES);
+    kind.unwrap_or(Kind::ALL.len()) * 2 * STAGES + place.or(sampled).unwrap_or(STAGES + 1)
 }
 
 fn add(

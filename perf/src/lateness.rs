@@ -2,15 +2,22 @@
 //! event before it.
 //!
 //! One of these per partition that has records, so it is small: buckets a quarter wide, from a
-//! millisecond to more than a year, 1.2 KiB in all. A batch costs two additions.
+//! millisecond to more than a year, 1.2 KiB in all. A batch costs two additions. A time's bucket is
+//! the upper bits of that time as a floating-point number, as in [`crate::counts`].
 
 use crate::document::{LatenessFigures, LatenessQuantiles};
 
 /// Buckets to each doubling.
-const STEPS: u64 = 4;
+const STEPS: usize = 4;
 
-/// Buckets: below 4 ms one each, then four to each doubling, up to 2^36 ms (two years).
-const BUCKETS: usize = 4 + 34 * STEPS as usize;
+/// Of a floating-point number, the bits below those that tell its bucket.
+const BITS_BELOW: u32 = f64::MANTISSA_DIGITS - 1 - STEPS.ilog2();
+
+/// The upper bits of a millisecond, less the bucket of 0.
+const BELOW_FIRST: usize = (1f64.to_bits() >> BITS_BELOW) as usize - 1;
+
+/// Buckets: one for 0, then four to each doubling, up to 2^36 ms (two years).
+const BUCKETS: usize = 1 + 36 * STEPS;
 
 /// Counts of times in milliseconds.
 #[derive(Clone, Debug)]
@@ -21,7 +28,8 @@ struct Buckets {
 impl Buckets {
     const NONE: Self = Self { counts: [0; BUCKETS] };
 
-    fn add(&mut self, millis: u64) {
+    #[inline]
+    fn add(&mut self, millis: i64) {
         let count = &mut self.counts[place(millis)];
         *count = count.saturating_add(1);
     }
@@ -44,20 +52,19 @@ impl Buckets {
     }
 }
 
-fn place(millis: u64) -> usize {
-    if millis < 4 {
-        return millis as usize;
-    }
-    let power = u64::from(millis.ilog2());
-    let step = (millis >> (power - 2)) & (STEPS - 1);
-    ((4 + (power - 2) * STEPS + step) as usize).min(BUCKETS - 1)
+/// The bucket of a time; what is not positive counts as 0.
+#[inline]
+fn place(millis: i64) -> usize {
+    let bits = (millis.max(0) as f64).to_bits() >> BITS_BELOW;
+    (bits as usize).saturating_sub(BELOW_FIRST).min(BUCKETS - 1)
 }
 
-/// The largest value that a bucket counts.
+/// The largest value that a bucket counts. The first ones are narrower than a millisecond: some of
+/// them count nothing.
 fn largest(bucket: usize) -> u64 {
-    let Some(above) = (bucket as u64).checked_sub(4) else { return bucket as u64 };
+    let Some(above) = bucket.checked_sub(1) else { return 0 };
     let (power, step) = (above / STEPS, above % STEPS);
-    ((4 + step + 1) << power) - 1
+    (((STEPS + step + 1) as u64) << power).div_ceil(STEPS as u64) - 1
 }
 
 /// How late the records of one partition came so far.
@@ -67,6 +74,7 @@ pub struct Lateness {
     from_the_future: u64,
     newest_ms: i64,
     behind_clock: Buckets,
+    /// Of those that are.
     behind_newest: Buckets,
 }
 
@@ -75,7 +83,7 @@ impl Default for Lateness {
         Self {
             batches: 0,
             from_the_future: 0,
-            newest_ms: i64::MIN,
+            newest_ms: 0,
             behind_clock: Buckets::NONE,
             behind_newest: Buckets::NONE,
         }
@@ -85,15 +93,20 @@ impl Default for Lateness {
 impl Lateness {
     /// A batch was appended at `wall_ms`; its first record's and its newest record's event times
     /// are as the batch's header says them. Without event times (negative) it is not counted.
+    #[inline]
     pub fn append(&mut self, first_ms: i64, newest_ms: i64, wall_ms: i64) {
-        if first_ms < 0 || newest_ms < 0 {
+        if (first_ms | newest_ms) < 0 {
             return;
         }
         self.batches += 1;
-        self.from_the_future += u64::from(wall_ms < newest_ms);
-        self.behind_clock.add(behind(newest_ms, wall_ms));
-        if self.newest_ms != i64::MIN {
-            self.behind_newest.add(behind(first_ms.min(newest_ms), self.newest_ms));
+        // Neither is negative, so neither difference leaves its type.
+        let behind_ms = wall_ms - newest_ms;
+        self.from_the_future += u64::from(behind_ms < 0);
+        self.behind_clock.add(behind_ms);
+        let oldest_ms = first_ms.min(newest_ms);
+        // Before the first batch there is nothing that it could be behind.
+        if oldest_ms < self.newest_ms {
+            self.behind_newest.add(self.newest_ms - oldest_ms);
         }
         self.newest_ms = self.newest_ms.max(newest_ms);
     }
@@ -101,6 +114,11 @@ impl Lateness {
     /// The figures of this partition, named.
     #[must_use]
     pub fn figures(&self, topic: &str, partition: i32) -> LatenessFigures {
+        // Mostly batches are behind nothing: those are not counted one by one.
+        let mut behind_newest = self.behind_newest.clone();
+        let disordered = behind_newest.counts.iter().copied().map(u64::from).sum::<u64>();
+        let ordered = self.batches.saturating_sub(disordered);
+        behind_newest.counts[0] = u32::try_from(ordered).unwrap_or(u32::MAX);
         LatenessFigures {
             topic: topic.to_owned(),
             partition,
@@ -108,31 +126,31 @@ impl Lateness {
             newest_event_unix_ms: self.newest_ms.max(0),
             from_the_future: self.from_the_future,
             behind_clock_ms: self.behind_clock.quantiles(),
-            behind_newest_ms: self.behind_newest.quantiles(),
+            behind_newest_ms: behind_newest.quantiles(),
         }
     }
-}
-
-/// How far `event` lies before `reference`; zero if it does not.
-fn behind(event: i64, reference: i64) -> u64 {
-    u64::try_from(reference.saturating_sub(event)).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Each bucket begins where the one before it ends, and is a quarter wide at most.
+    /// Each time lies in the one bucket that reaches up to it or further, and a bucket is a quarter
+    /// wide at most.
     #[test]
     fn buckets_follow_one_another() {
-        for bucket in 0..BUCKETS - 1 {
-            let end = largest(bucket);
-            assert_eq!(place(end), bucket);
-            assert_eq!(place(end + 1), bucket + 1);
-            let width = largest(bucket + 1) - end;
-            assert!(end < 4 || width * 4 <= end + 1, "{end} and {width}");
+        assert_eq!(largest(0), 0);
+        for bucket in 1..BUCKETS - 1 {
+            let (begin, end) = (largest(bucket - 1) + 1, largest(bucket));
+            for millis in [begin, end].into_iter().filter(|_| begin <= end) {
+                assert_eq!(place(millis as i64), bucket, "{millis}");
+            }
+            assert!((end + 1).saturating_sub(begin) * 4 <= begin.max(4), "{begin} to {end}");
         }
-        assert_eq!(place(u64::MAX), BUCKETS - 1);
+        for millis in 0..10_000 {
+            assert!(millis <= largest(place(millis as i64)), "{millis}");
+        }
+        assert_eq!((place(i64::MAX), place(-1)), (BUCKETS - 1, 0));
     }
 
     /// A batch from an hour ago shows as an hour late by the clock, and as late behind what came

@@ -22,6 +22,7 @@ pub mod meter;
 pub mod outcome;
 pub mod record;
 pub mod report;
+pub mod sample;
 pub mod slowest;
 pub mod stage;
 pub mod top;

@@ -137,7 +137,7 @@ impl Meter {
         let window_ms = i64::try_from(limits.window.as_millis()).unwrap_or(i64::MAX).max(1);
         Self {
             shard,
-            recorder: Recorder::new(scale),
+            recorder: Recorder::new(scale, u64::from(shard)),
             slowest: Slowest::new(limits.slowest, window_ms),
             turn: TurnWatch::new(scale, limits.stall),
             traffic: Traffic::default(),
@@ -145,19 +145,29 @@ impl Meter {
         }
     }
 
-    /// A request has ended; `describe` is asked for only if it is among the slowest.
+    /// A turn begins at this stamp and time.
+    #[inline]
+    pub fn begin_turn(&mut self, stamp: u64, wall_ms: i64) {
+        self.turn.begin(stamp);
+        self.slowest.time_is(wall_ms);
+    }
+
+    /// A request has ended, at this stamp and in the turn of this time; `describe` is asked for
+    /// only if it is among the slowest.
     #[inline]
     pub fn request_ended(
         &mut self,
         stamps: &Stamps,
+        ended: u64,
         wall_ms: i64,
         describe: impl FnOnce() -> Whose,
     ) {
         if !MEASURING {
             return;
         }
-        self.recorder.record(stamps);
-        self.slowest.offer(stamps, wall_ms, describe);
+        let total_ticks = stamps.total_until(ended);
+        self.recorder.record(total_ticks, stamps);
+        self.slowest.offer(total_ticks, stamps, wall_ms, describe);
     }
 
     /// A copy of all counts, to be handed over. Some 50 µs with the stages of one kind met.
@@ -260,7 +270,7 @@ fn slow_figures(shard: &ShardSlow) -> impl Iterator<Item = SlowFigures> {
             topic: slow.whose.topic.clone(),
             partition: slow.whose.partition,
             size_bytes: slow.whose.size_bytes,
-            total_ns: shard.scale.nanos(slow.stamps.total_ticks()),
+            total_ns: shard.scale.nanos(slow.total_ticks),
             stages: stages.collect(),
         }
     })
@@ -289,17 +299,22 @@ mod tests {
     use crate::hlog::decode_histogram;
     use crate::stage::Kind;
 
+    /// More than are kept of the slowest.
+    const REQUESTS: u64 = 160;
+
     fn meter(shard: u16) -> Meter {
         let mut meter = Meter::new(TickScale::measure(), shard, 2, MeterLimits::default());
         meter.turn.begin(0);
         meter.mesh.sent(1 - shard, 3);
         meter.mesh.received(u16::MAX, 1);
-        for i in 1..=10 {
+        for i in 1..=REQUESTS {
             let mut stamps = Stamps::begin(0);
             stamps.set_kind(Kind::Produce);
+            let ended = 160_000_000 * i;
             stamps.end(Stage::Append, 16_000 * i);
-            stamps.end(Stage::Durable, 160_000_000 * i);
-            meter.request_ended(&stamps, 1000, || Whose::new("client", "topic", i as i32, 100));
+            stamps.end(Stage::Durable, ended);
+            let whose = || Whose::new("client", "topic", i as i32, 100);
+            meter.request_ended(&stamps, ended, 1000, whose);
         }
         meter.turn.end(1_000_000_000, 2000);
         meter
@@ -317,21 +332,30 @@ mod tests {
         assert_eq!(shard.mesh, [MeshFigures { peer: 0, sent: 3, received: 0 }]);
         assert_eq!((shard.turns, shard.stalls), (1, 1));
         let tags: Vec<_> = shard.stages.iter().map(StageFigures::tag).collect();
-        assert_eq!(tags, ["produce.append", "produce.durable", "produce.total"]);
-        let durable = decode_histogram(&shard.stages[1].histogram).unwrap();
-        assert_eq!((durable.len(), shard.stages[1].count), (10, 10));
+        let expected = ["append", "durable", "sampled", "total"].map(|s| format!("produce.{s}"));
+        assert_eq!(tags, expected);
+        for (stage, count) in [(1, REQUESTS / 16), (2, REQUESTS / 16), (3, REQUESTS)] {
+            let histogram = decode_histogram(&shard.stages[stage].histogram).unwrap();
+            assert_eq!((histogram.len(), shard.stages[stage].count), (count, count));
+        }
     }
 
-    /// The slowest of all shards are told, the slowest first, with whose they were; so are stalls.
+    /// The slowest of all shards are told, the slowest first, with whose they were and all their
+    /// stages, whether these were sampled or not; so are stalls.
     #[test]
     fn the_slowest_are_told_with_their_stages() {
         let shards = [meter(0).read_slowest(2000), meter(1).read_slowest(2000)];
         let document = SlowestDocument::new(NodeLabel::default(), &shards);
-        assert_eq!(document.requests.len(), 20);
-        let first = &document.requests[0];
-        assert_eq!((first.partition, first.client_id.as_str()), (10, "client"));
-        let names: Vec<_> = first.stages.iter().map(|stage| stage.name.as_str()).collect();
-        assert_eq!(names, ["append", "durable"]);
+        let told: Vec<u64> = document.requests.iter().map(|slow| slow.partition as u64).collect();
+        let slowest = (REQUESTS - 15..=REQUESTS).rev().flat_map(|request| [request, request]);
+        assert_eq!(told, slowest.collect::<Vec<_>>());
+        for slow in &document.requests {
+            assert_eq!(slow.client_id, "client");
+            let names: Vec<_> = slow.stages.iter().map(|stage| stage.name.as_str()).collect();
+            assert_eq!(names, ["append", "durable"]);
+            let spent: u64 = slow.stages.iter().map(|stage| stage.ns).sum();
+            assert!(spent.abs_diff(slow.total_ns) <= 2, "{slow:?}");
+        }
         assert_eq!(document.stalls.len(), 2);
         assert_eq!(document.stalls[0].parts[0].name, "rest");
     }

@@ -1,6 +1,6 @@
 //! The slowest requests of the last one to two windows, with where their time went.
 //!
-//! A request that is not among them costs one comparison. What identifies a request (client,
+//! A request that is not among them costs one comparison; the window passes by itself, once a turn. What identifies a request (client,
 //! topic) is made only for those that are kept. Looking at them changes nothing: they leave when
 //! their window is over, so that any number of people may look.
 
@@ -36,6 +36,8 @@ impl Whose {
 pub struct Slow<T> {
     /// Its times.
     pub stamps: Stamps,
+    /// Ticks from its beginning to its end.
+    pub total_ticks: u64,
     /// When it ended, in milliseconds since the Unix epoch.
     pub ended_unix_ms: i64,
     /// Whose it was.
@@ -52,7 +54,7 @@ pub struct Slowest<T> {
     window_ms: i64,
     window_began_ms: i64,
     /// A request must take longer than this to be kept.
-    threshold: u64,
+    threshold: i64,
 }
 
 impl<T: Clone> Slowest<T> {
@@ -71,15 +73,30 @@ impl<T: Clone> Slowest<T> {
         }
     }
 
-    /// A request has ended; `describe` says whose it was, if it is among the slowest.
+    /// It is `wall_ms` now: a window may be over. To be told before requests of that time are
+    /// offered.
     #[inline]
-    pub fn offer(&mut self, stamps: &Stamps, wall_ms: i64, describe: impl FnOnce() -> T) {
+    pub fn time_is(&mut self, wall_ms: i64) {
         // A clock that was set back, too, begins a window: its difference is huge without a sign.
         if self.window_ms as u64 <= (wall_ms - self.window_began_ms) as u64 {
             self.roll(wall_ms);
         }
-        if self.threshold < stamps.total_ticks() {
-            self.keep(Slow { stamps: *stamps, ended_unix_ms: wall_ms, whose: describe() });
+    }
+
+    /// A request has ended after so many ticks; `describe` says whose it was, if it is among the
+    /// slowest.
+    #[inline]
+    pub fn offer(
+        &mut self,
+        total_ticks: i64,
+        stamps: &Stamps,
+        wall_ms: i64,
+        describe: impl FnOnce() -> T,
+    ) {
+        if self.threshold < total_ticks {
+            let (stamps, total_ticks) = (*stamps, total_ticks as u64);
+            let whose = describe();
+            self.keep(Slow { stamps, total_ticks, ended_unix_ms: wall_ms, whose });
         }
     }
 
@@ -101,12 +118,12 @@ impl<T: Clone> Slowest<T> {
         if self.kept.len() < self.capacity {
             self.kept.push(slow);
         } else {
-            let fastest = self.kept.iter_mut().min_by_key(|slow| slow.stamps.total_ticks());
+            let fastest = self.kept.iter_mut().min_by_key(|slow| slow.total_ticks);
             *fastest.expect("the set is full") = slow;
         }
         if self.kept.len() == self.capacity {
-            let totals = self.kept.iter().map(|slow| slow.stamps.total_ticks());
-            self.threshold = totals.min().expect("the set is full");
+            let totals = self.kept.iter().map(|slow| slow.total_ticks);
+            self.threshold = totals.min().expect("the set is full") as i64;
         }
     }
 
@@ -118,7 +135,7 @@ impl<T: Clone> Slowest<T> {
         let is_recent = |slow: &&Slow<T>| wall_ms - slow.ended_unix_ms < 2 * self.window_ms;
         let kept = self.kept.iter().chain(&self.before);
         let mut all: Vec<_> = kept.filter(is_recent).cloned().collect();
-        all.sort_by_key(|slow| std::cmp::Reverse(slow.stamps.total_ticks()));
+        all.sort_by_key(|slow| std::cmp::Reverse(slow.total_ticks));
         all
     }
 
@@ -137,7 +154,8 @@ mod tests {
     fn offer(slowest: &mut Slowest<u64>, total: u64, wall_ms: i64) {
         let mut stamps = Stamps::begin(0);
         stamps.end(Stage::Work, total * 100);
-        slowest.offer(&stamps, wall_ms, || total);
+        slowest.time_is(wall_ms);
+        slowest.offer(stamps.total_until(total * 100), &stamps, wall_ms, || total);
     }
 
     /// Looked at when the last request ended.

@@ -5,9 +5,10 @@
 //! fetch:   receive, decode, route, wait, cache or disk, respond
 //! ```
 //!
-//! A stage lasts from the end of the one before it to its own end: [`Stamps::end`]. So the stages
-//! of a request add up to its total, and a stage met twice adds up with itself. Time is the
-//! processor's counter, in ticks ([`tidemill_runtime::clock::stamp`]), passed in by the caller:
+//! A stage lasts from the end of those before it, in the order of [`Stage::ALL`], to its own end:
+//! [`Stamps::end`]. So the stages of a request add up to its total. One that is met again lasts to
+//! its last end: a fetch that looks, waits and looks again has waited from its first look on, and
+//! looked once. Time is the processor's counter, in ticks ([`tidemill_runtime::clock::stamp`]), passed in by the caller:
 //! several requests that end a stage at the same point may share one reading.
 
 use crate::MEASURING;
@@ -108,34 +109,25 @@ impl Kind {
     }
 }
 
-/// A stage's time is counted in units of so many ticks (a power of two): 31 bits then hold over
-/// 20 s of a 3 GHz counter, in steps of about 10 ns.
-const TICKS_PER_UNIT_LOG2: u32 = 5;
-
-/// How many ticks a unit of a stage's time is.
-pub(crate) const TICKS_PER_UNIT: u32 = 1 << TICKS_PER_UNIT_LOG2;
-
 /// How many stages are kept of each request.
-pub(crate) const KEPT: usize = if MEASURING { STAGES } else { 0 };
+const KEPT: usize = if MEASURING { STAGES } else { 0 };
 
-/// When a request came and where its time went. One cache line, stamped where it lies.
+/// When a request came, and when each of its stages ended: stamped where it lies, with one store
+/// each. What the stages took is worked out for those only of which somebody wants to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamps {
     begun: u64,
-    last: u64,
-    /// In units, by stage. Signed, because that is what processors turn into floating point.
-    spent: [i32; KEPT],
+    /// By stage; 0 until it is met.
+    ended: [u64; KEPT],
     kind: Kind,
 }
-
-const _: () = assert!(size_of::<Stamps>() <= 64);
 
 impl Stamps {
     /// A request begins at `now`.
     #[inline]
     #[must_use]
     pub fn begin(now: u64) -> Self {
-        Self { begun: now, last: now, spent: [0; KEPT], kind: Kind::Other }
+        Self { begun: now, ended: [0; KEPT], kind: Kind::Other }
     }
 
     /// What it asks for, once that is known.
@@ -154,45 +146,36 @@ impl Stamps {
     /// `stage` ends at `now`, and the next one begins.
     #[inline]
     pub fn end(&mut self, stage: Stage, now: u64) {
-        if !MEASURING {
-            return;
+        if MEASURING {
+            self.ended[stage as usize] = now;
         }
-        let units = now.saturating_sub(self.last) >> TICKS_PER_UNIT_LOG2;
-        let spent = &mut self.spent[stage as usize];
-        *spent = (*spent as u64 + units).min(i32::MAX as u64) as i32;
-        // Another core's counter may lag by a few ticks; time does not go back for it.
-        self.last = self.last.max(now);
     }
 
     /// Ticks spent in `stage`; none if it was not met, or took no time that shows.
-    #[inline]
     #[must_use]
     pub fn ticks(&self, stage: Stage) -> u64 {
-        self.spent.get(stage as usize).map_or(0, |units| ticks(*units))
+        let found = self.spent().find(|(place, _)| *place == stage as usize);
+        found.map_or(0, |(_, ticks)| ticks)
     }
 
-    /// Each stage met, by its place in [`Stage::ALL`], with the ticks spent in it.
+    /// Each stage that took time, by its place in [`Stage::ALL`], with the ticks spent in it.
     pub fn spent(&self) -> impl Iterator<Item = (usize, u64)> {
-        let met = self.spent.iter().enumerate().filter(|(_, units)| 0 < **units);
-        met.map(|(place, units)| (place, ticks(*units)))
+        let mut last = self.begun;
+        self.ended.iter().enumerate().filter_map(move |(place, &ended)| {
+            let ticks = ended.saturating_sub(last);
+            // Another core's counter may lag by a few ticks; time does not go back for it.
+            last = last.max(ended);
+            (0 < ticks).then_some((place, ticks))
+        })
     }
 
-    /// Each stage's time in units ([`TICKS_PER_UNIT`]), in the order of [`Stage::ALL`].
-    #[inline]
-    pub(crate) fn units(&self) -> &[i32; KEPT] {
-        &self.spent
-    }
-
-    /// Ticks from the beginning to the end of the last stage.
+    /// Ticks from the beginning to `ended`, when the last stage did. Signed, because that is what
+    /// processors turn into floating point; below zero if another core's counter lags.
     #[inline]
     #[must_use]
-    pub fn total_ticks(&self) -> u64 {
-        self.last - self.begun
+    pub fn total_until(&self, ended: u64) -> i64 {
+        ended.wrapping_sub(self.begun) as i64
     }
-}
-
-fn ticks(units: i32) -> u64 {
-    (units as u64) << TICKS_PER_UNIT_LOG2
 }
 
 #[cfg(test)]
@@ -205,22 +188,35 @@ mod tests {
         let mut stamps = Stamps::begin(1000);
         stamps.end(Stage::Receive, 1160);
         stamps.end(Stage::Decode, 1480);
+        stamps.end(Stage::Cache, 1500);
         stamps.end(Stage::Wait, 9480);
         stamps.end(Stage::Cache, 9640);
-        stamps.end(Stage::Wait, 9960);
+        stamps.end(Stage::Respond, 9960);
         let spent: u64 = Stage::ALL.iter().map(|&stage| stamps.ticks(stage)).sum();
-        assert_eq!(spent, stamps.total_ticks());
-        assert_eq!(stamps.ticks(Stage::Wait), 8320, "met twice");
+        assert_eq!(spent as i64, stamps.total_until(9960));
+        assert_eq!(stamps.ticks(Stage::Wait), 8000, "from the first look on");
+        assert_eq!(stamps.ticks(Stage::Cache), 160, "the last look");
     }
 
-    /// A request that waits for hours saturates; a counter behind ours counts as no time.
+    /// What ended before the stages in front of it did has not held the request up by itself.
+    #[test]
+    fn a_look_before_a_long_wait_is_part_of_it() {
+        let mut stamps = Stamps::begin(0);
+        stamps.end(Stage::Cache, 20);
+        stamps.end(Stage::Wait, 500);
+        stamps.end(Stage::Respond, 600);
+        let spent: Vec<_> = stamps.spent().collect();
+        assert_eq!(spent, [(Stage::Wait as usize, 500), (Stage::Respond as usize, 100)]);
+    }
+
+    /// A counter behind ours counts as no time.
     #[test]
     fn absurd_times_are_bounded() {
         let mut stamps = Stamps::begin(1000);
         stamps.end(Stage::Route, 900);
-        assert_eq!(stamps.total_ticks(), 0);
+        assert_eq!(stamps.ticks(Stage::Route), 0);
+        assert_eq!(stamps.total_until(900), -100);
         stamps.end(Stage::Wait, u64::MAX);
-        stamps.end(Stage::Wait, u64::MAX);
-        assert_eq!(stamps.ticks(Stage::Wait), ticks(i32::MAX));
+        assert_eq!(stamps.ticks(Stage::Wait), u64::MAX - 1000);
     }
 }

@@ -24,7 +24,7 @@ macro_rules! stage_share {
         concat!(
             "sum by (stage) (rate(tidemill_request_stage_seconds_sum{instance=~\"$instance\",kind=\"",
             $kind,
-            "\"}[$__rate_interval])) / scalar(sum(rate(tidemill_request_seconds_count{",
+            "\"}[$__rate_interval])) / scalar(sum(rate(tidemill_requests_sampled_total{",
             "instance=~\"$instance\",kind=\"",
             $kind,
             "\"}[$__rate_interval])))"
@@ -77,13 +77,13 @@ const PANELS: &[Panel] = &[
     },
     Panel {
         title: "Where a produce spends its time",
-        about: "Mean time of each stage per request; together the mean latency.",
+        about: "Mean time of each stage per request, of a sample; together the mean latency.",
         unit: "s",
         lines: &[(stage_share!("produce"), "{{stage}}")],
     },
     Panel {
         title: "Where a fetch spends its time",
-        about: "Mean time of each stage per request; together the mean latency.",
+        about: "Mean time of each stage per request, of a sample; together the mean latency.",
         unit: "s",
         lines: &[(stage_share!("fetch"), "{{stage}}")],
     },

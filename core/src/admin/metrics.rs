@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 
 use tidemill_perf::counts::Counts;
 use tidemill_perf::document::NodeLabel;
+use tidemill_perf::histogram::SAMPLED_NAME;
 use tidemill_perf::{Kind, ShardReading, Snapshot};
 use tidemill_runtime::clock::cpu_time;
 
@@ -96,7 +97,12 @@ pub static METRICS: &[Metric] = &[
     histogram(
         "tidemill_request_stage_seconds",
         &["kind", "stage"],
-        "Where the time of requests went. Only sum and count, without ?full.",
+        "Where the time of the sampled requests went. Only sum and count, without ?full.",
+    ),
+    counter(
+        "tidemill_requests_sampled_total",
+        &["kind"],
+        "Requests whose stages were recorded: of each sixteen in a row one, drawn by lot.",
     ),
     counter("tidemill_api_requests_total", &["api"], "Requests by Kafka API."),
     gauge("tidemill_shard_up", &["shard"], "1 if the shard answers; without it its figures lack."),
@@ -265,8 +271,13 @@ fn tell_requests(scrape: &Scrape<'_>, page: &mut Page) {
         family.histogram(&[kind.name()], merged.total(kind).unwrap_or(&none), true);
     }
     let mut family = page.family("tidemill_request_stage_seconds");
-    for (kind, stage, counts) in merged.iter().filter(|(_, stage, _)| *stage != "total") {
+    let is_stage = |stage: &str| !["total", SAMPLED_NAME].contains(&stage);
+    for (kind, stage, counts) in merged.iter().filter(|(_, stage, _)| is_stage(stage)) {
         family.histogram(&[kind.name(), stage], counts, full);
+    }
+    let mut family = page.family("tidemill_requests_sampled_total");
+    for kind in Kind::ALL {
+        family.sample(&[kind.name()], merged.sampled(kind).map_or(0, Counts::len) as f64);
     }
     let mut family = page.family("tidemill_api_requests_total");
     let mut counts: Vec<(&str, u64)> = Vec::new();

@@ -374,9 +374,7 @@ impl Shard {
         if 0 < fetch.outstanding {
             return;
         }
-        let from_disk = std::mem::take(&mut fetch.from_disk);
-        let stage = if from_disk { Stage::Disk } else { Stage::Cache };
-        let slot = fetch.reply.slot;
+        let stage = if fetch.from_disk { Stage::Disk } else { Stage::Cache };
         // What the round did not need is given back.
         let read = fetch.bytes() as usize;
         let held = std::mem::replace(&mut fetch.held_bytes, read);
@@ -384,11 +382,7 @@ impl Shard {
             self.budget.take_reply(read);
             self.budget.release_reply(held);
         }
-        let held_back = fetch.held_back();
-        self.stamp();
-        self.stage_ended(slot, stage);
-        let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
-        if let Some(index) = held_back {
+        if let Some(index) = fetch.held_back() {
             fetch.parts[index].stale = true;
             fetch.forced = Some(index);
             fetch.was_forced = true;
@@ -397,7 +391,8 @@ impl Shard {
         // A fetch of nothing has nothing to wait for.
         let enough = fetch.min_bytes <= fetch.bytes() || fetch.parts.is_empty() || stopping;
         if enough || fetch.deadline <= times.now || fetch.must_reply_now() {
-            return self.finish_fetch(job, times);
+            let looked_at = self.stamp();
+            return self.finish_fetch(job, (stage, looked_at), times);
         }
         self.watch(job, times);
     }
@@ -406,6 +401,8 @@ impl Shard {
     fn watch(&mut self, job: JobId, times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         fetch.watching = true;
+        // The look before a wait is part of that, wherever it found what is too little.
+        fetch.from_disk = false;
         let deadline = fetch.deadline;
         let calls: Vec<_> = fetch
             .parts
@@ -455,16 +452,14 @@ impl Shard {
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return };
         // A round still under way ends by itself and then finds the deadline passed.
         if fetch.watching {
-            let slot = fetch.reply.slot;
-            self.stage_ended(slot, Stage::Wait);
             self.unwatch(job);
-            return self.finish_fetch(job, times);
+            return self.finish_fetch(job, (Stage::Wait, self.stamped), times);
         }
         if let Some(place) = fetch.queued.take() {
             self.waiting_fetches.jobs.remove(&place);
             let knows = |part: &Part| part.answer.is_some() || part.id.is_err();
             if fetch.parts.iter().all(knows) {
-                return self.finish_fetch(job, times);
+                return self.finish_fetch(job, (Stage::Wait, self.stamped), times);
             }
             fetch.gives_up = true;
             if !self.try_fetch_round(job, times) {
@@ -473,7 +468,8 @@ impl Shard {
         }
     }
 
-    fn finish_fetch(&mut self, job: JobId, times: Times) {
+    /// Replies. `ended` is the last stage before that, and when it ended.
+    fn finish_fetch(&mut self, job: JobId, ended: (Stage, u64), times: Times) {
         let Some(Job::Fetch(fetch)) = self.jobs.remove(job) else { return };
         let throttle_time_ms = self.throttle(fetch.reply.slot, Bound::Fetch, Some(fetch.bytes()));
         let Fetch { reply, read_committed, session_id, incremental, mut parts, .. } = *fetch;
@@ -505,7 +501,7 @@ impl Shard {
             ..FetchResponse::default()
         };
         let encoded = encode_fetch(reply, &response);
-        self.reply(reply.slot, None, encoded);
+        self.reply(reply.slot, Some(ended), encoded);
     }
 }
 

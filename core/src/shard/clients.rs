@@ -78,7 +78,7 @@ impl Shard {
         let connection = self.connections.get_mut(index).expect("open until quiet");
         let bytes = connection.sent(well, &mut self.budget, |measured, client_id| {
             measured.stamps.end(RequestStage::Respond, now);
-            self.measures.ended(measured, client_id, &self.image);
+            self.measures.ended(measured, now, client_id, &self.image);
         });
         self.measures.meter.traffic.bytes_out += bytes as u64;
         self.touched.push(index);
@@ -141,7 +141,7 @@ impl Shard {
             Filled::ToBeSent => {}
             // Nothing is sent at whose end it would be counted.
             Filled::Silently { measured, client_id } => {
-                self.measures.ended(measured, client_id, &self.image);
+                self.measures.ended_silently(measured, self.stamped, client_id, &self.image);
             }
         }
         self.touched.push(slot.connection.index);

@@ -22,7 +22,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::hgrm::to_hgrm;
-use crate::histogram::QUANTILES;
+use crate::histogram::{QUANTILES, is_sampled};
 use crate::hlog::LogError;
 use crate::machine::share::Share;
 use crate::outcome::{Environment, Found, Outcome};
@@ -49,6 +49,8 @@ pub struct Report {
 struct Group<'a> {
     name: &'a str,
     members: Vec<(&'a str, &'a Histogram<u64>, &'a Columns)>,
+    /// The whole requests to which the stages add up, if those are not of all requests.
+    sampled: Option<&'a Histogram<u64>>,
 }
 
 /// A histogram with the name it has in a drawing.
@@ -187,8 +189,8 @@ impl Report {
         for group in self.groups().iter().filter(|group| group.can_be_drawn()) {
             let name = |what: &str| format!("{}-{what}", group.name);
             drawings.push((name("percentiles"), charts::percentiles(WIDTH, &group.curves())));
-            if let Some((stages, total)) = group.stages() {
-                drawings.push((name("waterfall"), charts::waterfall(WIDTH, &stages, total)));
+            if let Some((stages, whole)) = group.stages() {
+                drawings.push((name("waterfall"), charts::waterfall(WIDTH, &stages, whole)));
             }
             for (tag, _, columns) in &group.members {
                 drawings.push((format!("{tag}-heat"), heat::heat_map(WIDTH, tag, columns)));
@@ -201,10 +203,14 @@ impl Report {
         let mut groups: Vec<Group<'_>> = Vec::new();
         for (tag, whole, columns) in &self.tags {
             let name = tag.rsplit_once('.').map_or("latency", |(kind, _)| kind);
-            let member = (tag.as_str(), whole, columns);
-            match groups.iter_mut().find(|group| group.name == name) {
-                Some(group) => group.members.push(member),
-                None => groups.push(Group { name, members: vec![member] }),
+            let place = groups.iter().position(|group| group.name == name);
+            let place = place.unwrap_or_else(|| {
+                groups.push(Group { name, members: Vec::new(), sampled: None });
+                groups.len() - 1
+            });
+            match is_sampled(tag) {
+                true => groups[place].sampled = Some(whole),
+                false => groups[place].members.push((tag.as_str(), whole, columns)),
             }
         }
         groups
@@ -223,12 +229,12 @@ impl Group<'_> {
         self.members.iter().map(|(tag, whole, _)| (short(tag), (*whole).clone())).collect()
     }
 
-    /// The stages and their total, if that is what the group is.
+    /// The stages, and the whole requests to which they add up, if that is what the group is.
     fn stages(&self) -> Option<(Vec<Curve>, &Histogram<u64>)> {
         let (_, total, _) = self.members.iter().find(|(tag, ..)| tag.ends_with(".total"))?;
         let stages: Vec<_> =
             self.curves().into_iter().filter(|(name, _)| name != "total").collect();
-        (!stages.is_empty()).then_some((stages, total))
+        (!stages.is_empty()).then_some((stages, self.sampled.unwrap_or(total)))
     }
 
     /// The members that stand for whole requests; all if none does.
@@ -353,6 +359,29 @@ mod tests {
         assert!(report.to_text().contains(line));
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!(json["shares"]["disk writes"], 0.25);
+    }
+
+    /// Where the stages are of a sample, the waterfall is of that sample, and the page says so; the
+    /// sample is no curve of its own.
+    #[test]
+    fn stages_of_a_sample_add_up_to_the_sample() {
+        let mut found = found();
+        let mut sample = found.log.intervals.clone();
+        sample.retain(|interval| interval.tag == "produce.total");
+        for interval in &mut found.log.intervals {
+            interval.tag = interval.tag.replace("produce.total", "produce.sampled");
+        }
+        for interval in sample.iter().chain(&sample) {
+            found.log.intervals.push(interval.clone());
+        }
+        let report = Report::of(found).unwrap();
+        let groups = report.groups();
+        let (stages, whole) = groups[0].stages().unwrap();
+        assert_eq!((stages.len(), whole.len()), (2, 10_000));
+        assert_eq!(groups[0].curves().len(), 3);
+        assert_eq!(groups[0].leading(), ["produce.total"]);
+        let words = [10_000, 20_000].map(crate::units::count).join(" requests out of ");
+        assert!(report.to_html().contains(&format!("a sample of {words}")));
     }
 
     /// Every file of a report is written.

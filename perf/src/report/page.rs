@@ -202,9 +202,15 @@ fn section(out: &mut String, group: &Group<'_>, groups: usize) {
     let curves = group.curves();
     let _ = writeln!(out, "<h3>Latency percentiles</h3>");
     drawing(out, |width| charts::percentiles(width, &curves));
-    if let Some((stages, total)) = group.stages() {
+    if let Some((stages, whole)) = group.stages() {
         out.push_str("<h3>Where the mean request spends its time</h3>");
-        drawing(out, |width| charts::waterfall(width, &stages, total));
+        if group.sampled.is_some() {
+            let all = group.members.iter().map(|(_, met, _)| met.len()).max().unwrap_or(0);
+            let (some, all) = (units::count(whole.len()), units::count(all));
+            let words = format!("Stages are of a sample of {some} requests out of {all}.");
+            let _ = writeln!(out, "<p class=\"soft\">{words}</p>");
+        }
+        drawing(out, |width| charts::waterfall(width, &stages, whole));
     }
     let leading = group.leading();
     let (first, rest): (Vec<_>, Vec<_>) =

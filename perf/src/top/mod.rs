@@ -22,6 +22,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use crate::admin::Admin;
 use crate::document::LatencyDocument;
+use crate::histogram::is_sampled;
 use crate::interval::Between;
 use crate::machine::limits::Limits;
 
@@ -92,11 +93,12 @@ impl Top {
         self.shown = (self.shown.min(count - 1) + step) % count;
     }
 
-    /// Tags met in the history: whole requests first, then the stages, each in their order.
+    /// Tags met in the history: whole requests first, then the stages, each in their order. Whole
+    /// requests are all of them: those that were sampled stand for the same.
     fn tags(&self) -> Vec<String> {
         let mut tags: Vec<String> = Vec::new();
         for (tag, _) in self.history.iter().flat_map(|between| &between.stages) {
-            if !tags.contains(tag) {
+            if !tags.contains(tag) && !is_sampled(tag) {
                 tags.push(tag.clone());
             }
         }

@@ -1,5 +1,8 @@
 //! The table of stages: how often, how long, and which part of the mean request each takes, with
 //! a bar where it stands in it.
+//!
+//! A broker records the stages of a sample of its requests: how often a stage is met follows from
+//! how often it was among those.
 
 use hdrhistogram::Histogram;
 use ratatui::Frame;
@@ -10,6 +13,8 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::Top;
 use super::draw::{bold, right, rule, soft};
+use crate::histogram::SAMPLED_NAME;
+use crate::interval::Between;
 use crate::report::is_told;
 use crate::stage::{Kind, Stage};
 use crate::units;
@@ -79,9 +84,7 @@ pub(super) fn order(tag: &str) -> (usize, usize) {
 /// Rate, mean and quantiles; of too few samples a quantile would be chance.
 fn figures(top: &Top, tag: &str, met: Option<&Histogram<u64>>) -> [String; 6] {
     const NONE: &str = "–";
-    let rate = top.now().and_then(|now| Some((now.stage(tag)?.len(), now.seconds)));
-    let rate = rate.map_or(0.0, |(count, seconds)| count as f64 / seconds.max(1e-9));
-    let rate = units::figure(rate, "/s");
+    let rate = units::figure(top.now().map_or(0.0, |now| rate(now, tag)), "/s");
     let Some(met) = met else {
         return [rate.as_str(), NONE, NONE, NONE, NONE, NONE].map(str::to_owned);
     };
@@ -90,6 +93,15 @@ fn figures(top: &Top, tag: &str, met: Option<&Histogram<u64>>) -> [String; 6] {
         false => NONE.to_owned(),
     };
     [rate, units::nanos(met.mean()), at(0.5), at(0.99), at(0.999), at(1.0)]
+}
+
+/// How often a stage was met per second: among the sampled, times what those stand for.
+fn rate(now: &Between, tag: &str) -> f64 {
+    let met = |tag: &str| now.stage(tag).map_or(0.0, |met| met.len() as f64);
+    let kind = tag.split_once('.').map_or(tag, |(kind, _)| kind);
+    let (total, sampled) = (format!("{kind}.total"), met(&format!("{kind}.{SAMPLED_NAME}")));
+    let stand_for = if tag == total || sampled == 0.0 { 1.0 } else { met(&total) / sampled };
+    met(tag) * stand_for / now.seconds.max(1e-9)
 }
 
 /// Where a stage stands in the mean request of its kind.
@@ -109,7 +121,9 @@ impl Place {
             return None;
         }
         let time = |met: &Histogram<u64>| met.mean() * met.len() as f64;
-        let whole = time(&top.recent(&format!("{kind}.total"))?).max(1.0);
+        let sampled = top.recent(&format!("{kind}.{SAMPLED_NAME}"));
+        let whole = sampled.or_else(|| top.recent(&format!("{kind}.total")))?;
+        let whole = time(&whole).max(1.0);
         let before = Stage::ALL.iter().take_while(|other| other.name() != stage);
         let before = before.filter_map(|other| top.recent(&format!("{kind}.{}", other.name())));
         let begins = before.map(|met| time(&met)).sum::<f64>() / whole;
@@ -135,6 +149,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hlog::{decode_histogram, encode_histogram};
     use crate::interval::tests::readings;
     use crate::machine::limits::Limits;
     use std::time::Duration;
@@ -156,6 +171,43 @@ mod tests {
         let cells = bar(durable).chars().filter(|c| *c == '█').count();
         assert!((45..=46).contains(&cells), "{cells}");
         assert_eq!(Place { begins: 0.985, share: 0.0001 }.bar(50).to_string().trim(), "▏");
+    }
+
+    /// Stages of one request in ten are not shown as a tenth as frequent, or as long, as they are.
+    #[test]
+    fn stages_of_a_sample_stand_for_all() {
+        let mut top = Top::new("here", Duration::from_secs(1), Limits::default());
+        for mut reading in readings() {
+            for shard in &mut reading.shards {
+                // Every tenth was sampled; the readings' stages are those of all.
+                let stages = std::mem::take(&mut shard.stages);
+                for mut stage in stages {
+                    if stage.stage == "total" {
+                        let ten = |count: u64| 10 * count;
+                        let histogram = decode_histogram(&stage.histogram).unwrap();
+                        let mut all = crate::counts::empty();
+                        for step in histogram.iter_recorded() {
+                            let value = step.value_iterated_to();
+                            all.record_n(value, ten(step.count_at_value())).unwrap();
+                        }
+                        let mut sampled = stage.clone();
+                        sampled.stage = SAMPLED_NAME.to_owned();
+                        shard.stages.push(sampled);
+                        stage.histogram = encode_histogram(&all);
+                        stage.count = ten(stage.count);
+                    }
+                    shard.stages.push(stage);
+                }
+            }
+            top.take(Ok(reading));
+        }
+        assert!(top.tags().iter().all(|tag| !tag.ends_with(SAMPLED_NAME)), "it is no stage");
+        let now = top.now().unwrap();
+        assert!((rate(now, "produce.total") - 2000.0).abs() < 1e-6);
+        assert!((rate(now, "produce.append") - 2000.0).abs() < 1e-6, "each has one");
+        let durable = "produce.durable";
+        let place = Place::of(durable, top.recent(durable).as_ref(), &top).unwrap();
+        assert!((place.share - 0.9).abs() < 1e-2, "{place:?}");
     }
 
     /// A quantile that a few requests only tell of is left out.

@@ -15,20 +15,20 @@ fn micros(scale: TickScale, micros: u64) -> u64 {
     micros * 1000 * 1_000_000 / scale.nanos(1_000_000).max(1)
 }
 
-/// Two shards; each has served ten produces of 200 µs, one of which took 20 ms.
+/// Two shards; each has served 160 produces of 200 µs, one of which took 20 ms.
 fn asked() -> Asked {
     let told = (0..2).map(|shard| {
         let scale = TickScale::measure();
         let mut meter = Meter::new(scale, shard, 2, MeterLimits::default());
-        for request in 0..10 {
+        for request in 0..160 {
             let mut stamps = Stamps::begin(0);
             stamps.set_kind(Kind::Produce);
-            let length = if request == 9 { 20_000 } else { 200 };
-            stamps.end(Stage::Durable, micros(scale, length));
-            meter.request_ended(&stamps, 1, Whose::default);
+            let ended = micros(scale, if request == 9 { 20_000 } else { 200 });
+            stamps.end(Stage::Durable, ended);
+            meter.request_ended(&stamps, ended, 1, Whose::default);
         }
         meter.mesh.sent(1 - shard, 7);
-        let requests = vec![("Produce", 10)];
+        let requests = vec![("Produce", 160)];
         let state = ShardState { shard, serving: true, topics: 1, requests, ..Default::default() };
         Told { state, reading: Some(meter.read(1)), slowest: None, partitions: Vec::new() }
     });
@@ -64,14 +64,16 @@ fn figures_of_all_shards_are_told() {
     for line in [
         "tidemill_ready 1",
         "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.0001\"} 0",
-        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.00025\"} 18",
-        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.01\"} 18",
-        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.025\"} 20",
-        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"+Inf\"} 20",
-        "tidemill_request_seconds_count{kind=\"produce\"} 20",
+        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.00025\"} 318",
+        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.01\"} 318",
+        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"0.025\"} 320",
+        "tidemill_request_seconds_bucket{kind=\"produce\",le=\"+Inf\"} 320",
+        "tidemill_request_seconds_count{kind=\"produce\"} 320",
         "tidemill_request_seconds_count{kind=\"fetch\"} 0",
         "tidemill_request_stage_seconds_bucket{kind=\"produce\",stage=\"durable\",le=\"+Inf\"} 20",
-        "tidemill_api_requests_total{api=\"Produce\"} 20",
+        "tidemill_requests_sampled_total{kind=\"produce\"} 20",
+        "tidemill_requests_sampled_total{kind=\"fetch\"} 0",
+        "tidemill_api_requests_total{api=\"Produce\"} 320",
         "tidemill_mesh_sent_messages_total{shard=\"1\"} 7",
         "process_start_time_seconds 1.5",
     ] {
