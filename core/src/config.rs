@@ -136,6 +136,8 @@ pub struct Budgets {
     pub tail_bytes: u64,
     /// `tidemill.network.bytes` in memory.
     pub network_bytes: u64,
+    /// `tidemill.read.in.flight.bytes` in the device's queue.
+    pub read_in_flight_bytes: u64,
 }
 
 /// All a broker is told at its start. Every value is within its bounds.
@@ -416,6 +418,7 @@ impl Config {
                 journal_bytes: layers.number("tidemill.journal.bytes"),
                 tail_bytes: layers.number("tidemill.tail.bytes"),
                 network_bytes: layers.number("tidemill.network.bytes"),
+                read_in_flight_bytes: layers.number("tidemill.read.in.flight.bytes"),
             },
             admin: layers.text("tidemill.admin.listener").and_then(|text| text.parse().ok()),
             stall: Duration::from_millis(layers.number("tidemill.stall.ms")),

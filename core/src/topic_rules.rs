@@ -25,6 +25,7 @@ pub fn storage_config(settings: &Settings) -> StorageConfig {
     StorageConfig {
         journal_bytes_max: budgets.journal_bytes / shards,
         tail_bytes_max: (budgets.tail_bytes / shards) as usize,
+        read_bytes_in_flight_max: (budgets.read_in_flight_bytes / shards) as usize,
         // One recovery replays what all shards have left.
         replay_bytes_max: settings.storage.replay_bytes_max / shards,
         ..settings.storage.clone()

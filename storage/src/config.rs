@@ -44,6 +44,9 @@ pub struct Config {
     pub read_bytes_max: usize,
     /// Disk reads under way at most; more wait.
     pub reads_in_flight_max: usize,
+    /// Bytes of disk reads under way at most, unless a single read is longer; more wait. What the
+    /// journal writes is behind no more than these in the device.
+    pub read_bytes_in_flight_max: usize,
     /// Indexes of sealed segments kept in memory.
     pub index_bytes_max: usize,
     /// A run of one log so long goes to its segment first and only its reference to the journal.
@@ -74,6 +77,7 @@ impl Default for Config {
             tail_bytes_max: 256 * MIB,
             read_bytes_max: MIB,
             reads_in_flight_max: 64,
+            read_bytes_in_flight_max: 4 * MIB,
             index_bytes_max: 32 * MIB,
             large_run_bytes: 256 * KIB,
             allocate_bytes_min: 64 * KIB as u64,

@@ -35,6 +35,40 @@ fn a_bad_block_is_not_served_and_its_neighbours_are() {
     assert_eq!(world.log(tp).damaged(), [offsets]);
 }
 
+/// The bug: as many readers of old records as liked filled the device's queue, and what the journal
+/// wrote waited behind all of them. Few bytes are asked for at a time, and all readers are served.
+#[test]
+fn reads_under_way_are_bounded_by_their_bytes() {
+    const PARTITIONS: i32 = 8;
+    let mut world = World::new(31, PARTITIONS);
+    // Room for two of the reads, which are of 40 KB, and not for three.
+    world.config.read_bytes_in_flight_max = 100_000;
+    world.start(1);
+    for n in 0..PARTITIONS {
+        for _ in 0..10 {
+            world.append_new(partition(n), 1, 4_000);
+        }
+    }
+    world.settle();
+    world.stop();
+    world.start(1);
+    let ended = world.reads_ended();
+    (0..PARTITIONS).for_each(|n| world.begin_read(partition(n), Offset(0)));
+    let (mut most, mut rounds) = (0, 0);
+    while world.reads_ended() < ended + PARTITIONS as usize {
+        world.turn(0);
+        let bytes = world.disk.pending().iter().filter_map(|request| match &request.action {
+            Action::Read { file: FileName::Log { .. }, size, .. } => Some(u64::from(*size)),
+            _ => None,
+        });
+        most = most.max(bytes.sum());
+        world.turn(1);
+        rounds += 1;
+        assert!(rounds < 1000, "all are served");
+    }
+    assert!((80_000..=100_000).contains(&most), "two at a time: {most}");
+}
+
 /// The bug: after a crash a reader of the last record waited until the whole of the active segment
 /// had been read, because nothing told where in it the record lies.
 #[test]

@@ -39,6 +39,7 @@ impl Broker {
         config.auto_create_topics = false;
         config.budgets.journal_bytes = *random.pick(&[2 << 20, 8 << 20]);
         config.budgets.tail_bytes = *random.pick(&[1 << 20, 8 << 20]);
+        config.budgets.read_in_flight_bytes = config.budgets.tail_bytes / 64;
         let segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
         let storage = draw_sizes(&mut random);
         hurry(&mut config, segment_bytes);

@@ -428,6 +428,14 @@ pub static SETTINGS: &[Setting] = &[
         "268435456",
         "The most memory, over all shards, for requests being received and replies being sent.",
     ),
+    setting(
+        "tidemill.read.in.flight.bytes",
+        bytes(64 * KIB, TIB),
+        "4194304",
+        "The most bytes, over all shards, that reads of records no longer in memory ask of the disk \
+         at a time (but always one read a shard). More reads old records faster and lets new ones \
+         wait longer for the disk.",
+    ),
     // Talking to people.
     setting(
         "tidemill.admin.listener",

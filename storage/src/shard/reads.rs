@@ -63,6 +63,7 @@ pub(super) struct Reads {
     /// Ready to be carried out, when there is a place.
     waiting: VecDeque<ReadId>,
     in_flight: usize,
+    bytes_in_flight: usize,
     /// Indexes of sealed segments in memory, oldest first, with their size.
     cached: VecDeque<(LogId, Offset, usize)>,
     cached_bytes: usize,
@@ -138,21 +139,27 @@ impl ShardStorage {
     fn step_reads(&mut self) {
         while self.reads.in_flight < self.config.reads_in_flight_max {
             let Some(id) = self.reads.waiting.pop_front() else { break };
-            self.carry_out(id);
+            if !self.carry_out(id) {
+                // The first that waits is the next one, however small those behind it are.
+                self.reads.waiting.push_front(id);
+                break;
+            }
         }
     }
 
-    fn carry_out(&mut self, id: ReadId) {
+    /// Carries a read out; false if there is no room for its bytes.
+    fn carry_out(&mut self, id: ReadId) -> bool {
         let job = &self.reads.jobs[&id];
         let (log_id, base_offset, wanted, goal) = (job.log, job.segment, job.wanted, job.goal);
-        let Some(log) = self.logs[log_id.0 as usize].as_ref() else {
-            return self.finish_read(id, Err(ReadError::Gone));
-        };
-        let Some(segment) = log.segment(base_offset) else {
-            return self.finish_read(id, Err(ReadError::Gone));
+        let log = self.logs[log_id.0 as usize].as_ref();
+        let Some((log, segment)) = log.and_then(|log| Some((log, log.segment(base_offset)?)))
+        else {
+            self.finish_read(id, Err(ReadError::Gone));
+            return true;
         };
         let IndexSlot::Ready(index) = &segment.index else {
-            return self.want_index(log_id, base_offset, Some(id));
+            self.want_index(log_id, base_offset, Some(id));
+            return true;
         };
         let on_disk = log.on_disk(segment);
         let read_bytes_max = self.config.read_bytes_max as u32;
@@ -166,22 +173,30 @@ impl ShardStorage {
         let Some(plan) = plan else {
             // The index says that nothing of it is on disk: it is in the tail, or further on.
             let behind = on_disk.offset;
-            return match goal {
+            match goal {
                 Goal::Batches => self.finish_without_disk(id),
                 Goal::FirstAt(_) | Goal::Newest { .. } => self.look_on(id, goal, behind),
-            };
+            }
+            return true;
         };
+        let with_it = self.reads.bytes_in_flight + plan.size_bytes() as usize;
+        if 0 < self.reads.in_flight && self.config.read_bytes_in_flight_max < with_it {
+            return false;
+        }
         let file = segment.file(log.partition);
         let action = Action::Read { file, position: plan.position(), size: plan.size_bytes() };
         self.reads.jobs.get_mut(&id).expect("it was there").plan = Some(plan);
         self.reads.in_flight += 1;
+        self.reads.bytes_in_flight = with_it;
         self.requests.ask(Purpose::Read(id), action);
+        true
     }
 
     pub(super) fn handle_read(&mut self, id: ReadId, result: Result<Outcome, Fault>) {
         self.reads.in_flight -= 1;
         let job = self.reads.jobs.get_mut(&id).expect("a read ends once");
         let plan = job.plan.take().expect("it was planned");
+        self.reads.bytes_in_flight -= plan.size_bytes() as usize;
         let (log, segment, goal) = (job.log, job.segment, job.goal);
         match result {
             Ok(Outcome::Bytes(bytes)) => {

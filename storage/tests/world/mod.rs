@@ -436,6 +436,11 @@ impl World {
         assert!(matches!(asked, Ok(Read::Disk(_))), "it is on disk");
     }
 
+    /// How many of the reads that were begun have ended.
+    pub fn reads_ended(&self) -> usize {
+        self.reads.len()
+    }
+
     /// Where the durable record with the newest timestamp is, if that is known without the disk.
     pub fn newest(&mut self, tp: TopicPartition) -> Option<Offset> {
         let (shard, log) = self.logs[&tp];
