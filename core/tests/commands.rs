@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use process::Broker;
+use tidemill_client::{Admin, GroupOffsets};
 
 fn tidemill(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
@@ -323,4 +324,56 @@ fn a_misspelled_setting_is_told_with_the_one_that_was_meant() {
     let settings = json(&["config", "--set", "num.partitions=7", "--output", "json"]);
     let partitions = settings.as_array().unwrap().iter().find(|s| s["name"] == "num.partitions");
     assert_eq!(partitions.unwrap()["value"], 7);
+}
+
+/// A group from its first commit to its end: it is listed, how far it is behind is told in records and
+/// in seconds, its offsets are set, and it is deleted.
+#[test]
+fn a_group_is_listed_described_reset_and_deleted() {
+    let broker = Broker::start("commands-group", &["--shards", "2"]);
+    let address = broker.address();
+    let at = ["--bootstrap-server", address.as_str()];
+    let run = |arguments: &[&str], input: &str| output(&[arguments, &at[..]].concat(), input);
+    let told = |arguments: &[&str]| json(&[arguments, &["--output", "json"], &at[..]].concat());
+    run(&["topic", "create", "words", "-p", "2"], "");
+    run(&["produce", "-t", "words", "-p", "0"], "one\ntwo\nthree\n");
+    let mut admin = Admin::open(&address).unwrap();
+    let committed: GroupOffsets = [(("words".into(), 0), 1), (("words".into(), 1), 0)].into();
+    admin.commit_group_offsets("readers", &committed).unwrap();
+
+    let listed = told(&["group", "list"]);
+    let expected = serde_json::json!([{"name": "readers", "state": "Empty", "type": "classic", "protocol_type": ""}]);
+    assert_eq!(listed, expected);
+    assert!(run(&["group", "list"], "").lines().any(|line| line.starts_with("readers  Empty")));
+
+    let described = told(&["group", "describe", "readers"]);
+    assert_eq!(described["state"], "Empty");
+    let [behind, even] = &described["partitions"].as_array().unwrap()[..] else {
+        panic!("{described}")
+    };
+    let of = |row: &serde_json::Value| (row["offset"].clone(), row["lag_records"].clone());
+    assert_eq!(of(behind), (1.into(), 2.into()));
+    let seconds = behind["lag_seconds"].as_f64().unwrap();
+    assert!((0.0..60.0).contains(&seconds), "{seconds}");
+    assert_eq!(of(even), (0.into(), 0.into()));
+    assert_eq!(even["lag_seconds"], 0.0);
+    let text = run(&["group", "describe", "readers"], "");
+    assert!(text.starts_with("readers  Empty  0 members  type classic"), "{text}");
+    assert!(text.contains("LAG_S"), "{text}");
+
+    let reset = ["group", "reset", "readers", "--to", "end"];
+    let dry = run(&[&reset[..], &["--dry-run"]].concat(), "");
+    assert!(dry.contains("nothing was changed"), "{dry}");
+    assert_eq!(admin.group_offsets("readers").unwrap(), committed);
+    run(&reset, "");
+    let after = admin.group_offsets("readers").unwrap();
+    assert_eq!(after.values().copied().collect::<Vec<_>>(), [3, 0]);
+    run(&["group", "reset", "readers", "-t", "words", "-p", "0", "--to", "-1"], "");
+    let after = admin.group_offsets("readers").unwrap();
+    assert_eq!(after.values().copied().collect::<Vec<_>>(), [2, 0]);
+
+    assert_eq!(run(&["group", "delete", "readers"], ""), "deleted readers\n");
+    let gone = [&["group", "describe", "readers"][..], &at[..]].concat();
+    assert!(complaint(&gone).contains("no group readers"));
+    assert_eq!(told(&["group", "list"]), serde_json::json!([]));
 }

@@ -25,7 +25,7 @@ use tidemill_net::kafka::heartbeat::HeartbeatRequest;
 use tidemill_net::kafka::join_group::{
     JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse,
 };
-use tidemill_net::kafka::list_groups::ListGroupsRequest;
+use tidemill_net::kafka::list_groups::{ListGroupsRequest, ListedGroup};
 use tidemill_net::kafka::metadata::MetadataRequest;
 use tidemill_net::kafka::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -50,7 +50,11 @@ struct Wire {
 
 impl Wire {
     fn to(broker: &Broker) -> Self {
-        let stream = TcpStream::connect(broker.address()).unwrap();
+        Self::at(&broker.address())
+    }
+
+    fn at(address: &str) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream }
     }
@@ -87,6 +91,22 @@ impl Wire {
             }
         }
         panic!("no coordinator");
+    }
+
+    /// The groups that each of the cluster's brokers tells of, put together as they are.
+    fn list(&mut self, states: &[&str], types: &[&str]) -> Vec<ListedGroup> {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let request =
+            ListGroupsRequest { states_filter: texts(states), types_filter: texts(types) };
+        let cluster = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+        let brokers = self.ask(9, &cluster).brokers;
+        let lists = brokers.iter().flat_map(|broker| {
+            let mut wire = Self::at(&format!("{}:{}", broker.host, broker.port));
+            wire.ask(5, &request).groups
+        });
+        let mut groups: Vec<ListedGroup> = lists.collect();
+        groups.sort_by(|a, b| a.group_id.cmp(&b.group_id));
+        groups
     }
 
     fn commit(&mut self, version: i16, group: &str, topic: OffsetCommitRequestTopic) -> ErrorCode {
@@ -344,21 +364,16 @@ fn a_connection_that_ends_is_no_leave() {
     assert_eq!(rejoined.generation_id, joined.generation_id + 1);
 }
 
-/// Tools list groups by state and kind, in any case of letters; a group that is not there is dead,
+/// Tools list groups by state and kind, in any case of letters, each group at one of the brokers that
+/// they are told of; a group that is not there is dead,
 /// or from version 6 on an error; groups with members are not deleted.
 #[test]
 fn tools_see_groups() {
     let (_broker, mut wire, _) = scene("wire-tools");
     assert_eq!(wire.commit(9, "offsets", named(TOPIC, vec![offset(0, 1)])), ErrorCode::None);
     wire.join_alone("members");
-    let mut list = |states: &[&str], types: &[&str]| {
-        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        let request =
-            ListGroupsRequest { states_filter: texts(states), types_filter: texts(types) };
-        let response = wire.ask(5, &request);
-        let mut names: Vec<String> = response.groups.into_iter().map(|g| g.group_id).collect();
-        names.sort();
-        names
+    let mut list = |states: &[&str], types: &[&str]| -> Vec<String> {
+        wire.list(states, types).into_iter().map(|group| group.group_id).collect()
     };
     assert_eq!(list(&[], &[]), ["members", "offsets"]);
     assert_eq!(list(&["STABLE"], &[]), ["members"]);
@@ -475,8 +490,6 @@ fn the_newer_kind_is_told_from_the_classic_one() {
     let told: Vec<ErrorCode> =
         wire.ask(6, &request).groups.iter().map(|group| group.error_code).collect();
     assert_eq!(told, [ErrorCode::GroupIdNotFound, ErrorCode::None]);
-    let list =
-        ListGroupsRequest { types_filter: vec!["Consumer".to_owned()], ..Default::default() };
-    let listed = wire.ask(5, &list).groups;
+    let listed = wire.list(&[], &["Consumer"]);
     assert_eq!((listed.len(), listed[0].group_type.as_str()), (1, "consumer"));
 }

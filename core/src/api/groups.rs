@@ -35,6 +35,7 @@ use tidemill_replication::controller::OFFSETS_TOPIC;
 
 use super::group_offsets::FetchedGroup;
 use super::{Collect, Job, ReplyForm, deadline_of};
+use crate::config::Routing;
 use crate::controller::{Outcome, Proposal};
 use crate::coordinator::request::{
     Description, Heartbeat, Join, Joined, Leave, List, MemberDescription, Protocol, Reply, Request,
@@ -43,6 +44,7 @@ use crate::coordinator::request::{
 use crate::limits::{CLIENT_ID_BYTES_IN_GROUP, GROUP_NAME_BYTES_MAX, REQUEST_WAIT_MS_DEFAULT};
 use crate::message::{Answer, Call};
 use crate::partition::Times;
+use crate::placement;
 use crate::shard::Shard;
 
 /// Before this version the name of a protocol cannot be null.
@@ -279,10 +281,16 @@ impl Shard {
         times: Times,
     ) {
         let list = List { states: request.states_filter, types: request.types_filter };
-        let everywhere = self.partitions_of_groups();
-        let asked = everywhere.into_iter();
-        let asked = asked.map(|partition| Some((partition, Request::List(list.clone()))));
-        self.ask_coordinators(reply, asked.collect(), Purpose::List, times);
+        // Clients ask every broker they know for its own groups, and some put the answers together
+        // as they are: where each shard is told as a broker, it tells those it looks after.
+        let by_shard = self.settings.endpoints.routing() == Routing::Owner;
+        let is_here = |at: &TopicPartition| placement::home(*at, self.settings.shards) == self.id;
+        let asked = self.partitions_of_groups().into_iter();
+        let asked: Vec<_> = asked
+            .filter(|partition| !by_shard || is_here(partition))
+            .map(|partition| Some((partition, Request::List(list.clone()))))
+            .collect();
+        self.ask_coordinators(reply, asked, Purpose::List, times);
     }
 
     pub(crate) fn handle_describe_groups(

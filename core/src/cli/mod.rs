@@ -1,7 +1,7 @@
 //! The command line: one file per family of commands.
 //!
-//! Without a command the broker starts. The client commands (`topic`, `produce`, `consume`) speak
-//! to any Kafka broker, through [`tidemill_client`]; the others work on this machine alone. A command ends with status 0, or
+//! Without a command the broker starts. The client commands (`topic`, `group`, `produce`, `consume`)
+//! speak to any Kafka broker, through [`tidemill_client`]; the others work on this machine alone. A command ends with status 0, or
 //! with a [`Failure`] that says what, why, and what would help.
 //!
 //! Start reading at [`Arguments`] and [`run`].
@@ -10,6 +10,7 @@ mod brokers;
 mod check;
 mod consume;
 mod failure;
+mod group;
 mod inspect;
 mod offsets;
 mod perf;
@@ -50,6 +51,9 @@ enum Command {
     /// Make, list, describe, configure, grow, trim and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// List, describe, reset and delete groups of consumers.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Look into the files of a data directory.
     #[command(subcommand)]
     Inspect(inspect::InspectCommand),
@@ -74,6 +78,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Topic(topic)) => topic.run(),
+        Some(Command::Group(group)) => group.run(),
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Produce(produce)) => produce.run(),
         Some(Command::Consume(consume)) => consume.run(),

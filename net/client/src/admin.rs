@@ -4,6 +4,7 @@
 //! the broker it concerns, tried again while that may help, and ends within the timeout.
 
 mod asking;
+mod groups;
 mod partitions;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ use tidemill_record::TopicId;
 use crate::cluster::{Address, Cluster, ClusterConfig, Map, Peer, TopicView};
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
+
+pub use self::groups::{GroupOffsets, GroupView, ListedGroup, MemberView};
 
 /// Told what keeps a call from ending.
 type Listener = Box<dyn FnMut(&Error) + Send>;

@@ -92,7 +92,10 @@ mod fake;
 mod producer;
 mod versions;
 
-pub use admin::{Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, NewTopic};
+pub use admin::{
+    Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, GroupOffsets, GroupView,
+    ListedGroup, MemberView, NewTopic,
+};
 pub use backoff::Backoff;
 pub use cluster::{
     Action, Address, AddressError, Cluster, ClusterConfig, Heard, LineId, Map, NotSent,

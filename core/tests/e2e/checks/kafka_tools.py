@@ -11,6 +11,7 @@ TOPICS = "org.apache.kafka.tools.TopicCommand"
 CONSOLE_PRODUCER = "org.apache.kafka.tools.ConsoleProducer"
 CONFIGS = "kafka.admin.ConfigCommand"
 OFFSETS = "org.apache.kafka.tools.GetOffsetShell"
+GROUPS = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 CONSOLE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 DELETE_RECORDS = "org.apache.kafka.tools.DeleteRecordsCommand"
 PRODUCER_PERFORMANCE = "org.apache.kafka.tools.ProducerPerformance"
@@ -27,7 +28,10 @@ COMPLAINTS = ["isvalid: false", "Exception", "mismatch", "corrupt", "Found ", "r
 
 
 def check(run):
-    on_the_first_day(run, run.broker(shards=2))
+    broker = run.broker(shards=2)
+    on_the_first_day(run, broker)
+    for protocol in ["classic", "consumer"]:
+        groups(run, broker, protocol)
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"]:
         # One topic in a data directory of its own, so that its segments need not be searched for.
         broker = run.broker(codec, settings={"log.segment.bytes": "4MiB"})
@@ -182,6 +186,50 @@ def librdkafka(run, broker):
     cluster = admin.describe_cluster(include_authorized_operations=True).result(60)
     demand(AclOperation.ALTER in cluster.authorized_operations, f"{cluster}")
     delete_topic(broker.address, "admin")
+
+
+def groups(run, broker, protocol):
+    """A group of Kafka's console consumer, and what kafka-consumer-groups does with it."""
+    server = ["--bootstrap-server", broker.address]
+    topic, group = f"read-{protocol}", f"readers-{protocol}"
+    tool(TOPICS, *server, "--create", "--topic", topic, "--partitions", "3")
+    text = run.dir / "lines.txt"
+    text.write_text("".join(f"line {n}\n" for n in range(900)))
+    tool(CONSOLE_PRODUCER, *server, "--topic", topic, feed=text)
+    consume = [CONSOLE_CONSUMER, *server, "--topic", topic, "--group", group,
+               "--consumer-property", f"group.protocol={protocol}", "--timeout-ms", "30000"]
+    told = tool(*consume, "--from-beginning", "--max-messages", "900")
+    lines = sorted(line for line in told.splitlines() if line.startswith("line "))
+    demand(lines == sorted(text.read_text().splitlines()), f"{group} has read {len(lines)} lines")
+
+    def described():
+        """Of each partition: the committed offset and the lag."""
+        told = tool(GROUPS, *server, "--describe", "--group", group)
+        rows = re.findall(rf"^{group} +{topic} +(\d) +(\d+) +\d+ +(\d+)", told, re.MULTILINE)
+        return {int(at): (int(offset), int(lag)) for at, offset, lag in rows}
+
+    rows = described()
+    demand(sum(offset for offset, _ in rows.values()) == 900, f"committed: {rows}")
+    demand(all(lag == 0 for _, lag in rows.values()), f"nothing is left: {rows}")
+    told = tool(GROUPS, *server, "--describe", "--state", "--group", group)
+    demand("Empty" in told, f"--state told {told}")
+    told = tool(GROUPS, *server, "--list", "--type")
+    demand(re.search(rf"^{group} +{protocol.capitalize()}", told, re.MULTILINE), told)
+
+    tool(GROUPS, *server, "--reset-offsets", "--to-earliest", "--topic", topic, "--group", group,
+         "--execute")
+    rows = described()
+    demand(all(offset == 0 for offset, _ in rows.values()), f"after the reset: {rows}")
+    told = tool(*consume, "--max-messages", "900")
+    lines = [line for line in told.splitlines() if line.startswith("line ")]
+    demand(len(lines) == 900, f"after the reset {len(lines)} lines were read")
+    told = tool(GROUPS, *server, "--delete-offsets", "--topic", f"{topic}:2", "--group", group)
+    demand("Successful" in told and 2 not in described(), f"--delete-offsets told {told}")
+    told = tool(GROUPS, *server, "--delete", "--group", group)
+    demand("was successful" in told, f"--delete told {told}")
+    demand(group not in tool(GROUPS, *server, "--list").split(), "a deleted group is listed")
+    tool(TOPICS, *server, "--delete", "--topic", topic)
+    run.say(f"kafka-consumer-groups and the console consumer, group.protocol={protocol}")
 
 
 def load(run, broker, codec):
