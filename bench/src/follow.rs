@@ -263,3 +263,84 @@ impl Following {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use tidemill_client::Event;
+    use tidemill_client::kafka::fetch::FetchPartitionResponse;
+    use tidemill_client::kafka::{RequestHeader, TopicRef};
+    use tidemill_client::record::{BatchBuilder, Codec, Timestamp};
+
+    use super::*;
+    use crate::produce::tests::{at, connection, scene};
+
+    fn batch(records: usize) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::None);
+        (0..records).for_each(|_| builder.append(Timestamp(1), None, Some(b"somebody's")));
+        builder.build().freeze()
+    }
+
+    /// The partitions that were asked for, answered with a refusal of the first.
+    fn exchange(
+        following: &mut Following,
+        connection: &mut Connection<Tag>,
+        plan: &Plan,
+        now: Instant,
+    ) -> (Vec<i32>, Result<(), Wrong>) {
+        let (mut tallies, mut ends) = (Tallies::of(1), Ends::default());
+        following.drive(plan, connection, &mut ends, false, now);
+        let mut frame = Vec::new();
+        connection.take_output(&mut frame);
+        if frame.is_empty() {
+            return (Vec::new(), Ok(()));
+        }
+        let frame = Bytes::from(frame.concat()).slice(4..);
+        let header = RequestHeader::parse(&frame).unwrap();
+        let (version, id) = (header.version, header.correlation_id);
+        let body = frame.slice(header.body_start..);
+        let request = tidemill_client::kafka::AnyRequest::parse(ApiKey::Fetch, version, &body);
+        let Ok(tidemill_client::kafka::AnyRequest::Fetch(request)) = request else {
+            panic!("a fetch");
+        };
+        let asked: Vec<i32> = request.partitions().map(|asked| asked.partition).collect();
+        let topic = TopicRef::Name("topic");
+        let answers = asked.iter().map(|partition| match *partition {
+            0 => FetchPartitionResponse::failed(topic, 0, ErrorCode::OffsetOutOfRange),
+            partition => FetchPartitionResponse {
+                records: vec![batch(3)].into(),
+                ..FetchPartitionResponse::at(topic, partition, 3)
+            },
+        });
+        let response = FetchResponse { partitions: answers.collect(), ..FetchResponse::default() };
+        let (mut out, mut parts) = (BytesMut::new(), Vec::new());
+        response.encode(&mut out, &mut parts, version, id);
+        connection.handle_bytes(&parts.concat(), client_time(now));
+        connection.handle_bytes(&out, client_time(now));
+        let Some(Event::Reply(_, reply)) = connection.poll_event() else { panic!("a reply") };
+        (asked, following.take_answer(&reply, plan, &mut tallies, &mut ends, now))
+    }
+
+    /// One partition that was refused once threw away what had come of the others, and made all of
+    /// them wait.
+    #[test]
+    fn a_refusal_is_of_its_partition_only() {
+        let (plan, _) = scene();
+        let places = [(0, 0), (1, 0), (2, 0)];
+        let mut following = Following::new(7, 0, &places, Reading::default());
+        let mut connection = connection(&[ApiKey::Fetch]);
+        let (asked, taken) = exchange(&mut following, &mut connection, &plan, at(1));
+        assert_eq!(asked, [0, 1, 2]);
+        assert!(matches!(taken, Err(Wrong::Refused { .. })), "{taken:?}");
+        let read: Vec<u64> = following.places.iter().map(|p| p.verifier.foreign()).collect();
+        assert_eq!(read, [0, 3, 3]);
+        // The others are asked at once, the refused one after a while.
+        assert!(following.next_wake(&plan).unwrap() <= at(1));
+        let (mut asked, taken) = exchange(&mut following, &mut connection, &plan, at(2));
+        asked.sort_unstable();
+        assert_eq!((asked, taken), (vec![1, 2], Ok(())));
+        let (mut asked, _) = exchange(&mut following, &mut connection, &plan, at(102));
+        asked.sort_unstable();
+        assert_eq!(asked, [0, 1, 2]);
+    }
+}

@@ -477,7 +477,7 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use bytes::BytesMut;
     use tidemill_client::kafka::api_versions::{ApiVersion, ApiVersionsResponse};
     use tidemill_client::kafka::{RequestHeader, encode_response};
@@ -489,7 +489,7 @@ mod tests {
     use crate::workload::pool;
 
     /// A connection to a broker that speaks these, ready.
-    fn connection(spoken: &[ApiKey]) -> Connection<Tag> {
+    pub(crate) fn connection(spoken: &[ApiKey]) -> Connection<Tag> {
         let mut connection = Connection::new(ConnectionConfig::default());
         connection.handle_connected(client_time(at(0)));
         let mut asked = Vec::new();
@@ -510,12 +510,12 @@ mod tests {
         connection
     }
 
-    fn at(ms: u64) -> Instant {
+    pub(crate) fn at(ms: u64) -> Instant {
         Instant { nanos: ms * 1_000_000 }
     }
 
     /// A record each millisecond for 100 ms, into one partition.
-    fn scene() -> (Plan, Producing) {
+    pub(crate) fn scene() -> (Plan, Producing) {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let shape = Shape::of_bytes(100);
         let settings = Settings {

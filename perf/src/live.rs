@@ -49,3 +49,23 @@ impl Live {
         self.bar.finish_and_clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each case is told once it has ended, terminal or not; the bar goes as far as was told.
+    #[test]
+    fn cases_are_told_when_they_have_ended() {
+        let live = Live::new();
+        let mut told = Vec::new();
+        live.show(&Step::Runs("write 1 MiB", 0.25), |_| panic!("it has not ended"));
+        assert_eq!(live.bar.position(), WHOLE / 4);
+        assert_eq!(live.bar.message(), "write 1 MiB");
+        let measured = Measured { name: "write 1 MiB".to_owned(), count: 3, ..Measured::default() };
+        live.show(&Step::Ended(&measured), |ended| told.push(ended.count));
+        assert_eq!(told, [3]);
+        live.finish();
+        assert!(live.bar.is_finished());
+    }
+}

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use ratatui::Terminal;
-use ratatui::backend::TestBackend;
+use ratatui::backend::{Backend, TestBackend};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use crate::admin::Admin;
@@ -154,9 +154,15 @@ pub fn run(admin: &Admin, every: Duration, limits: Limits) -> io::Result<()> {
     // What cannot be reached at all is told before the screen is taken.
     top.take(Ok(admin.latency().map_err(io::Error::other)?));
     let mut terminal = ratatui::try_init()?;
-    let outcome = show(&mut top, admin, &mut terminal);
+    let read = || admin.latency().map_err(|error| error.to_string());
+    let outcome = show(&mut top, &mut terminal, read, next_event);
     ratatui::try_restore()?;
     outcome
+}
+
+/// What happens at the terminal within this time, if anything does.
+fn next_event(within: Duration) -> io::Result<Option<Event>> {
+    if event::poll(within)? { event::read().map(Some) } else { Ok(None) }
 }
 
 /// The view of one interval as text, as large as the terminal or as usual.
@@ -180,24 +186,112 @@ pub fn once(admin: &Admin, every: Duration, limits: Limits) -> io::Result<String
     Ok(rows.join("\n"))
 }
 
-fn show(top: &mut Top, admin: &Admin, terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
+/// Draws, reads and heeds keys, until one of them ends it. `next_event` waits at most as long as
+/// it is told; when that time has passed, `read` is asked for the next reading.
+fn show<B: Backend>(
+    top: &mut Top,
+    terminal: &mut Terminal<B>,
+    mut read: impl FnMut() -> Result<LatencyDocument, String>,
+    mut next_event: impl FnMut(Duration) -> io::Result<Option<Event>>,
+) -> io::Result<()>
+where
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
     let mut next = Instant::now() + top.every;
     loop {
-        terminal.draw(|frame| draw::draw(top, frame))?;
-        if event::poll(next.saturating_duration_since(Instant::now()))? {
-            let Event::Key(key) = event::read()? else { continue };
-            let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
-            match key.code {
-                _ if key.kind != KeyEventKind::Press => {}
-                KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-                KeyCode::Char('c') if interrupt => return Ok(()),
-                KeyCode::Tab | KeyCode::Right | KeyCode::Down => top.show_next(true),
-                KeyCode::BackTab | KeyCode::Left | KeyCode::Up => top.show_next(false),
-                _ => {}
+        terminal.draw(|frame| draw::draw(top, frame)).map_err(io::Error::other)?;
+        match next_event(next.saturating_duration_since(Instant::now()))? {
+            Some(Event::Key(key)) if key.kind == KeyEventKind::Press => {
+                let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
+                match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                    KeyCode::Char('c') if interrupt => return Ok(()),
+                    KeyCode::Tab | KeyCode::Right | KeyCode::Down => top.show_next(true),
+                    KeyCode::BackTab | KeyCode::Left | KeyCode::Up => top.show_next(false),
+                    _ => {}
+                }
             }
-        } else {
-            top.take(admin.latency().map_err(|error| error.to_string()));
-            next = Instant::now() + top.every;
+            Some(_) => {}
+            None => {
+                top.take(read());
+                next = Instant::now() + top.every;
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::*;
+    use crate::interval::tests::readings;
+
+    /// The view with these events, each at once; none is time that passes. How many readings were
+    /// asked for, and the last screen.
+    fn shown(events: Vec<Option<Event>>, readings: Vec<LatencyDocument>) -> (Top, usize, String) {
+        let mut top = Top::new("127.0.0.1:9644", Duration::from_secs(1), Limits::default());
+        let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
+        let (mut events, mut readings, mut asked) = (events.into_iter(), readings.into_iter(), 0);
+        let read = || {
+            asked += 1;
+            readings.next().ok_or_else(|| "nobody answers".to_owned())
+        };
+        let next_event = |within: Duration| {
+            assert!(within <= Duration::from_secs(1), "a reading is due before");
+            events.next().ok_or_else(|| io::Error::other("it did not end"))
+        };
+        show(&mut top, &mut terminal, read, next_event).unwrap();
+        assert_eq!(events.next(), None, "it ended too early");
+        let buffer = terminal.backend().buffer();
+        let screen = buffer.content.iter().map(ratatui::buffer::Cell::symbol).collect();
+        (top, asked, screen)
+    }
+
+    fn key(code: KeyCode) -> Option<Event> {
+        Some(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    }
+
+    fn ctrl(letter: char) -> Option<Event> {
+        Some(Event::Key(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL)))
+    }
+
+    /// Time that passes brings readings, on and on, those that fail among them; `q`, Esc and
+    /// Ctrl-C end the view, and nothing else does.
+    #[test]
+    fn the_view_goes_on_until_it_is_ended() {
+        let resized = Some(Event::Resize(100, 30));
+        for end in [key(KeyCode::Char('q')), key(KeyCode::Esc), ctrl('c')] {
+            let before = [None, None, key(KeyCode::Char('c')), ctrl('x'), resized.clone(), None];
+            let events = before.into_iter().chain([end]).collect();
+            let (_, asked, screen) = shown(events, readings().into_iter().take(2).collect());
+            assert_eq!(asked, 3);
+            assert!(screen.contains("produce.durable"), "{screen}");
+            assert!(screen.contains("nobody answers"), "{screen}");
+        }
+    }
+
+    /// Keys go through the heat maps, forwards and backwards; a key that is let go does nothing.
+    #[test]
+    fn keys_choose_the_heat_map() {
+        let quit = || key(KeyCode::Char('q'));
+        let after = |keys: &[KeyCode]| {
+            let keys = keys.iter().map(|code| key(*code));
+            let events = [None, None].into_iter().chain(keys).chain([quit()]).collect();
+            let (top, _, screen) = shown(events, readings().into_iter().take(2).collect());
+            let tag = top.shown_tag().unwrap();
+            assert!(screen.contains(&format!("▸{tag}")), "{tag}: {screen}");
+            tag
+        };
+        let first = after(&[]);
+        let second = after(&[KeyCode::Tab]);
+        assert_ne!(first, second);
+        assert_eq!(after(&[KeyCode::Right, KeyCode::Left]), first);
+        assert_eq!(after(&[KeyCode::Down, KeyCode::BackTab, KeyCode::Down]), second);
+        let mut released = KeyEvent::new(KeyCode::Tab, KeyModifiers::NONE);
+        released.kind = KeyEventKind::Release;
+        let events = vec![None, None, Some(Event::Key(released)), quit()];
+        let (top, ..) = shown(events, readings().into_iter().take(2).collect());
+        assert_eq!(top.shown_tag().unwrap(), first);
     }
 }

@@ -38,6 +38,8 @@ def check(run):
     workers(run, short, seconds)
     objectives(run, short)
     limits(run, short)
+    mistakes(run, broker)
+    evidence(run)
     broker.stop()
 
 
@@ -116,7 +118,7 @@ def workers(run, short, seconds):
 
 def objectives(run, short):
     base = ["produce", *short, "--topic", "slo", "--linger", "1", "--no-read-back"]
-    code, _, said = bench([*base, "--rate", "1000", "--slo", "p99<10s,errors=0"])
+    code, _, said = bench([*base, "--rate", "2000", "--slo", "p99<10s,errors=0"])
     demand(code == 0, f"an easy objective is met: {said}")
     code, lines, said = bench([*base, "--rate", "1000", "--slo", "p50<1us"])
     demand(code == 11 and lines[-1]["missed"], f"a hard one is missed with 11, not {code}: {said}")
@@ -140,3 +142,36 @@ def limits(run, short):
     share = told["of_limits"]["disk writes"]
     demand(0 < share < 1 and 0 < told["of_limits"]["bytes in"] < 1, f"shares: {told}")
     run.say(f"to store 20 MB/s took {share:.1%} of what the disk can write")
+
+
+def mistakes(run, broker):
+    """What makes no sense is refused in words, and makes no topic."""
+    at = ["--broker", broker.address, "--topic", "never-made"]
+    for words, told in [
+        (["consume", *at, "--rate", "5"], "--rate"),
+        (["e2e", *at, "--fetch-bytes", "-5"], "--fetch-bytes"),
+        (["e2e", *at, "--reader-rate", "0.1"], "at least one byte"),
+        (["produce", *at, "--slo", "p99"], "p99<5ms"),
+        (["produce", *at, "--rate", "fast"], "fast"),
+    ]:
+        code, _, said = bench(words)
+        demand(code == 2 and told in said, f"{words}: refused in words, not {code}: {said}")
+    code, _, said = bench(["consume", *at])
+    demand(code == 1 and "never-made" in said, f"a topic that is not there: {code} {said}")
+    run.say("mistakes on the command line are told, and make no topic")
+
+
+def evidence(run):
+    """A topic in which records were lost is not deleted, whatever was asked for."""
+    server = subprocess.Popen([os.environ["TIDEMILL_BIN"], "bench", "sink", "--keep", "100000000",
+                               "--misdeed", "lose"], stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().split()[1]
+        code, lines, said = bench(["produce", "--broker", address, "--rate", "2000", "--seconds", "1",
+                                   "--topic", "lossy", "--delete-topic"])
+        demand(code == 1 and lines[0]["lost"] > 0, f"what was lost is told: {code} {said}")
+        demand("lossy is kept" in said, f"the evidence is kept: {said}")
+    finally:
+        server.terminate()
+        server.wait()
+    run.say("a topic with lost records is kept")
