@@ -353,9 +353,10 @@ def figures(runs, disk_limit=None):
         "runs": len(runs),
         "rate": median(rate),
         # Half the way from the lowest to the highest, in percent of the median.
-        "noise": (max(rates) - min(rates)) / 2 / median(rate) * 100 if 1 < len(runs) and median(rate) else None,
+        "noise": round((max(rates) - min(rates)) / 2 / median(rate) * 100, 1) if 1 < len(runs) and median(rate) else None,
         "disk": median(rate) / disk_limit * 100 if disk_limit else None,
-        "read": median(lambda run: run["fetched_bytes"] / run.get("read_seconds", run["seconds"]) / 1e6),
+        # Where nobody reads there is nothing to tell.
+        "read": median(lambda run: run["fetched_bytes"] / run.get("read_seconds", run["seconds"]) / 1e6 or None),
         "records": median(lambda run: run["produced_records"] / run["seconds"]),
         "gb": median(lambda run: run["broker_cpu_seconds"] / moved(run) * 1e9 if moved(run) else None),
         "million": median(lambda run: run["broker_cpu_seconds"] / records(run) * 1e6 if records(run) else None),
@@ -366,9 +367,10 @@ def figures(runs, disk_limit=None):
 
 
 COLUMNS = [
-    ("runs", "runs", None), ("rate", "produced MB/s", True), ("noise", "± %", None), ("disk", "% of disk", None), ("records", "records/s", True), ("read", "read MB/s", True),
+    ("rate", "produced MB/s", True), ("noise", "± %", None), ("disk", "% of disk", None), ("records", "records/s", True), ("read", "read MB/s", True),
     ("gb", "CPU s/GB", False), ("million", "CPU s/M records", False), ("p50", "p50 ms", False),
     ("p99", "p99 ms", False), ("p99.9", "p99.9 ms", False), ("p99.99", "p99.99 ms", False), ("rss", "memory MB", False),
+    ("runs", "runs", None),
 ]
 
 
@@ -420,7 +422,7 @@ def table(comparison):
                 rows.append((f"Tidemill / {title}", ratio))
         note = ""
         if workload.share and comparison.rate(workload):
-            note = f"{comparison.rate(workload)} records/s"
+            note = f"{number(comparison.rate(workload))} records/s"
         yield workload.title, note, rows, found
 
 
@@ -444,10 +446,13 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:92rem;margin:2rem auto;padding:0 1rem}
 h2{margin-top:2.2rem;font-size:1.1rem}.soft{color:var(--soft)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-td:first-child,th:first-child{text-align:left}th{font-weight:500;color:var(--soft)}tr.ratio td{color:var(--soft)}
+td,th{padding:.25rem .4rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{font-weight:500;color:var(--soft);white-space:normal;vertical-align:bottom}tr.ratio td{color:var(--soft)}
+td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:var(--back)}
 .bar{display:grid;grid-template-columns:11rem 1fr 7rem;gap:.6rem;align-items:center;margin:.15rem 0}
 .bar i{display:block;height:.8rem;border-radius:2px}.bar b{font-weight:500;text-align:right}
+@media(max-width:44rem){.bar{grid-template-columns:1fr auto;gap:0 .6rem;margin:.4rem 0}.bar i{grid-column:1/-1;grid-row:2}
+table{font-size:.85rem}td:first-child{white-space:normal;min-width:6.5rem}ul{padding-left:1.2rem}}
 """
 
 

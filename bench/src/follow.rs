@@ -303,14 +303,16 @@ mod tests {
         let Ok(tidemill_client::kafka::AnyRequest::Fetch(request)) = request else {
             panic!("a fetch");
         };
-        let asked: Vec<i32> = request.partitions().map(|asked| asked.partition).collect();
+        let places: Vec<(i32, i64)> =
+            request.partitions().map(|asked| (asked.partition, asked.fetch_offset)).collect();
         let topic = TopicRef::Name("topic");
-        let answers = asked.iter().map(|partition| match *partition {
-            0 => FetchPartitionResponse::failed(topic, 0, ErrorCode::OffsetOutOfRange),
-            partition => FetchPartitionResponse {
+        let answers = places.iter().map(|place| match *place {
+            (0, _) => FetchPartitionResponse::failed(topic, 0, ErrorCode::OffsetOutOfRange),
+            (partition, 0) => FetchPartitionResponse {
                 records: vec![batch(3)].into(),
                 ..FetchPartitionResponse::at(topic, partition, 3)
             },
+            (partition, _) => FetchPartitionResponse::at(topic, partition, 3),
         });
         let response = FetchResponse { partitions: answers.collect(), ..FetchResponse::default() };
         let (mut out, mut parts) = (BytesMut::new(), Vec::new());
@@ -318,7 +320,8 @@ mod tests {
         connection.handle_bytes(&parts.concat(), client_time(now));
         connection.handle_bytes(&out, client_time(now));
         let Some(Event::Reply(_, reply)) = connection.poll_event() else { panic!("a reply") };
-        (asked, following.take_answer(&reply, plan, &mut tallies, &mut ends, now))
+        let taken = following.take_answer(&reply, plan, &mut tallies, &mut ends, now);
+        (places.into_iter().map(|(partition, _)| partition).collect(), taken)
     }
 
     /// One partition that was refused once threw away what had come of the others, and made all of

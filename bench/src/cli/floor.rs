@@ -53,7 +53,7 @@ impl Floor {
         match self {
             Self::Receive { load } => at_sink(&load.run, json, |address| {
                 let topic = Topic::of_one_leader("sink", address);
-                let mut settings = load.settings("floor receive", topic, None)?;
+                let mut settings = load.settings("floor receive", topic, load.phases(None)?);
                 settings.read_back = false;
                 Ok(settings)
             }),
@@ -69,7 +69,13 @@ impl Floor {
             Self::Write { dir, write_bytes, depth, seconds } => {
                 let (write_bytes, depth, duration) = (*write_bytes, *depth, *seconds);
                 let plan = disk::Plan { write_bytes, depth, duration };
-                let outcome = disk::measure(dir, plan)?;
+                let outcome = disk::measure(dir, plan).map_err(|error| {
+                    let what = format!("cannot measure writes in {}", dir.display());
+                    Trouble::new(what).because(error).fix(
+                        "name another directory with --dir, or blocks that the disk takes with \
+                         --write-bytes",
+                    )
+                })?;
                 if json {
                     println!("{}", json::disk_json(plan, &outcome));
                 } else {
@@ -91,7 +97,7 @@ fn at_sink(
     let outcome = address_of(&mut server).map_err(Trouble::from).and_then(settings);
     let outcome = outcome.and_then(|mut settings| {
         settings.broker_pid = Some(server.id());
-        let mut session = Session::begin(run, &settings.name, json)?;
+        let mut session = Session::begin(run, run.limits()?, &settings.name, json)?;
         let ending = session.one(&settings);
         ending.and(session.end())
     });

@@ -165,24 +165,12 @@ struct Session {
 }
 
 impl Session {
-    fn begin(run: &RunOptions, title: &str, json: bool) -> Result<Self, Trouble> {
+    fn begin(run: &RunOptions, limits: Limits, title: &str, json: bool) -> Result<Self, Trouble> {
         let fleet = match (run.workers, run.worker_commands.as_slice()) {
             (1, []) => None,
             (own, commands) => Some(Fleet::start(own, own_program, commands)?),
         };
         let watch = Watch::new(run.result.as_deref(), title)?;
-        let limits = match &run.limits {
-            Some(file) if !file.is_file() => {
-                let line = format!("there is no file of limits {}", file.display());
-                return Err(Trouble::new(line).fix("tidemill perf disk --keep FILE writes one"));
-            }
-            Some(file) => Limits::read(file)?,
-            None => Limits::usual().unwrap_or_else(|error| {
-                // Nobody asked for them: what was asked for goes on.
-                eprintln!("tidemill: the limits measured before cannot be read: {error}");
-                Limits::default()
-            }),
-        };
         Ok(Self { fleet, watch, limits, json, is_harmed: false })
     }
 
@@ -250,8 +238,10 @@ fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> Result
     let records = |text: &str| text.parse().map(|rate: crate::amount::Rate| rate.records(&shape));
     let rates = run.sweep.as_ref().map(|text| sweep(text, records)).transpose();
     let rates = rates.map_err(|why| Trouble::usage(format!("--sweep: {why}")))?;
+    let phases = run.load.phases(run.slo.as_ref())?;
+    let limits = run.load.run.limits()?;
     let topic = run.broker.prepare(&run.making)?;
-    let mut settings = run.load.settings(name, topic, run.slo.as_ref())?;
+    let mut settings = run.load.settings(name, topic, phases);
     settings.broker_pid = run.broker.pid;
     settings.readers = run.read.readers(fan_out, run.load.run.connections);
     if name == "mixed"
@@ -259,7 +249,7 @@ fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> Result
     {
         readers.from_start = true;
     }
-    let mut session = Session::begin(&run.load.run, &settings.name, json)?;
+    let mut session = Session::begin(&run.load.run, limits, &settings.name, json)?;
     let ending = match rates {
         Some(rates) => steps::sweep(run, &settings, &rates, &mut session),
         None if run.find_max => steps::find_max(run, &settings, &mut session),
@@ -281,8 +271,9 @@ fn finish(
 
 fn consume(asked: &ConsumeArguments, json: bool) -> Result<(), Trouble> {
     let ConsumeArguments { broker, run, read, slo } = asked;
-    let mut settings =
-        run.settings("consume", broker.find()?, vec![run.closed_phase(slo.as_ref())]);
+    let limits = run.limits()?;
+    let phase = run.closed_phase(slo.as_ref());
+    let mut settings = run.settings("consume", broker.find()?, vec![phase]);
     settings.broker_pid = broker.pid;
     let connections = run.connections.max(settings.topic.leaders.len().min(16));
     settings.readers = read.readers(1, connections);
@@ -290,7 +281,7 @@ fn consume(asked: &ConsumeArguments, json: bool) -> Result<(), Trouble> {
         readers.from_start = true;
     }
     settings.until_caught_up = true;
-    let mut session = Session::begin(run, &settings.name, json)?;
+    let mut session = Session::begin(run, limits, &settings.name, json)?;
     let ending = session.one(&settings);
     finish(ending, session, broker)
 }

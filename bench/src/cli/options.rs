@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tidemill_perf::machine::limits::Limits;
 use tidemill_record::Codec;
 
 use crate::amount::{Rate, Sizes, bytes_per_second, milliseconds, seconds, some_seconds};
@@ -90,7 +91,7 @@ pub(super) struct RunOptions {
 #[derive(Args, Clone, Debug)]
 pub(super) struct LoadOptions {
     /// Records per second in all, or bytes with a unit (20MB), or `max`: as many as are answered.
-    #[arg(long, default_value = "10000")]
+    #[arg(long, default_value = "10000", allow_negative_numbers = true)]
     pub rate: Rate,
     /// When records are due: constant, poisson, bursts:100 (records) or bursts:50ms at once.
     #[arg(long, default_value = "constant", value_name = "PATTERN")]
@@ -155,10 +156,12 @@ pub(super) struct ReadOptions {
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub reader_delay: Duration,
     /// The most bytes of one partition a fetch asks for.
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, default_value_t = 1 << 20, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub fetch_bytes: i32,
     /// The most bytes a fetch asks for in all.
-    #[arg(long, default_value_t = 8 << 20, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, default_value_t = 8 << 20, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub fetch_bytes_all: i32,
     /// Milliseconds that a broker may hold a fetch that finds nothing.
     #[arg(long, value_name = "MS", default_value = "200", value_parser = milliseconds)]
@@ -217,20 +220,27 @@ impl LoadOptions {
         self.usual(None).shape
     }
 
-    /// The settings of a run that produces, on a topic that is ready.
-    pub(super) fn settings(
+    /// The phases of the run, and the time before the first of them.
+    pub(super) fn phases(
         &self,
-        name: &str,
-        topic: Topic,
         objective: Option<&Objective>,
-    ) -> Result<Settings, Trouble> {
+    ) -> Result<(Vec<Phase>, Duration), Trouble> {
         let usual = self.usual(objective);
         let (phases, warm_up) = match &self.phases {
             Some(path) => phases::read(path, &usual)?,
             None => (vec![usual.phase()], None),
         };
-        let warm_up = self.warm_up.or(warm_up).unwrap_or(Duration::from_secs(1));
-        Ok(Settings {
+        Ok((phases, self.warm_up.or(warm_up).unwrap_or(Duration::from_secs(1))))
+    }
+
+    /// The settings of a run that produces, on a topic that is ready.
+    pub(super) fn settings(
+        &self,
+        name: &str,
+        topic: Topic,
+        (phases, warm_up): (Vec<Phase>, Duration),
+    ) -> Settings {
+        Settings {
             producers: self.run.connections,
             read_back: !self.no_read_back,
             batch_bytes: self.batch_bytes,
@@ -240,7 +250,7 @@ impl LoadOptions {
             warm_up,
             drain: self.drain,
             ..self.run.settings(name, topic, phases)
-        })
+        }
     }
 }
 
@@ -253,6 +263,22 @@ impl RunOptions {
             arrival: Arrival::Closed,
             shape: Shape::of_bytes(0),
             objective: objective.cloned(),
+        }
+    }
+
+    /// What this machine can do at most, as far as it was measured.
+    pub(super) fn limits(&self) -> Result<Limits, Trouble> {
+        match &self.limits {
+            Some(file) if !file.is_file() => {
+                let line = format!("there is no file of limits {}", file.display());
+                Err(Trouble::new(line).fix("tidemill perf disk --keep FILE writes one"))
+            }
+            Some(file) => Ok(Limits::read(file)?),
+            None => Ok(Limits::usual().unwrap_or_else(|error| {
+                // Nobody asked for them: what was asked for goes on.
+                eprintln!("tidemill: the limits measured before cannot be read: {error}");
+                Limits::default()
+            })),
         }
     }
 

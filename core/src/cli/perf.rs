@@ -255,7 +255,10 @@ fn read(path: &Path) -> Result<Found, Failure> {
 }
 
 fn unreadable(path: &Path, cause: &dyn std::fmt::Display) -> Failure {
-    Failure::new(format!("cannot read the histograms of {}", path.display())).because(cause)
+    Failure::new(format!("cannot read the histograms of {}", path.display())).because(cause).fix(
+        "name a .hlog file, or a directory that `tidemill perf record DIR` or `tidemill bench … \
+         --result DIR` wrote",
+    )
 }
 
 #[derive(Args, Debug)]

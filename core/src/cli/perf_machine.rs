@@ -76,9 +76,15 @@ impl MachineProbe {
         };
         live.finish();
         let measured = measured.map_err(|error| {
-            Failure::new(format!("cannot measure the {}", probe.name()))
-                .because(error)
-                .fix("tidemill check says whether this machine can run the broker at all")
+            let what = format!("cannot measure the {}", probe.name());
+            match probe {
+                Probe::Disk => Failure::new(format!("{what} below {}", dir.display()))
+                    .because(error)
+                    .fix("name another directory with --dir: it takes a file of 256 MiB there"),
+                _ => Failure::new(what)
+                    .because(error)
+                    .fix("tidemill check says whether this machine can run the broker at all"),
+            }
         })?;
         self.keep(probe, &place(probe, &environment), &measured)?;
         if let Some(out) = &self.out {

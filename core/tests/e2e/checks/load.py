@@ -153,6 +153,8 @@ def mistakes(run, broker):
         (["e2e", *at, "--reader-rate", "0.1"], "at least one byte"),
         (["produce", *at, "--slo", "p99"], "p99<5ms"),
         (["produce", *at, "--rate", "fast"], "fast"),
+        (["produce", *at, "--rate", "-5"], "above zero"),
+        (["produce", *at, "--phases", "nowhere.toml"], "nowhere.toml"),
     ]:
         code, _, said = bench(words)
         demand(code == 2 and told in said, f"{words}: refused in words, not {code}: {said}")
