@@ -120,6 +120,10 @@ impl Shard {
             AnyRequest::IncrementalAlterConfigs(request) => {
                 self.handle_alter_configs(reply, request, times);
             }
+            AnyRequest::WriteTxnMarkers(request) => self.handle_markers(reply, request, times),
+            AnyRequest::DescribeProducers(request) => {
+                self.handle_describe_producers(reply, request, times);
+            }
             AnyRequest::DescribeCluster(request) => self.handle_describe_cluster(reply, &request),
             AnyRequest::FindCoordinator(request) => {
                 self.handle_find_coordinator(reply, request, times);

@@ -275,6 +275,7 @@ impl Shard {
             from,
             limit_bytes: OFFSETS_LOAD_BYTES,
             min_one: true,
+            read_committed: false,
             current_leader_epoch: None,
             last_fetched_epoch: None,
         };

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use tidemill_record::{LeaderEpoch, Marker, Offset, Producer, Timestamp, TopicPartition};
 use tidemill_replication::metadata::{Image, Record};
+use tidemill_storage::ProducerState;
 use tidemill_storage::recovery::RecoveredShard;
+use tidemill_storage::transactions::Aborted;
 
 use crate::controller::Proposal;
 use crate::coordinator;
@@ -106,17 +108,39 @@ pub enum Call {
         /// Old clients may not send zstd.
         zstd_allowed: bool,
     },
+    /// Append one batch of a transaction, once its coordinator knows of it.
+    AppendInTransaction {
+        /// The batch as received.
+        batch: BytesMut,
+        /// Whether an answer is wanted only when it is durable and committed.
+        acks: Acks,
+        /// Of which transaction.
+        transaction: Box<InTransaction>,
+    },
+    /// Append the marker that ends a producer's transaction.
+    Mark {
+        /// Whose transaction, and under which epoch it ended.
+        producer: Producer,
+        /// How it ended.
+        marker: Marker,
+    },
+    /// DescribeProducers.
+    DescribeProducers,
     /// Read batches.
     Read(ReadCall),
     /// Tell when something at or past `seen_end` can be read.
     Watch {
         /// Where the asking fetch has seen the end.
         seen_end: Offset,
+        /// What belongs to open transactions cannot be read.
+        read_committed: bool,
     },
     /// ListOffsets.
     ListOffset {
         /// What to look for: a timestamp or one of Kafka's negative specials.
         timestamp: i64,
+        /// What belongs to open transactions is not looked at.
+        read_committed: bool,
         /// The client's view of the leader epoch, if it has one.
         current_leader_epoch: Option<LeaderEpoch>,
     },
@@ -138,6 +162,18 @@ pub enum Call {
     Size,
 }
 
+/// The transaction that a batch is part of.
+#[derive(Clone, Debug)]
+pub struct InTransaction {
+    /// Its name.
+    pub transactional_id: Arc<str>,
+    /// The batch makes its partition a part of the transaction (KIP-890, the newer flow). Otherwise
+    /// the coordinator must have been told before.
+    pub adds_partition: bool,
+    /// Its client knows the error that tells it to abort.
+    pub may_be_told_to_abort: bool,
+}
+
 /// What a fetch asks of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadCall {
@@ -147,6 +183,8 @@ pub struct ReadCall {
     pub limit_bytes: u32,
     /// Whether the first batch is returned even above the limit (KIP-74).
     pub min_one: bool,
+    /// Nothing of an open transaction is wanted.
+    pub read_committed: bool,
     /// The client's view of the leader epoch, if it has one.
     pub current_leader_epoch: Option<LeaderEpoch>,
     /// Epoch of the last record the client has, for divergence (KIP-595).
@@ -194,6 +232,8 @@ pub enum Answer {
         /// Epoch of the leader that wrote it.
         leader_epoch: LeaderEpoch,
     },
+    /// The producers that a partition remembers.
+    Producers(Vec<ProducerState>),
     /// Where an epoch ended; `None` if it is unknown.
     EpochEnd(Option<(LeaderEpoch, Offset)>),
     /// The log starts here now, durably.
@@ -223,6 +263,8 @@ pub struct ReadAnswer {
     pub high_watermark: Offset,
     /// Below it no open transaction.
     pub last_stable_offset: Offset,
+    /// Of what is read, the aborted transactions; for those who want what is committed.
+    pub aborted: Vec<Aborted>,
     /// The batches come from the disk, not from memory.
     pub from_disk: bool,
     /// The first offset kept.

@@ -11,6 +11,7 @@
 //! Start reading at [`Home::call`].
 
 mod refused;
+pub mod transactions;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tidemill_storage::{
 };
 
 use self::refused::RefusedBatches;
+use self::transactions::{Unverified, Verification};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{APPENDS_QUEUED_MAX, LATENESS_PARTITIONS_MAX};
 use crate::measure::PartitionState;
@@ -51,6 +53,8 @@ pub struct Home {
     /// Which one is being made anew: one at a time.
     reworking: Option<(TopicPartition, u64)>,
     reworks_asked: u64,
+    /// What the coordinators of transactions are to be asked.
+    verifications: VecDeque<Verification>,
     fenced: bool,
     stopping: bool,
     batches_appended: u64,
@@ -84,6 +88,8 @@ struct Partition {
     queued: VecDeque<QueuedAppend>,
     /// Appended, not yet durable, in order of `end`.
     waiting: VecDeque<WaitingProduce>,
+    /// Of transactions whose coordinator is asked whether it knows of them.
+    unverified: Unverified,
     /// Refused for now: nothing of the same producer may overtake them.
     refused: RefusedBatches,
     watchers: Vec<Watcher>,
@@ -115,6 +121,7 @@ struct WaitingProduce {
 struct Watcher {
     reply_to: ReplyTo,
     seen_end: Offset,
+    read_committed: bool,
 }
 
 struct DiskRead {
@@ -124,7 +131,7 @@ struct DiskRead {
 }
 
 enum DiskReadKind {
-    Fetch { diverging: Option<(LeaderEpoch, Offset)>, from: Offset },
+    Fetch { diverging: Option<(LeaderEpoch, Offset)>, call: ReadCall },
     Lookup,
 }
 
@@ -152,6 +159,7 @@ impl Home {
             reworks: VecDeque::new(),
             reworking: None,
             reworks_asked: 0,
+            verifications: VecDeque::new(),
             fenced: false,
             stopping: false,
             batches_appended: 0,
@@ -175,6 +183,7 @@ impl Home {
                 rules,
                 queued: VecDeque::new(),
                 waiting: VecDeque::new(),
+                unverified: Unverified::default(),
                 refused: RefusedBatches::default(),
                 watchers: Vec::new(),
                 trims: Vec::new(),
@@ -189,7 +198,8 @@ impl Home {
         self.by_log.remove(&partition.log);
         self.queued_bytes -= partition.queued_bytes();
         self.lateness_kept -= usize::from(partition.lateness.is_some());
-        let everybody = partition.queued.into_iter().map(|queued| queued.reply_to);
+        let queued = partition.queued.into_iter().chain(partition.unverified.into_all());
+        let everybody = queued.map(|queued| queued.reply_to);
         let everybody = everybody.chain(partition.waiting.into_iter().map(|w| w.reply_to));
         let everybody = everybody.chain(partition.trims.into_iter().map(|(_, reply_to)| reply_to));
         for reply_to in everybody {
@@ -206,7 +216,7 @@ impl Home {
         self.stopping = true;
         self.queued_bytes = 0;
         for partition in self.partitions.values_mut() {
-            for queued in partition.queued.drain(..) {
+            for queued in partition.queued.drain(..).chain(partition.unverified.take_all()) {
                 self.answers.push((queued.reply_to, refused(ErrorCode::NotLeaderOrFollower)));
             }
         }
@@ -233,6 +243,9 @@ impl Home {
             | Call::Watch { .. }
             | Call::Trim { .. }
             | Call::Size
+            | Call::AppendInTransaction { .. }
+            | Call::Mark { .. }
+            | Call::DescribeProducers
             | Call::Group(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
@@ -242,9 +255,21 @@ impl Home {
             Call::Append { batch, acks, zstd_allowed } => {
                 self.append(id, batch, acks, zstd_allowed, reply_to, times);
             }
+            Call::AppendInTransaction { batch, acks, transaction } => {
+                self.append_in_transaction(id, batch, acks, *transaction, reply_to, times);
+            }
+            Call::Mark { producer, marker } => self.mark(id, producer, marker, reply_to, times),
+            Call::DescribeProducers => {
+                let states = self.storage.log(self.partitions[&id].log).producer_states();
+                self.answers.push((reply_to, Answer::Producers(states)));
+            }
             Call::Read(read) => self.read(id, read, reply_to),
-            Call::Watch { seen_end } => self.watch(id, seen_end, reply_to),
-            Call::ListOffset { timestamp, .. } => self.list_offset(id, timestamp, reply_to),
+            Call::Watch { seen_end, read_committed } => {
+                self.watch(id, Watcher { reply_to, seen_end, read_committed });
+            }
+            Call::ListOffset { timestamp, read_committed, .. } => {
+                self.list_offset(id, timestamp, read_committed, reply_to);
+            }
             Call::EpochEnd { epoch, .. } => {
                 let end = self.storage.epoch_end(self.partitions[&id].log, epoch);
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
@@ -356,7 +381,8 @@ impl Home {
         self.storage.fence();
         self.queued_bytes = 0;
         for partition in self.partitions.values_mut() {
-            let queued = partition.queued.drain(..).map(|queued| queued.reply_to);
+            let queued = partition.queued.drain(..).chain(partition.unverified.take_all());
+            let queued = queued.map(|queued| queued.reply_to);
             // Whether these reached the disk is unknown: they must not be acknowledged.
             let waiting = partition.waiting.drain(..).map(|waiting| waiting.reply_to);
             let trims = partition.trims.drain(..).map(|(_, reply_to)| reply_to);
@@ -382,14 +408,44 @@ impl Home {
         let checked = check(&batch, rules, zstd_allowed)
             .and_then(|validated| check_timestamps(validated, rules, times.wall_ms));
         let validated = match checked {
+            Ok(validated) if validated.is_transactional() => {
+                // Kafka's answer to a client that names no transaction.
+                let error = ErrorCode::TransactionalIdAuthorizationFailed;
+                return self.answers.push((reply_to, refused(error)));
+            }
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),
         };
-        if self.stopping {
-            return self.answers.push((reply_to, refused(ErrorCode::NotLeaderOrFollower)));
+        let rework = rules.wanted.of(&validated, times.wall_ms);
+        let queued = QueuedAppend::new(batch, validated, rework, acks, reply_to);
+        self.enqueue(id, queued, times);
+    }
+
+    /// Takes an append in behind those that wait, or refuses it.
+    fn enqueue(&mut self, id: TopicPartition, queued: QueuedAppend, times: Times) {
+        let Some(queued) = self.admit(id, queued) else { return };
+        let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
+        self.queued_bytes += queued.size_bytes;
+        // What arrived earlier is appended earlier, or a producer's sequence would be torn.
+        partition.queued.push_back(queued);
+        if partition.queued.len() == 1 {
+            self.append_queued(id, times);
         }
-        if acks == Acks::InSync && partition.rules.replicas < partition.rules.min_in_sync {
-            return self.answers.push((reply_to, refused(ErrorCode::NotEnoughReplicas)));
+        self.refuse_last_beyond_bounds(id);
+    }
+
+    /// An append that may wait for its turn; others are answered.
+    fn admit(&mut self, id: TopicPartition, queued: QueuedAppend) -> Option<QueuedAppend> {
+        let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
+        let QueuedAppend { validated, acks, reply_to, .. } = &queued;
+        let reply_to = *reply_to;
+        if self.stopping {
+            self.answers.push((reply_to, refused(ErrorCode::NotLeaderOrFollower)));
+            return None;
+        }
+        if *acks == Acks::InSync && partition.rules.replicas < partition.rules.min_in_sync {
+            self.answers.push((reply_to, refused(ErrorCode::NotEnoughReplicas)));
+            return None;
         }
         let number = validated.producer().zip(validated.base_sequence());
         // Of a producer that it knows, the log sees for itself what comes too early.
@@ -400,20 +456,10 @@ impl Home {
             && partition.refused.would_overtake(producer, sequence)
         {
             let error = ErrorCode::OutOfOrderSequenceNumber;
-            return self.answers.push((reply_to, refused(error)));
+            self.answers.push((reply_to, refused(error)));
+            return None;
         }
-        let size_bytes = batch.len();
-        let rework = partition.rules.wanted.of(&validated, times.wall_ms);
-        let rework_number = None;
-        let queued =
-            QueuedAppend { batch, size_bytes, validated, rework, rework_number, acks, reply_to };
-        // What arrived earlier is appended earlier, or a producer's sequence would be torn.
-        partition.queued.push_back(queued);
-        self.queued_bytes += size_bytes;
-        if partition.queued.len() == 1 {
-            self.append_queued(id, times);
-        }
-        self.refuse_last_beyond_bounds(id);
+        Some(queued)
     }
 
     /// Refuses the append that came last if there is no room for it to wait in.
@@ -599,6 +645,15 @@ impl Home {
         }
     }
 
+    /// Where what a reader may see ends.
+    fn visible_end(&self, partition: &Partition, read_committed: bool) -> Offset {
+        let high_watermark = self.high_watermark(partition);
+        match read_committed {
+            true => self.storage.log(partition.log).last_stable(high_watermark),
+            false => high_watermark,
+        }
+    }
+
     fn read(&mut self, id: TopicPartition, call: ReadCall, reply_to: ReplyTo) {
         let partition = &self.partitions[&id];
         let log = partition.log;
@@ -606,31 +661,30 @@ impl Home {
             let end = self.storage.epoch_end(log, fetched)?;
             (end.0 < fetched || end.1 < call.from).then_some(end)
         });
-        let high_watermark = self.high_watermark(partition);
+        let visible_end = self.visible_end(partition, call.read_committed);
         if diverging.is_some() {
-            let answer = self.read_answer(id, Vec::new(), diverging, false);
+            let answer = self.read_answer(id, &call, Vec::new(), diverging, false);
             return self.answers.push((reply_to, answer));
         }
         if call.limit_bytes == 0 && !call.min_one {
             // The bytes of the fetch are used up: only the state is told.
             let (start, end) = (self.storage.log(log).start(), self.storage.log(log).end());
             let answer = if start <= call.from && call.from <= end {
-                self.read_answer(id, Vec::new(), None, call.from < high_watermark)
+                self.read_answer(id, &call, Vec::new(), None, call.from < visible_end)
             } else {
                 refused(ErrorCode::OffsetOutOfRange)
             };
             return self.answers.push((reply_to, answer));
         }
-        let read =
-            self.storage.read(log, call.from, high_watermark, call.limit_bytes, call.min_one);
+        let read = self.storage.read(log, call.from, visible_end, call.limit_bytes, call.min_one);
         match read {
             Ok(Read::Ready { batches, .. }) => {
-                let held_back = batches.is_empty() && call.from < high_watermark;
-                let answer = self.read_answer(id, batches, None, held_back);
+                let held_back = batches.is_empty() && call.from < visible_end;
+                let answer = self.read_answer(id, &call, batches, None, held_back);
                 self.answers.push((reply_to, answer));
             }
             Ok(Read::Disk(read)) => {
-                let kind = DiskReadKind::Fetch { diverging, from: call.from };
+                let kind = DiskReadKind::Fetch { diverging, call };
                 self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
             }
             Err(error) => self.answers.push((reply_to, refused_read(&error))),
@@ -640,6 +694,7 @@ impl Home {
     fn read_answer(
         &self,
         id: TopicPartition,
+        call: &ReadCall,
         batches: Vec<bytes::Bytes>,
         diverging: Option<(LeaderEpoch, Offset)>,
         held_back: bool,
@@ -648,14 +703,20 @@ impl Home {
             return refused(ErrorCode::UnknownTopicOrPartition);
         };
         let high_watermark = self.high_watermark(partition);
+        let log = self.storage.log(partition.log);
+        let aborted = match call.read_committed && log.has_aborted() {
+            true => transactions::aborted_among(log, call.from, &batches),
+            false => Vec::new(),
+        };
         Answer::Read(ReadAnswer {
+            aborted,
             from_disk: false,
             size_bytes: batches.iter().map(|run| run.len() as u32).sum(),
             batches,
             held_back,
             high_watermark,
-            last_stable_offset: high_watermark,
-            log_start_offset: self.storage.log(partition.log).start(),
+            last_stable_offset: log.last_stable(high_watermark),
+            log_start_offset: log.start(),
             diverging,
         })
     }
@@ -663,10 +724,11 @@ impl Home {
     fn read_done(&mut self, read: ReadId, result: Result<Vec<bytes::Bytes>, ReadError>) {
         let Some(DiskRead { partition, reply_to, kind }) = self.reads.remove(&read) else { return };
         let answer = match (result, kind) {
-            (Ok(batches), DiskReadKind::Fetch { diverging, from }) => {
-                let end = self.partitions.get(&partition).map(|p| self.high_watermark(p));
-                let held_back = batches.is_empty() && end.is_some_and(|end| from < end);
-                let mut answer = self.read_answer(partition, batches, diverging, held_back);
+            (Ok(batches), DiskReadKind::Fetch { diverging, call }) => {
+                let found = self.partitions.get(&partition);
+                let end = found.map(|found| self.visible_end(found, call.read_committed));
+                let held_back = batches.is_empty() && end.is_some_and(|end| call.from < end);
+                let mut answer = self.read_answer(partition, &call, batches, diverging, held_back);
                 if let Answer::Read(read) = &mut answer {
                     read.from_disk = true;
                 }
@@ -678,13 +740,13 @@ impl Home {
         self.answers.push((reply_to, answer));
     }
 
-    fn watch(&mut self, id: TopicPartition, seen_end: Offset, reply_to: ReplyTo) {
+    fn watch(&mut self, id: TopicPartition, watcher: Watcher) {
         let partition = &self.partitions[&id];
-        if seen_end < self.high_watermark(partition) {
-            return self.answers.push((reply_to, Answer::Moved));
+        if watcher.seen_end < self.visible_end(partition, watcher.read_committed) {
+            return self.answers.push((watcher.reply_to, Answer::Moved));
         }
         let partition = self.partitions.get_mut(&id).expect("seen above");
-        partition.watchers.push(Watcher { reply_to, seen_end });
+        partition.watchers.push(watcher);
     }
 
     /// Tells the watchers for whom there is something new.
@@ -694,10 +756,12 @@ impl Home {
             return;
         }
         let high_watermark = self.high_watermark(partition);
+        let last_stable = self.storage.log(partition.log).last_stable(high_watermark);
         let partition = self.partitions.get_mut(&id).expect("seen above");
         let answers = &mut self.answers;
         partition.watchers.retain(|watcher| {
-            let stays = high_watermark <= watcher.seen_end;
+            let end = if watcher.read_committed { last_stable } else { high_watermark };
+            let stays = end <= watcher.seen_end;
             if !stays {
                 answers.push((watcher.reply_to, Answer::Moved));
             }
@@ -707,7 +771,13 @@ impl Home {
 
     // Offsets.
 
-    fn list_offset(&mut self, id: TopicPartition, timestamp: i64, reply_to: ReplyTo) {
+    fn list_offset(
+        &mut self,
+        id: TopicPartition,
+        timestamp: i64,
+        read_committed: bool,
+        reply_to: ReplyTo,
+    ) {
         const LATEST: i64 = -1;
         const EARLIEST: i64 = -2;
         const MAX_TIMESTAMP: i64 = -3;
@@ -716,7 +786,7 @@ impl Home {
         const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
         let partition = &self.partitions[&id];
-        let end = self.high_watermark(partition);
+        let end = self.visible_end(partition, read_committed);
         let log = self.storage.log(partition.log);
         let known = |offset, leader_epoch| Answer::Offset {
             found: Some((offset, Timestamp::NONE)),
@@ -805,6 +875,19 @@ impl Home {
     }
 }
 
+impl QueuedAppend {
+    fn new(
+        batch: BytesMut,
+        validated: Validated,
+        rework: Option<Rework>,
+        acks: Acks,
+        reply_to: ReplyTo,
+    ) -> Self {
+        let size_bytes = batch.len();
+        Self { batch, size_bytes, validated, rework, rework_number: None, acks, reply_to }
+    }
+}
+
 impl Partition {
     /// Counts how late a new batch is; of further partitions than may be kept it is not counted.
     fn note_lateness(&mut self, batch: &Validated, wall_ms: i64, kept: &mut usize) {
@@ -822,7 +905,8 @@ impl Partition {
     }
 
     fn queued_bytes(&self) -> usize {
-        self.queued.iter().map(|queued| queued.size_bytes).sum()
+        let queued = self.queued.iter().chain(self.unverified.iter());
+        queued.map(|queued| queued.size_bytes).sum()
     }
 
     fn remember_refused(&mut self, queued: &QueuedAppend) {
@@ -879,10 +963,6 @@ fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, A
     let validated = validate(batch, rules)?;
     if validated.compression() == tidemill_record::Codec::Zstd && !zstd_allowed {
         return Err(refused(ErrorCode::UnsupportedCompressionType));
-    }
-    if validated.is_transactional() {
-        let message = "transactions are not served yet".to_owned();
-        return Err(Answer::Refused { error: ErrorCode::InvalidTxnState, message: Some(message) });
     }
     Ok(validated)
 }
@@ -957,6 +1037,21 @@ fn refused_append(error: &AppendError) -> Answer {
             ErrorCode::OutOfOrderSequenceNumber,
             format!("sequence {} was sent, {} is next", found.0, expected.0),
         ),
+        AppendError::NotTransactional { .. } => (
+            ErrorCode::InvalidTxnState,
+            "the producer has a transaction open, and this is not part of it".to_owned(),
+        ),
+        AppendError::TooManyTransactions { limit } => (
+            ErrorCode::PolicyViolation,
+            format!("{limit} transactions, open or aborted, are remembered in this partition"),
+        ),
+        AppendError::FencedCoordinator { current, found } => (
+            ErrorCode::TransactionCoordinatorFenced,
+            format!("coordinator epoch {found} is older than {current}"),
+        ),
+        AppendError::NotAMarker => {
+            (ErrorCode::InvalidRecord, "a control batch without a marker".to_owned())
+        }
         AppendError::BatchTooLarge { size_bytes, limit_bytes } => (
             ErrorCode::MessageTooLarge,
             format!("a batch of {size_bytes} bytes, where {limit_bytes} fit"),

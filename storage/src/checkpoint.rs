@@ -25,9 +25,13 @@ use tidemill_record::{Offset, PartitionId, Timestamp, TopicId, TopicPartition, c
 use crate::block::{AlignedBytes, BLOCK_BYTES, is_aligned};
 use crate::epochs::LeaderEpochs;
 use crate::producers::Producers;
+use crate::transactions::Transactions;
 
-/// The version of both files.
-pub const SNAPSHOT_VERSION: u16 = 1;
+/// The version of both files. The first one knew no transactions, and there were none.
+pub const SNAPSHOT_VERSION: u16 = 2;
+
+/// From this version on transactions follow the producers.
+const TRANSACTIONS_FROM: u16 = 2;
 
 /// A segment as its log knows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +86,8 @@ pub struct LogState {
     pub epochs: LeaderEpochs,
     /// The producers' last batches.
     pub producers: Producers,
+    /// Which transactions are open, and which were aborted.
+    pub transactions: Transactions,
     /// What cannot be served.
     pub damaged: Vec<Range<Offset>>,
     /// From here on the log's continuity could not be proved: nothing is appended any more.
@@ -207,7 +213,7 @@ impl Snapshot {
         }
         let mut logs = Vec::new();
         for _ in 0..count {
-            logs.push(LogState::decode(&mut rest).ok_or(damaged)?);
+            logs.push(LogState::decode(&mut rest, version).ok_or(damaged)?);
         }
         let replay_from = ReplayFrom { sequence, file_number, position, previous_checksum };
         Ok(Self { shard, incarnation, number, replay_from, logs })
@@ -266,9 +272,10 @@ impl LogState {
         }
         self.epochs.encode(out);
         self.producers.encode(out);
+        self.transactions.encode(out);
     }
 
-    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+    fn decode(bytes: &mut &[u8], version: u16) -> Option<Self> {
         let mut topic = [0; 16];
         bytes.try_copy_to_slice(&mut topic).ok()?;
         let partition = PartitionId(bytes.try_get_i32().ok()?);
@@ -303,6 +310,9 @@ impl LogState {
         }
         log.epochs = LeaderEpochs::decode(bytes).ok()?;
         log.producers = Producers::decode(bytes).ok()?;
+        if TRANSACTIONS_FROM <= version {
+            log.transactions = Transactions::decode(bytes)?;
+        }
         log.is_consistent().then_some(log)
     }
 
@@ -368,13 +378,13 @@ mod tests {
         Snapshot { shard: 5, incarnation: 12, number: 3, replay_from, logs: vec![state()] }
     }
 
-    /// The bytes of version 1, for ever.
+    /// The bytes of version 2, for ever.
     #[test]
     fn the_file_format_is_this() {
         #[rustfmt::skip]
         let expected_header = [
             b'T', b'I', b'D', b'E', b'S', b'N', b'A', b'P',
-            0, 1,                               // version
+            0, 2,                               // version
             0, 5,                               // shard
             0, 0, 0, 0,
             0, 0, 0, 0, 0, 0, 0, 12,            // incarnation
@@ -383,7 +393,7 @@ mod tests {
             0, 0, 0, 2,                         // file
             0, 0, 0, 77,                        // checksum of the window before
             0, 0, 0, 0, 0, 0, 0x10, 0,          // position
-            0, 0, 0, 0, 0, 0, 1, 0,             // bytes in all
+            0, 0, 0, 0, 0, 0, 1, 9,             // bytes in all
             0, 0, 0, 1,                         // logs
         ];
         #[rustfmt::skip]
@@ -418,13 +428,37 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 3,
             1,                                  // producers: version
             0, 0, 0, 0,                         // none
+            1,                                  // transactions: version
+            0, 0, 0, 0,                         // no producers
+            0, 0, 0, 0,                         // none aborted
         ];
         let file = snapshot().encode();
         assert_eq!(file.len(), BLOCK_BYTES);
         assert_eq!(file[..CHECKSUM_AT], expected_header);
         let log = &file[SNAPSHOT_HEADER_BYTES..][..expected_log.len()];
         assert_eq!(log, expected_log);
-        assert_eq!(SNAPSHOT_HEADER_BYTES + expected_log.len(), 256);
+        assert_eq!(SNAPSHOT_HEADER_BYTES + expected_log.len(), 265);
+    }
+
+    /// A node goes on with what a program before transactions has left, and is told apart from one
+    /// whose program is newer.
+    #[test]
+    fn version_1_is_read_and_a_newer_one_refused() {
+        const TRANSACTIONS_BYTES: usize = 9;
+        let file = snapshot().encode();
+        let with_version = |version: u8, size: usize| {
+            let mut bytes = file[..size].to_vec();
+            bytes[9] = version;
+            bytes[CHECKSUM_AT - 12..CHECKSUM_AT - 4].copy_from_slice(&(size as u64).to_be_bytes());
+            let checksum = file_checksum(&bytes);
+            bytes[CHECKSUM_AT..SNAPSHOT_HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+            bytes
+        };
+        let total = Snapshot::total_bytes(&file).unwrap() as usize;
+        let old = with_version(1, total - TRANSACTIONS_BYTES);
+        assert_eq!(Snapshot::decode(&old), Ok(snapshot()));
+        let newer = with_version(3, total);
+        assert_eq!(Snapshot::decode(&newer), Err(SnapshotError::NewerFormat { found: 3 }));
     }
 
     #[test]

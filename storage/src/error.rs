@@ -56,6 +56,26 @@ pub enum AppendError {
         /// The limit.
         limit: u32,
     },
+    /// The batch lies outside of the transaction that its producer has open.
+    NotTransactional {
+        /// Who.
+        producer: ProducerId,
+    },
+    /// So many transactions are open or were aborted in what the log holds that no other can be
+    /// remembered.
+    TooManyTransactions {
+        /// The limit.
+        limit: u32,
+    },
+    /// A marker of a transaction coordinator that another has replaced.
+    FencedCoordinator {
+        /// The epoch of the newest one.
+        current: i32,
+        /// The epoch in the marker.
+        found: i32,
+    },
+    /// A control batch that is not the marker of a transaction's end.
+    NotAMarker,
     /// Larger than a segment or a journal file can take.
     BatchTooLarge {
         /// Its size.

@@ -11,10 +11,12 @@
 //!
 //! Start reading at [`Log`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use tidemill_record::{LeaderEpoch, Offset, ProducerId, TopicPartition, Validated};
+use tidemill_record::{
+    LeaderEpoch, Offset, Producer, ProducerEpoch, ProducerId, Sequence, TopicPartition, Validated,
+};
 
 use crate::checkpoint::{LogState, Place};
 use crate::config::LogConfig;
@@ -27,6 +29,7 @@ use crate::shard::cutting::{Cut, Drop, Removal};
 use crate::shard::numbered;
 use crate::shard::runs::Run;
 use crate::tail::Tail;
+use crate::transactions::{Aborted, TransactionState, Transactions};
 
 /// A log of this shard. Not used again after the log is dropped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -79,6 +82,7 @@ pub struct Log {
     pub(crate) tail: Tail,
     pub(crate) epochs: LeaderEpochs,
     pub(crate) producers: Producers,
+    pub(crate) transactions: Transactions,
     pub(crate) damaged: Vec<Range<Offset>>,
     pub(crate) broken_at: Option<Offset>,
     /// Deleted segments whose files may still be there.
@@ -117,6 +121,21 @@ pub struct Log {
     pub(crate) dropping: Option<Drop>,
 }
 
+/// What a log knows of one producer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ProducerState {
+    /// Who.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// When it was last active, by our clock.
+    pub active_ms: i64,
+    /// The number of its last record, if it has written any under this epoch.
+    pub last_sequence: Option<Sequence>,
+    /// What is known of its transactions, if it has any.
+    pub transaction: Option<TransactionState>,
+}
+
 impl Log {
     /// A log from what recovery knows of it.
     pub(crate) fn new(state: LogState, config: LogConfig) -> Self {
@@ -140,6 +159,7 @@ impl Log {
             tail: Tail::default(),
             epochs: state.epochs,
             producers: state.producers,
+            transactions: state.transactions,
             damaged: state.damaged,
             broken_at: state.broken_at,
             doomed: state.doomed,
@@ -228,6 +248,60 @@ impl Log {
         self.producers.len()
     }
 
+    /// Whether a transaction of this producer is open, under this epoch.
+    #[must_use]
+    pub fn is_in_transaction(&self, producer: Producer) -> bool {
+        self.transactions.is_open(producer)
+    }
+
+    /// Below it nothing belongs to an open transaction, for readers who see what is below
+    /// `visible_end`.
+    #[must_use]
+    #[inline]
+    pub fn last_stable(&self, visible_end: Offset) -> Offset {
+        // What was deleted was stable enough for whoever deleted it.
+        self.transactions.last_stable(visible_end).max(self.start).min(visible_end)
+    }
+
+    /// The aborted transactions that readers of these offsets must know.
+    #[must_use]
+    pub fn aborted_in(&self, offsets: Range<Offset>) -> Vec<Aborted> {
+        self.transactions.aborted_in(offsets)
+    }
+
+    /// Whether there are aborted transactions.
+    #[must_use]
+    pub fn has_aborted(&self) -> bool {
+        self.transactions.has_aborted()
+    }
+
+    /// All producers it remembers, by rising ids.
+    #[must_use]
+    pub fn producer_states(&self) -> Vec<ProducerState> {
+        let mut states = BTreeMap::new();
+        for (id, epoch, active_ms, last) in self.producers.iter() {
+            let last_sequence = Some(last.last_sequence);
+            let state = ProducerState { id, epoch, active_ms, last_sequence, transaction: None };
+            states.insert(id, state);
+        }
+        for (id, transaction) in self.transactions.iter() {
+            let TransactionState { epoch, active_ms, .. } = *transaction;
+            let state = states.entry(id).or_insert(ProducerState {
+                id,
+                epoch,
+                active_ms,
+                last_sequence: None,
+                transaction: None,
+            });
+            if state.epoch < epoch {
+                (state.epoch, state.last_sequence) = (epoch, None);
+            }
+            state.active_ms = state.active_ms.max(active_ms);
+            state.transaction = Some(*transaction);
+        }
+        states.into_values().collect()
+    }
+
     /// How many segments it has.
     #[must_use]
     pub fn segments_count(&self) -> usize {
@@ -299,6 +373,8 @@ impl Log {
             doomed: self.doomed.clone(),
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
+            // What is not durable yet is before the state is.
+            transactions: self.transactions.settled(),
             damaged: self.damaged.clone(),
             broken_at: self.broken_at,
             dropped: self.closing == Some(Closing::Dropping),

@@ -14,6 +14,8 @@ pub enum Mistake {
     ReplayOldWindows,
     /// Replay does not tell what producers had appended since the last checkpoint.
     StaleProducers,
+    /// Replay does not tell how transactions began and ended since the last checkpoint.
+    StaleTransactions,
 }
 
 #[cfg(feature = "mistakes")]

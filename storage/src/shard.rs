@@ -34,7 +34,7 @@ use crate::log::{Log, LogId};
 use crate::recovery::RecoveredShard;
 use crate::requests::Requests;
 
-pub(crate) use append::numbered;
+pub(crate) use append::{note_transaction, numbered};
 pub(crate) use checkpointing::RESERVED_BYTES;
 pub(crate) use runs::leading_run;
 

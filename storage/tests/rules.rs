@@ -447,9 +447,10 @@ fn a_newer_format_is_a_clear_error() {
     let crc = tidemill_record::checksum::append(crc, &base[crc_at + 4..total]);
     base[crc_at..crc_at + 4].copy_from_slice(&crc.to_be_bytes());
     world.disk.put_file(&name, &base);
+    let known = tidemill_storage::checkpoint::SNAPSHOT_VERSION;
     assert_eq!(
         world.try_start(1).unwrap_err(),
-        RecoverError::NewerFormat { file: name, found: 9, known: 1 }
+        RecoverError::NewerFormat { file: name, found: 9, known }
     );
 }
 

@@ -18,12 +18,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::fetch::{
-    self, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
+    self, AbortedTransaction, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
 };
 use tidemill_perf::{Kind, Stage};
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
 use tidemill_replication::quota::Bound;
 use tidemill_runtime::edge::Instant;
+use tidemill_storage::transactions::Aborted;
 
 use super::fetch_session::{Opened, SessionPart};
 use super::hints::wants_hint;
@@ -285,6 +286,7 @@ impl Shard {
         }
         let Some(mut left) = self.grant_round(job) else { return false };
         let Some(Job::Fetch(fetch)) = self.jobs.get_mut(job) else { return true };
+        let read_committed = fetch.read_committed;
         let (slot, has_waited) = (fetch.reply.slot, fetch.queued.take().is_some());
         fetch.watching = false;
         fetch.parts.iter_mut().filter(|part| part.stale).for_each(|part| part.answer = None);
@@ -311,6 +313,7 @@ impl Shard {
                 from: wanted.from,
                 limit_bytes,
                 min_one: forced.map_or(min_one, |forced| forced == index && min_one),
+                read_committed,
                 current_leader_epoch: wanted.current_leader_epoch,
                 last_fetched_epoch: wanted.last_fetched_epoch,
             });
@@ -404,14 +407,18 @@ impl Shard {
         // The look before a wait is part of that, wherever it found what is too little.
         fetch.from_disk = false;
         let deadline = fetch.deadline;
+        let read_committed = fetch.read_committed;
         let calls: Vec<_> = fetch
             .parts
             .iter()
             .enumerate()
             .filter_map(|(index, part)| match (&part.answer, part.id) {
                 (Some(PartAnswer::Read(read)), Ok(id)) => {
-                    let seen_end = read.high_watermark;
-                    Some((index as u32, id, Call::Watch { seen_end }))
+                    let seen_end = match read_committed {
+                        true => read.last_stable_offset,
+                        false => read.high_watermark,
+                    };
+                    Some((index as u32, id, Call::Watch { seen_end, read_committed }))
                 }
                 _ => None,
             })
@@ -561,11 +568,21 @@ impl Part {
             diverging_epoch: read
                 .diverging
                 .map(|(epoch, end)| DivergingEpoch { epoch: epoch.0, end_offset: end.0 }),
-            aborted_transactions: read_committed.then_some(Cow::Borrowed(&[])),
+            aborted_transactions: read_committed.then(|| told_aborted(&read.aborted)),
             records: Cow::Owned(read.batches),
             ..FetchPartitionResponse::at(topic, partition, read.high_watermark.0)
         }
     }
+}
+
+/// Of one producer's transactions the client is told where each begins; where it ends, the marker
+/// says.
+fn told_aborted<'a>(aborted: &[Aborted]) -> Cow<'a, [AbortedTransaction]> {
+    let told = |aborted: &Aborted| AbortedTransaction {
+        producer_id: aborted.producer_id.0,
+        first_offset: aborted.first.0,
+    };
+    Cow::Owned(aborted.iter().map(told).collect())
 }
 
 /// Clients before version 6 know no storage error (it is told as "not leader").

@@ -14,6 +14,7 @@ pub mod group_offsets;
 pub mod groups;
 mod hints;
 pub mod log_dirs;
+pub mod markers;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
@@ -95,6 +96,10 @@ pub enum Purpose {
     EpochEnds(tidemill_net::kafka::offset_for_leader_epoch::OffsetForLeaderEpochRequest),
     /// See [`offsets`].
     Trim(tidemill_net::kafka::delete_records::DeleteRecordsRequest),
+    /// See [`markers`].
+    Markers(tidemill_net::kafka::write_txn_markers::WriteTxnMarkersRequest),
+    /// See [`markers`].
+    Producers(tidemill_net::kafka::describe_producers::DescribeProducersRequest),
     /// See [`groups`] and [`group_offsets`].
     Groups(groups::Purpose),
     /// See [`log_dirs`].
@@ -213,6 +218,10 @@ impl Shard {
             Purpose::ListOffsets(request) => self.finish_list_offsets(reply, &request, answers),
             Purpose::EpochEnds(request) => self.finish_epoch_ends(reply, &request, answers),
             Purpose::Trim(request) => self.finish_trim(reply, &request, answers),
+            Purpose::Markers(request) => self.finish_markers(reply, request, answers),
+            Purpose::Producers(request) => {
+                self.finish_describe_producers(reply, request, answers);
+            }
             Purpose::Groups(purpose) => self.finish_groups(reply, purpose, answers),
             Purpose::LogDirs(asked) => self.finish_log_dirs(reply, asked, answers),
         }

@@ -7,6 +7,7 @@ use tidemill_net::kafka::delete_records::{
     DeleteRecordsPartition, DeleteRecordsPartitionResult, DeleteRecordsRequest,
     DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
+use tidemill_net::kafka::fetch::READ_COMMITTED;
 use tidemill_net::kafka::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse,
@@ -24,10 +25,10 @@ use crate::partition::Times;
 use crate::shard::Shard;
 
 /// What is asked of one named partition.
-struct Asked<'a> {
-    topic: &'a str,
-    partition: i32,
-    call: Call,
+pub(super) struct Asked<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: i32,
+    pub(super) call: Call,
 }
 
 fn known_epoch(epoch: i32) -> Option<LeaderEpoch> {
@@ -41,8 +42,10 @@ impl Shard {
         request: ListOffsetsRequest,
         times: Times,
     ) {
+        let read_committed = request.isolation_level == READ_COMMITTED;
         let ask = |partition: &ListOffsetsPartition| Call::ListOffset {
             timestamp: partition.timestamp,
+            read_committed,
             current_leader_epoch: known_epoch(partition.current_leader_epoch),
         };
         let asked = request.topics.iter().flat_map(|topic| {
@@ -179,13 +182,14 @@ impl Shard {
         self.reply_message(reply, &DeleteRecordsResponse { topics, ..Default::default() });
     }
 
-    fn targets<'a>(
+    pub(super) fn targets<'a>(
         &self,
         asked: impl Iterator<Item = Asked<'a>>,
     ) -> Vec<Result<(TopicPartition, Call), ErrorCode>> {
         let find = |asked: Asked<'_>| {
             let id = self.find_partition(TopicRef::Name(asked.topic), asked.partition)?;
-            if matches!(asked.call, Call::Trim { .. }) && self.groups.are_kept_in(id.topic) {
+            let writes = matches!(asked.call, Call::Trim { .. } | Call::Mark { .. });
+            if writes && self.groups.are_kept_in(id.topic) {
                 return Err(ErrorCode::InvalidTopicException);
             }
             Ok((id, asked.call))
@@ -220,7 +224,7 @@ impl Shard {
     }
 }
 
-fn error_of(answer: Answer) -> ErrorCode {
+pub(super) fn error_of(answer: Answer) -> ErrorCode {
     match answer {
         Answer::Refused { error, .. } => error,
         other => unreachable!("the home answers what was asked, not with {other:?}"),

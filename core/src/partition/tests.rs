@@ -1,4 +1,5 @@
-//! Partitions on a disk that never ends what it is asked for: what waits is bounded.
+//! Partitions on a disk that never ends what it is asked for: what waits is bounded; and, in
+//! `transactions`, on one that does.
 
 use std::collections::HashSet;
 
@@ -7,6 +8,8 @@ use tidemill_storage::io::{Action, Completion, Fault, Outcome};
 use tidemill_storage::recovery::{Known, Recovery};
 
 use super::*;
+
+mod transactions;
 
 const PARTITION: TopicPartition =
     TopicPartition { topic: TopicId([2; 16]), partition: PartitionId(0) };

@@ -182,6 +182,7 @@ impl Scene {
 
     fn answer_read(&mut self, (job, index): (JobId, u32), size: usize) {
         let answer = Answer::Read(ReadAnswer {
+            aborted: Vec::new(),
             from_disk: false,
             batches: vec![Bytes::from(vec![0; size])],
             size_bytes: size as u32,

@@ -218,7 +218,7 @@ apis! {
     /// A transaction is committed or aborted.
     EndTxn = 26, 0, 0, 5, 3, known;
     /// Leaders are told how transactions ended.
-    WriteTxnMarkers = 27, 1, 1, 2, 1, known;
+    WriteTxnMarkers = 27, 1, 1, 2, 1, served;
     /// Where a group's members have read to, once a transaction is committed.
     TxnOffsetCommit = 28, 0, 0, 5, 3, known;
     /// Access rules.
@@ -258,7 +258,7 @@ apis! {
     /// The nodes of the cluster.
     DescribeCluster = 60, 0, 0, 2, 0, served;
     /// What partitions know of their producers.
-    DescribeProducers = 61, 0, 0, 0, 0, known;
+    DescribeProducers = 61, 0, 0, 0, 0, served;
     /// Transactions.
     DescribeTransactions = 65, 0, 0, 0, 0, known;
     /// Which transactions there are.

@@ -20,7 +20,7 @@ use crate::mistake::{self, Mistake};
 use crate::producers::PRODUCERS_MAX;
 use crate::retention::SEGMENT_BYTES_MAX;
 use crate::segment::PIECE_BYTES_MAX;
-use crate::shard::numbered;
+use crate::shard::{note_transaction, numbered};
 
 /// Bytes to be written to a segment: from a block boundary on, without a gap.
 #[derive(Clone, Debug)]
@@ -226,6 +226,12 @@ impl Replayed {
             state.producers.note(&numbered, entry.base_offset, timestamp, entry.wall_ms);
             state.producers.forget_excess(2 * PRODUCERS_MAX);
         }
+        if batch.is_transactional() && !mistake::is_made(Mistake::StaleTransactions) {
+            let (at, wall_ms) = (entry.base_offset, entry.wall_ms);
+            note_transaction(&mut state.transactions, batch.bytes(), at, wall_ms);
+            // What is replayed is durable.
+            state.transactions.settle(entry.next_offset);
+        }
     }
 
     fn apply_roll(&mut self, entry: &Entry) {
@@ -248,6 +254,7 @@ impl Replayed {
         }
         state.start = state.start.max(entry.base_offset);
         state.epochs.trim(state.start);
+        state.transactions.trim(state.start);
         while 1 < state.segments.len() && state.segments[0].next_offset <= state.start {
             let gone = state.segments.remove(0);
             state.doomed.push(gone.base_offset);
@@ -269,6 +276,7 @@ impl Replayed {
         state.end = end;
         state.epochs.truncate(end);
         state.producers.truncate(end);
+        state.transactions.truncate(end);
         state.damaged.retain(|range| range.start < end);
         while state.segments.last().is_some_and(|last| end <= last.base_offset) {
             let gone = state.segments.pop().expect("there is a last one");
@@ -360,6 +368,7 @@ impl Replayed {
         let cursor = self.cursor;
         let state = &mut self.state;
         state.producers.forget_excess(PRODUCERS_MAX);
+        state.transactions.forget_excess();
         if state.end != cursor.offset && !state.dropped && state.broken_at.is_none() {
             // The state speaks of records that no entry brought back.
             state.broken_at = Some(cursor.offset);
@@ -379,6 +388,7 @@ impl Replayed {
             }
             state.epochs.truncate(cursor.offset);
             state.producers.truncate(cursor.offset);
+            state.transactions.truncate(cursor.offset);
             self.cuts.clear();
         }
         state.synced = match state.segments.last() {

@@ -6,7 +6,8 @@
 
 use bytes::{Bytes, BytesMut};
 use tidemill_record::{
-    Batch, LeaderEpoch, Offset, Timestamp, Validated, checksum, stamp, stamp_log_append_time,
+    Batch, LeaderEpoch, Marker, Offset, Producer, Sequence, Timestamp, Validated, checksum, stamp,
+    stamp_log_append_time,
 };
 
 use super::{AppendKind, Appended, Event, Purpose, ShardStorage};
@@ -22,6 +23,9 @@ use crate::producers::{NotedBatch, NumberedBatch, ProducerError, Verdict};
 use crate::retention::{RollLimits, SEGMENT_BYTES_MAX, SegmentFacts, roll_is_due};
 use crate::segment::{IndexSlot, Seal, Segment};
 use crate::tail::{TailBatch, keep};
+use crate::transactions::{
+    NO_COORDINATOR, PRODUCERS_MAX, TRANSACTIONS_MAX, TransactionError, Transactions,
+};
 
 /// After so many batches, each time, the index of a segment from an earlier start is got into
 /// memory: what is appended to it meanwhile is noted one by one.
@@ -56,8 +60,9 @@ impl ShardStorage {
         {
             return Ok(duplicate(&original));
         }
+        self.check_transaction(log, batch, validated, wall_ms)?;
         self.make_room(log, batch.len() as u64, wall_ms)?;
-        Ok(self.append_new(log, std::mem::take(batch), numbered, epoch, wall_ms))
+        Ok(self.append_new(log, std::mem::take(batch), validated, numbered, epoch, wall_ms))
     }
 
     fn check_open(&self, id: LogId, epoch: LeaderEpoch) -> Result<(), AppendError> {
@@ -102,6 +107,41 @@ impl ShardStorage {
         }
     }
 
+    /// Whether the batch fits what is known of its producer's transactions.
+    fn check_transaction(
+        &mut self,
+        id: LogId,
+        batch: &[u8],
+        header: &Validated,
+        wall_ms: i64,
+    ) -> Result<(), AppendError> {
+        let Some(producer) = header.producer() else { return Ok(()) };
+        let log = self.log_mut(id);
+        let is_transactional = header.is_transactional();
+        if !is_transactional && log.transactions.is_empty() {
+            return Ok(());
+        }
+        let mut coordinator_epoch = NO_COORDINATOR;
+        let checked = if header.is_control() {
+            let marker = marker_in(batch).ok_or(AppendError::NotAMarker)?;
+            coordinator_epoch = marker.coordinator_epoch;
+            log.transactions.check_marker(producer, coordinator_epoch)
+        } else {
+            let begins_at_zero = header.base_sequence() == Some(Sequence::ZERO);
+            let is_numbered = log.producers.knows(producer.id);
+            let expiration_ms = log.config.producer_expiration_ms;
+            log.transactions.check_batch(
+                producer,
+                is_transactional,
+                begins_at_zero,
+                is_numbered,
+                expiration_ms,
+                wall_ms,
+            )
+        };
+        checked.map_err(|error| refused_transaction(error, header, producer, coordinator_epoch))
+    }
+
     /// Reserves everything an append of so many bytes will need.
     fn make_room(&mut self, id: LogId, bytes: u64, wall_ms: i64) -> Result<(), AppendError> {
         let limit_bytes = SEGMENT_BYTES_MAX;
@@ -124,6 +164,7 @@ impl ShardStorage {
         &mut self,
         id: LogId,
         mut batch: BytesMut,
+        validated: &Validated,
         numbered: Option<NumberedBatch>,
         epoch: LeaderEpoch,
         wall_ms: i64,
@@ -131,6 +172,7 @@ impl ShardStorage {
         let next_sequence = self.journal.next_sequence();
         let log = self.log_mut(id);
         let base_offset = log.end;
+        let is_transactional = validated.is_transactional();
         stamp(&mut batch, base_offset, epoch);
         let log_append_time = match log.config.timestamps {
             TimestampPolicy::CreateTime => None,
@@ -164,6 +206,9 @@ impl ShardStorage {
         if let Some(numbered) = &numbered {
             let timestamp = log_append_time.unwrap_or(Timestamp::NONE);
             log.producers.note(numbered, base_offset, timestamp, wall_ms);
+        }
+        if is_transactional {
+            note_transaction(&mut log.transactions, &bytes, base_offset, wall_ms);
         }
         log.end = next_offset;
         log.changed = true;
@@ -459,6 +504,58 @@ pub(crate) fn numbered(header: &tidemill_record::ArchivedBatchHeader) -> Option<
         base_sequence,
         records_count: header.records_count() as i32,
     })
+}
+
+/// The marker that a control batch carries.
+fn marker_in(batch: &[u8]) -> Option<Marker> {
+    let (batch, _) = Batch::parse(batch).ok()?;
+    Marker::read(&batch).ok()
+}
+
+/// Notes what a transactional batch that entered the log means for its transaction.
+pub(crate) fn note_transaction(
+    transactions: &mut Transactions,
+    bytes: &[u8],
+    base_offset: Offset,
+    now_ms: i64,
+) {
+    let Ok((batch, _)) = Batch::parse(bytes) else { return };
+    let Some(producer) = batch.producer() else { return };
+    if !batch.is_control() {
+        return transactions.note_batch(producer, base_offset, now_ms);
+    }
+    if let Ok(marker) = Marker::read(&batch) {
+        transactions.note_marker(producer, marker, base_offset, now_ms);
+    }
+}
+
+fn refused_transaction(
+    error: TransactionError,
+    header: &Validated,
+    producer: Producer,
+    coordinator_epoch: i32,
+) -> AppendError {
+    let Producer { id, epoch } = producer;
+    match error {
+        TransactionError::FencedProducerEpoch { current } => {
+            AppendError::InvalidProducerEpoch { producer: id, current, found: epoch }
+        }
+        TransactionError::NotFromZero => AppendError::OutOfOrderSequence {
+            producer: id,
+            expected: Sequence::ZERO,
+            found: header.base_sequence().unwrap_or(Sequence::ZERO),
+        },
+        TransactionError::NotTransactional => AppendError::NotTransactional { producer: id },
+        TransactionError::FencedCoordinator { current } => {
+            AppendError::FencedCoordinator { current, found: coordinator_epoch }
+        }
+        TransactionError::TooManyProducers => {
+            AppendError::TooManyProducers { limit: PRODUCERS_MAX as u32 }
+        }
+        TransactionError::TooManyTransactions => {
+            AppendError::TooManyTransactions { limit: TRANSACTIONS_MAX as u32 }
+        }
+    }
 }
 
 fn duplicate(original: &NotedBatch) -> Appended {

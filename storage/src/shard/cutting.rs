@@ -93,6 +93,7 @@ impl ShardStorage {
             log.doom(&segment);
         }
         log.damaged.retain(|range| start < range.end);
+        log.transactions.trim(start);
         let first = log.segments.first().map_or(start, |segment| segment.state.base_offset);
         let freed = log.tail.trim(first);
         self.note_freed(freed);
@@ -295,6 +296,7 @@ impl ShardStorage {
         log.doomed_runs.clear();
         log.epochs.truncate(end);
         log.producers.truncate(end);
+        log.transactions.truncate(end);
         log.damaged.retain(|range| range.start < end);
         log.synced = Place { offset: end, segment, position };
         log.unsynced_since = None;

@@ -31,6 +31,7 @@ impl ShardStorage {
             EntryKind::Append | EntryKind::Reference => {
                 assert!(log.durable_end == entry.base_offset, "durable in order");
                 log.durable_end = entry.next_offset;
+                log.transactions.settle(entry.next_offset);
                 if let Some(segment) = log.segment_mut(entry.segment) {
                     segment.advance_durable(entry.position + u64::from(entry.data_bytes));
                 }

@@ -377,6 +377,17 @@ impl World {
         self.batch_of(builder, records, 50 * records as usize)
     }
 
+    /// A batch of a transaction, like no other.
+    pub fn transactional_batch(
+        &mut self,
+        producer: Producer,
+        sequence: i32,
+        records: u32,
+    ) -> BytesMut {
+        let builder = BatchBuilder::new(Codec::None).numbered(producer, Sequence(sequence));
+        self.batch_of(builder.transactional(), records, 50 * records as usize)
+    }
+
     fn batch_of(&mut self, mut builder: BatchBuilder, records: u32, size_bytes: usize) -> BytesMut {
         for _ in 0..records {
             self.next_value += 1;
@@ -395,7 +406,7 @@ impl World {
         mut batch: BytesMut,
     ) -> Result<Appended, AppendError> {
         self.wall_ms += 1;
-        let limits = Limits { batch_bytes_max: 1 << 30, control_allowed: false };
+        let limits = Limits { batch_bytes_max: 1 << 30, control_allowed: true };
         let validated = validate(&batch, &limits).expect("a sound batch");
         let (shard, log) = self.logs[&tp];
         let epoch = LeaderEpoch(self.incarnation as i32);
