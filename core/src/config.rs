@@ -169,6 +169,8 @@ pub struct Config {
     pub producer_id_expiration: Duration,
     /// Groups and their offsets.
     pub groups: GroupSettings,
+    /// Transactions.
+    pub transactions: TransactionSettings,
     /// `message.max.bytes`
     pub batch_bytes_max: u32,
     /// `fetch.max.bytes`
@@ -222,6 +224,37 @@ pub struct GroupSettings {
     pub topic_replicas: u16,
     /// `offsets.topic.segment.bytes`
     pub topic_segment_bytes: u32,
+}
+
+/// What holds for transactions.
+#[derive(Clone, Debug)]
+pub struct TransactionSettings {
+    /// `transaction.max.timeout.ms`
+    pub timeout_max_ms: i32,
+    /// `transactional.id.expiration.ms`
+    pub expiration: Duration,
+    /// `transaction.remove.expired.transaction.cleanup.interval.ms`
+    pub expiry_interval: Duration,
+    /// `transaction.state.log.num.partitions`
+    pub topic_partitions: u32,
+    /// `transaction.state.log.replication.factor`
+    pub topic_replicas: u16,
+    /// `transaction.state.log.segment.bytes`
+    pub topic_segment_bytes: u32,
+}
+
+impl TransactionSettings {
+    fn of(layers: &Layers) -> Self {
+        let ms = |name| Duration::from_millis(layers.number(name));
+        Self {
+            timeout_max_ms: layers.number("transaction.max.timeout.ms"),
+            expiration: ms("transactional.id.expiration.ms"),
+            expiry_interval: ms("transaction.remove.expired.transaction.cleanup.interval.ms"),
+            topic_partitions: layers.number("transaction.state.log.num.partitions"),
+            topic_replicas: layers.number("transaction.state.log.replication.factor"),
+            topic_segment_bytes: layers.number("transaction.state.log.segment.bytes"),
+        }
+    }
 }
 
 impl Default for Layers {
@@ -401,6 +434,7 @@ impl Config {
                 layers.number("producer.id.expiration.ms"),
             ),
             groups: GroupSettings::of(&layers),
+            transactions: TransactionSettings::of(&layers),
             batch_bytes_max: layers.number("message.max.bytes"),
             fetch_bytes_max: layers.number("fetch.max.bytes"),
             fetch_sessions_max: layers.number("max.incremental.fetch.session.cache.slots"),

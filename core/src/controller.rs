@@ -81,6 +81,8 @@ pub enum Proposal {
     ProducerIds,
     /// The topic of groups and their offsets, if there is none yet.
     OffsetsTopic,
+    /// The topic of transactions, if there is none yet.
+    TransactionsTopic,
 }
 
 /// What came of a change: what the client is answered.
@@ -102,8 +104,8 @@ pub enum Outcome {
     Quorum(DescribeQuorumResponse),
     /// The block, or why there is none.
     ProducerIds(Result<Range<i64>, ErrorCode>),
-    /// Whether it is there now.
-    OffsetsTopic(ErrorCode),
+    /// Whether the topic of groups, or that of transactions, is there now.
+    InternalTopic(ErrorCode),
 }
 
 /// The state of shard 0's controller.
@@ -398,6 +400,7 @@ impl Shard {
                 (vec![record], Outcome::ProducerIds(Ok(first..first + count)))
             }
             Proposal::OffsetsTopic => self.decide_offsets_topic(controller),
+            Proposal::TransactionsTopic => self.decide_transactions_topic(controller),
         }
     }
 
@@ -410,23 +413,44 @@ impl Shard {
             replication_factor: groups.topic_replicas as i16,
             ..CreateTopic::default()
         };
+        self.decide_internal_topic(controller, &request, groups.topic_segment_bytes)
+    }
+
+    /// Kafka's topic of transactions.
+    fn decide_transactions_topic(&self, controller: &mut Controller) -> (Vec<Record>, Outcome) {
+        let transactions = &self.settings.config.transactions;
+        let request = CreateTopic {
+            name: decisions::TRANSACTIONS_TOPIC.to_owned(),
+            partitions: transactions.topic_partitions as i32,
+            replication_factor: transactions.topic_replicas as i16,
+            ..CreateTopic::default()
+        };
+        self.decide_internal_topic(controller, &request, transactions.topic_segment_bytes)
+    }
+
+    fn decide_internal_topic(
+        &self,
+        controller: &mut Controller,
+        request: &CreateTopic,
+        segment_bytes: u32,
+    ) -> (Vec<Record>, Outcome) {
         let configs = [
             ("cleanup.policy", "compact".to_owned()),
             ("compression.type", "producer".to_owned()),
             ("max.message.bytes", OFFSETS_BATCH_BYTES_MAX.to_string()),
-            ("segment.bytes", groups.topic_segment_bytes.to_string()),
+            ("segment.bytes", segment_bytes.to_string()),
             // What was told to clients is on disk, whatever other topics do.
             ("tidemill.durability", "durable".to_owned()),
         ];
         let configs = configs.map(|(name, value)| (name.to_owned(), value)).into();
         let seed = u128::from_be_bytes(controller.random.uuid());
         let defaults = &controller.defaults;
-        match decisions::decide_internal_topic(&self.image, &request, configs, defaults, seed) {
-            Ok(record) => (vec![record], Outcome::OffsetsTopic(ErrorCode::None)),
-            Err(Error::TopicExists(_)) => (Vec::new(), Outcome::OffsetsTopic(ErrorCode::None)),
+        match decisions::decide_internal_topic(&self.image, request, configs, defaults, seed) {
+            Ok(record) => (vec![record], Outcome::InternalTopic(ErrorCode::None)),
+            Err(Error::TopicExists(_)) => (Vec::new(), Outcome::InternalTopic(ErrorCode::None)),
             Err(error) => {
-                tracing::warn!(%error, "the topic of groups cannot be made");
-                (Vec::new(), Outcome::OffsetsTopic(code(&error)))
+                tracing::warn!(topic = request.name, %error, "a topic of the broker's own cannot be made");
+                (Vec::new(), Outcome::InternalTopic(code(&error)))
             }
         }
     }
@@ -777,7 +801,7 @@ pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
         Proposal::Quotas(request) => Outcome::Quotas(request.error_response(error)),
         Proposal::Quorum(request) => Outcome::Quorum(request.error_response(error)),
         Proposal::ProducerIds => Outcome::ProducerIds(Err(error)),
-        Proposal::OffsetsTopic => Outcome::OffsetsTopic(error),
+        Proposal::OffsetsTopic | Proposal::TransactionsTopic => Outcome::InternalTopic(error),
     }
 }
 
@@ -821,6 +845,6 @@ fn failed(outcome: &Outcome, error: ErrorCode) -> Outcome {
         }
         Outcome::Quorum(_) => unreachable!("a question writes nothing"),
         Outcome::ProducerIds(_) => Outcome::ProducerIds(Err(error)),
-        Outcome::OffsetsTopic(_) => Outcome::OffsetsTopic(error),
+        Outcome::InternalTopic(_) => Outcome::InternalTopic(error),
     }
 }

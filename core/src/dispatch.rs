@@ -120,6 +120,16 @@ impl Shard {
             AnyRequest::IncrementalAlterConfigs(request) => {
                 self.handle_alter_configs(reply, request, times);
             }
+            AnyRequest::AddPartitionsToTxn(request) => {
+                self.handle_add_partitions(reply, request, times);
+            }
+            AnyRequest::EndTxn(request) => self.handle_end_transaction(reply, &request, times),
+            AnyRequest::DescribeTransactions(request) => {
+                self.handle_describe_transactions(reply, request, times);
+            }
+            AnyRequest::ListTransactions(request) => {
+                self.handle_list_transactions(reply, request, times);
+            }
             AnyRequest::WriteTxnMarkers(request) => self.handle_markers(reply, request, times),
             AnyRequest::DescribeProducers(request) => {
                 self.handle_describe_producers(reply, request, times);

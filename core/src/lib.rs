@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
 //! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
-//! here or, by [`message`], elsewhere. [`groups`] brings the [`coordinator`]s of groups to the partitions they are kept in.
+//! here or, by [`message`], elsewhere. [`groups`] brings the [`coordinator`]s of groups to the partitions they are kept in,
+//! [`transactions`] does so for those of [`transaction`]s.
 //! [`startup`] is how a node gets there, [`controller`] how
 //! its metadata changes. [`measure`] is what a shard
 //! knows of itself, [`admin`] how people see it. [`config`] says what it is told, [`limits`] how far anything may grow.
@@ -30,6 +31,8 @@ pub mod disk;
 pub mod groups;
 pub mod startup;
 pub mod token;
+pub mod transaction;
+pub mod transactions;
 
 pub mod cli;
 pub mod config;

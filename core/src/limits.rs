@@ -204,6 +204,18 @@ pub const GROUPS_EXPIRED_PER_TURN: usize = 100;
 /// raised to. Kafka's records have 16 bits for the length.
 pub const OFFSET_METADATA_BYTES_MAX: usize = i16::MAX as usize;
 
+/// The most transactional ids of one partition of `__transaction_state`; further ones are refused.
+pub const TRANSACTIONS_PER_PARTITION_MAX: usize = 100_000;
+
+/// The most memory that the transactional ids of one shard take; beyond it nothing new is kept.
+pub const TRANSACTIONS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The most partitions of one transaction.
+pub const TRANSACTION_PARTITIONS_MAX: usize = 10_000;
+
+/// The most requests about one transactional id that wait for its record to be written.
+pub const TRANSACTIONS_WAITING_MAX: usize = 1024;
+
 /// How long a member that was not told its name yet may wait for the others (as in Kafka).
 pub const NEW_MEMBER_WAIT_MS: u64 = 5 * 60 * 1000;
 
@@ -212,6 +224,8 @@ const _: () = {
     assert!(GROUP_RECORD_BYTES_MAX + 2 * GROUP_APPEND_BYTES < OFFSETS_BATCH_BYTES_MAX as usize);
     assert!(OFFSETS_BATCH_BYTES_MAX <= BATCH_BYTES_MAX);
     assert!(OFFSETS_PARTITIONS_MAX <= PARTITIONS_PER_TOPIC_MAX);
+    // So does the largest record about a transaction: a topic's name takes 249 bytes at most.
+    assert!(TRANSACTION_PARTITIONS_MAX * 260 < GROUP_RECORD_BYTES_MAX);
     // Names must fit Kafka's strings; a member's is a name, a dash and a UUID.
     assert!(GROUP_NAME_BYTES_MAX + 64 < i16::MAX as usize);
     // The id of the last shard of the last node must be a Kafka broker id, an i32.

@@ -19,6 +19,7 @@ use crate::coordinator;
 use crate::job::JobId;
 use crate::measure::Question;
 use crate::quota::BucketKey;
+use crate::transaction;
 
 /// What one shard says to another.
 #[derive(Debug)]
@@ -114,6 +115,8 @@ pub enum Call {
         batch: BytesMut,
         /// Whether an answer is wanted only when it is durable and committed.
         acks: Acks,
+        /// Old clients may not send zstd.
+        zstd_allowed: bool,
         /// Of which transaction.
         transaction: Box<InTransaction>,
     },
@@ -158,6 +161,8 @@ pub enum Call {
     },
     /// Ask the coordinator of the groups that are kept in this partition.
     Group(Box<coordinator::request::Request>),
+    /// Ask the coordinator of the transactions that are kept in this partition.
+    Transaction(Box<transaction::request::Request>),
     /// DescribeLogDirs: how much the log holds.
     Size,
 }
@@ -243,6 +248,8 @@ pub enum Answer {
     },
     /// What the coordinator answers.
     Group(Box<coordinator::request::Reply>),
+    /// What the coordinator of transactions answers.
+    Transaction(Box<transaction::request::Reply>),
     /// How much the log holds.
     Size {
         /// Its batches together.

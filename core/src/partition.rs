@@ -30,7 +30,7 @@ use tidemill_storage::{
 };
 
 use self::refused::RefusedBatches;
-use self::transactions::{Unverified, Verification};
+use self::transactions::{Incoming, Unverified, Verification};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{APPENDS_QUEUED_MAX, LATENESS_PARTITIONS_MAX};
 use crate::measure::PartitionState;
@@ -246,7 +246,8 @@ impl Home {
             | Call::AppendInTransaction { .. }
             | Call::Mark { .. }
             | Call::DescribeProducers
-            | Call::Group(_) => None,
+            | Call::Group(_)
+            | Call::Transaction(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
             return self.answers.push((reply_to, refused(error)));
@@ -255,8 +256,9 @@ impl Home {
             Call::Append { batch, acks, zstd_allowed } => {
                 self.append(id, batch, acks, zstd_allowed, reply_to, times);
             }
-            Call::AppendInTransaction { batch, acks, transaction } => {
-                self.append_in_transaction(id, batch, acks, *transaction, reply_to, times);
+            Call::AppendInTransaction { batch, acks, zstd_allowed, transaction } => {
+                let batch = Incoming { batch, acks, zstd_allowed, reply_to };
+                self.append_in_transaction(id, batch, *transaction, times);
             }
             Call::Mark { producer, marker } => self.mark(id, producer, marker, reply_to, times),
             Call::DescribeProducers => {
@@ -275,7 +277,9 @@ impl Home {
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),
-            Call::Group(_) => unreachable!("the partition's coordinator answers it"),
+            Call::Group(_) | Call::Transaction(_) => {
+                unreachable!("the partition's coordinator answers it")
+            }
             Call::Size => {
                 let size_bytes = self.storage.log(partition.log).size_bytes();
                 self.answers.push((reply_to, Answer::Size { size_bytes }));
@@ -342,6 +346,11 @@ impl Home {
             size_bytes: log.size_bytes(),
             lateness: partition.lateness.clone(),
         })
+    }
+
+    /// The era of the partition's leader, if it lives here.
+    pub fn leader_epoch(&self, id: TopicPartition) -> Option<LeaderEpoch> {
+        Some(self.partitions.get(&id)?.rules.leader_epoch)
     }
 
     /// Which partition's log this is.

@@ -50,6 +50,7 @@ use crate::quota::Spending;
 use crate::startup::{StartError, Startup};
 use crate::token::{TokenKind, split};
 use crate::topic_rules;
+use crate::transactions::Transactions;
 
 /// How often idle connections are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -135,6 +136,7 @@ pub struct Shard {
     pub(crate) waiting_fetches: WaitingFetches,
     pub(crate) groups: Groups,
     pub(crate) spending: Spending,
+    pub(crate) transactions: Transactions,
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
@@ -252,6 +254,7 @@ impl Shard {
             groups: Groups::new(&settings, id.0),
             spending: Spending::default(),
             now: Instant::default(),
+            transactions: Transactions::new(&settings),
             controller: None,
             startup,
             clock: settings.clock,
@@ -347,6 +350,7 @@ impl Shard {
         }
         passed += self.tick_groups(times);
         passed += self.pass_quotas(times.now);
+        passed += self.tick_transactions(times);
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
@@ -390,9 +394,11 @@ impl Shard {
         let stops_later = self.is_stopping() && now < self.stop_by;
         let stop = stops_later.then_some(self.stop_by);
         let groups = self.groups.next_deadline();
+        let transactions = self.transactions.next_deadline();
         let jobs = self.jobs.next_deadline();
         let quotas = self.spending.next_deadline();
         let deadlines = [jobs, storage, idle, retention, controller, groups, quotas, stop];
+        let deadlines = [jobs, storage, idle, retention, controller, groups, transactions, stop];
         deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
     }
 
@@ -433,6 +439,7 @@ impl Shard {
             moved |= self.step_events(times);
             moved |= self.step_controller(times);
             moved |= self.step_groups(times);
+            moved |= self.step_transactions(times);
             moved |= self.deliver_answers(times);
             moved |= self.resume_fetches(times);
             if !moved {
@@ -525,6 +532,7 @@ impl Shard {
     fn carry_out(&mut self, partition: TopicPartition, call: Call, to: ReplyTo, times: Times) {
         match call {
             Call::Group(request) => self.ask_coordinator(partition, *request, to, times),
+            Call::Transaction(request) => self.ask_transactions(partition, *request, to, times),
             call => {
                 let home = self.home.as_mut().expect("shards call each other after adoption");
                 home.call(partition, call, to, times);
@@ -649,7 +657,7 @@ impl Shard {
                 }
             }
             Message::Adopt(adoption) => self.adopt(*adoption, times),
-            Message::Serve => self.serve(edge),
+            Message::Serve => self.serve(times, edge),
             Message::Adopted => {
                 let startup = self.startup.as_mut().expect("told to shard 0 while it starts");
                 startup.adopted();
@@ -726,6 +734,7 @@ impl Shard {
             }
             topic_rules::apply(record, self, times.now);
             self.groups_follow(record, deleted, times);
+            self.transactions_follow(record, times);
         }
     }
 }

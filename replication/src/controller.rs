@@ -125,11 +125,14 @@ pub fn decide_producer_ids(image: &Image) -> Record {
 /// The topic in which groups keep their members and their offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// The topic in which transactional ids keep their producers and what these have open.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
 /// Whether a topic is the broker's own. Clients may read it, and change nothing about it that the
 /// broker relies on.
 #[must_use]
 pub fn is_internal(name: &str) -> bool {
-    name == OFFSETS_TOPIC
+    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
 }
 
 fn check_not_internal(name: &str) -> Result<(), Error> {

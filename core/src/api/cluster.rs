@@ -23,7 +23,11 @@ use crate::shard::Shard;
 
 /// The features of the cluster that this broker knows, and the level of each that is in force.
 /// What is in force follows from the program alone.
-const FEATURES: &[Feature<'static>] = &[];
+const FEATURES: &[Feature<'static>] =
+    &[Feature { name: "transaction.version", supported: (0, 2), finalized: 2 }];
+
+/// Clients look at features only if their epoch is above "unknown"; these never change.
+const FEATURES_EPOCH: i64 = 0;
 
 impl Shard {
     pub(crate) fn handle_api_versions(&mut self, reply: ReplyForm, request: &ApiVersionsRequest) {
@@ -37,7 +41,7 @@ impl Shard {
             let name = &request.client_software_name;
             connection.software = Some(format!("{name} {}", request.client_software_version));
         }
-        let response = ApiVersionsResponse::advertise(reply.version, FEATURES, -1);
+        let response = ApiVersionsResponse::advertise(reply.version, FEATURES, FEATURES_EPOCH);
         let mut out = BytesMut::new();
         kafka::encode_response(&mut out, reply.version, reply.correlation_id, &response);
         self.reply_bytes(reply, out.freeze());

@@ -31,9 +31,10 @@ use tidemill_net::kafka::offset_delete::OffsetDeleteRequest;
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_record::TopicPartition;
-use tidemill_replication::controller::OFFSETS_TOPIC;
+use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use super::group_offsets::FetchedGroup;
+use super::transactions::is_transactional_id;
 use super::{Collect, Job, ReplyForm, deadline_of};
 use crate::config::Routing;
 use crate::controller::{Outcome, Proposal};
@@ -97,21 +98,24 @@ impl Shard {
         request: FindCoordinatorRequest,
         times: Times,
     ) {
-        let of_groups = request.key_type == key_type::GROUP;
-        if !of_groups || self.image.topic_named(OFFSETS_TOPIC).is_some() {
+        let (topic, proposal) = match request.key_type {
+            key_type::TRANSACTION => (TRANSACTIONS_TOPIC, Proposal::TransactionsTopic),
+            _ => (OFFSETS_TOPIC, Proposal::OffsetsTopic),
+        };
+        if request.key_type == key_type::SHARE || self.image.topic_named(topic).is_some() {
             return self.tell_coordinator(reply, &request, ErrorCode::CoordinatorNotAvailable);
         }
         let find = Find { reply, request };
         let job = self.jobs.insert(Job::FindCoordinator(Box::new(find)));
         self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
-        self.propose(job, Proposal::OffsetsTopic, 0, times);
+        self.propose(job, proposal, 0, times);
     }
 
     pub(super) fn offsets_topic_made(&mut self, find: Find, outcome: &Outcome) {
-        let Outcome::OffsetsTopic(error) = outcome else {
-            unreachable!("the topic of groups was to be made");
+        let Outcome::InternalTopic(error) = outcome else {
+            unreachable!("a topic of the broker's own was to be made");
         };
-        tracing::debug!(%error, "the topic of groups");
+        tracing::debug!(%error, "the topic of a coordinator");
         // Whatever went wrong, the client looks again later.
         self.tell_coordinator(find.reply, &find.request, ErrorCode::CoordinatorNotAvailable);
     }
@@ -133,15 +137,23 @@ impl Shard {
     }
 
     fn coordinator_of(&self, key: &str, kind: i8, unknown: ErrorCode) -> Coordinator {
-        if kind != key_type::GROUP {
-            let message = Some("only groups of consumers have a coordinator here yet".to_owned());
+        if kind != key_type::GROUP && kind != key_type::TRANSACTION {
+            let message = Some("no coordinators of this kind are here yet".to_owned());
             let failed = Coordinator::failed(key.to_owned(), ErrorCode::InvalidRequest);
             return Coordinator { error_message: message, ..failed };
         }
-        if !is_group_name(key) {
+        let of_groups = kind == key_type::GROUP;
+        if of_groups && !is_group_name(key) {
             return Coordinator::failed(key.to_owned(), ErrorCode::InvalidGroupId);
         }
-        let Some(partition) = self.partition_of_group(key) else {
+        if !of_groups && !is_transactional_id(key) {
+            return Coordinator::failed(key.to_owned(), ErrorCode::InvalidRequest);
+        }
+        let found = match of_groups {
+            true => self.partition_of_group(key),
+            false => self.partition_of_transaction(key),
+        };
+        let Some(partition) = found else {
             return Coordinator::failed(key.to_owned(), unknown);
         };
         let endpoint = self.settings.endpoints.endpoint_of(partition, self.settings.shards);

@@ -23,6 +23,7 @@ pub mod quotas;
 pub mod replicas;
 pub mod topic_partitions;
 pub mod topics;
+pub mod transactions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
+use crate::transactions::TransactionJob;
 
 /// Where an answer goes and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +68,16 @@ pub enum Job {
     AutoCreate(Box<metadata::AutoCreate>),
     /// Waits until this shard has producer ids again.
     ProducerId(ReplyForm),
+    /// Waits until this shard has producer ids again, for the transactions of this partition.
+    TransactionProducerId(TopicPartition),
     /// Fetches new producer ids for all who wait.
     ProducerIdGrant,
     /// Waits until there is a topic for groups.
     FindCoordinator(Box<groups::Find>),
     /// Of the groups' own: see [`crate::groups`].
     Groups(GroupJob),
+    /// Of the transactions' own: see [`crate::transactions`].
+    Transactions(TransactionJob),
 }
 
 /// A job of one answer per partition.
@@ -102,6 +108,8 @@ pub enum Purpose {
     Producers(tidemill_net::kafka::describe_producers::DescribeProducersRequest),
     /// See [`groups`] and [`group_offsets`].
     Groups(groups::Purpose),
+    /// See [`transactions`].
+    Transactions(transactions::Purpose),
     /// See [`log_dirs`].
     LogDirs(log_dirs::LogDirs),
 }
@@ -164,6 +172,7 @@ impl Shard {
             }
             Some(Job::Fetch(_)) => self.fetch_answered(id, index, answer, times),
             Some(Job::Groups(_)) => self.group_job_answered(id, answer, times),
+            Some(Job::Transactions(_)) => self.transaction_job_answered(id, answer, times),
             Some(_) => unreachable!("only jobs that call are answered"),
             None => {}
         }
@@ -194,6 +203,8 @@ impl Shard {
             }
             Some(Job::Fetch(_)) => self.fetch_expired(id, times),
             Some(Job::Groups(_)) => self.group_job_expired(id, times),
+            Some(Job::Transactions(_)) => self.transaction_job_expired(id, times),
+            Some(Job::TransactionProducerId(_)) => {}
             Some(Job::ProducerIdGrant) | None => {}
             Some(
                 Job::Change(_) | Job::AutoCreate(_) | Job::ProducerId(_) | Job::FindCoordinator(_),
@@ -223,6 +234,7 @@ impl Shard {
                 self.finish_describe_producers(reply, request, answers);
             }
             Purpose::Groups(purpose) => self.finish_groups(reply, purpose, answers),
+            Purpose::Transactions(purpose) => self.finish_transactions(reply, purpose, answers),
             Purpose::LogDirs(asked) => self.finish_log_dirs(reply, asked, answers),
         }
     }

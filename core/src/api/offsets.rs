@@ -189,7 +189,9 @@ impl Shard {
         let find = |asked: Asked<'_>| {
             let id = self.find_partition(TopicRef::Name(asked.topic), asked.partition)?;
             let writes = matches!(asked.call, Call::Trim { .. } | Call::Mark { .. });
-            if writes && self.groups.are_kept_in(id.topic) {
+            if writes
+                && (self.groups.are_kept_in(id.topic) || self.transactions.are_kept_in(id.topic))
+            {
                 return Err(ErrorCode::InvalidTopicException);
             }
             Ok((id, asked.call))

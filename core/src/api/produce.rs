@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -20,12 +21,16 @@ use tidemill_replication::quota::Bound;
 use super::hints::wants_hint;
 use super::{Collect, Job, Purpose, ReplyForm, TopicName, own_name, partition_of};
 use crate::limits::REQUEST_WAIT_MS_MAX;
-use crate::message::{Acks, Answer, Call};
+use crate::message::{Acks, Answer, Call, InTransaction};
 use crate::partition::Times;
 use crate::shard::Shard;
 
 /// From this version on a producer knows zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
+/// From this version on a batch makes its partition a part of its transaction (KIP-890).
+const ADDS_PARTITION_FROM: i16 = 12;
+/// From this version on a producer knows the error that tells it to abort (KIP-890).
+const ABORTABLE_FROM: i16 = 11;
 /// Versions below carry record formats that are not stored.
 const SERVED_FROM: i16 = 3;
 /// Up to here clients know no storage error (it is told as "not leader").
@@ -67,6 +72,7 @@ impl Shard {
             }
         };
         let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0).min(REQUEST_WAIT_MS_MAX);
+        let transactional_id: Option<Arc<str>> = request.transactional_id.map(Arc::from);
         let incoming = self.produce_targets(reply.version, &request);
 
         let about = incoming.iter().find_map(|i| i.target.as_ref().ok()).map(|target| target.0);
@@ -84,6 +90,11 @@ impl Shard {
         }
         self.jobs.set_deadline(job, times.now.after(Duration::from_millis(timeout_ms)));
         let zstd_allowed = ZSTD_FROM <= reply.version;
+        let transaction = transactional_id.map(|transactional_id| InTransaction {
+            transactional_id,
+            adds_partition: ADDS_PARTITION_FROM <= reply.version,
+            may_be_told_to_abort: ABORTABLE_FROM <= reply.version,
+        });
         let mut calls = Vec::with_capacity(incoming.len());
         let mut refused = Vec::new();
         let mut cut = 0;
@@ -100,7 +111,14 @@ impl Shard {
                         batch = BytesMut::from(&batch[..]);
                     }
                     cut = range.end;
-                    calls.push((index as u32, id, Call::Append { batch, acks, zstd_allowed }));
+                    let call = match &transaction {
+                        None => Call::Append { batch, acks, zstd_allowed },
+                        Some(transaction) => {
+                            let transaction = Box::new(transaction.clone());
+                            Call::AppendInTransaction { batch, acks, zstd_allowed, transaction }
+                        }
+                    };
+                    calls.push((index as u32, id, call));
                 }
                 Err(error) => refused.push((index as u32, error)),
             }
@@ -125,11 +143,10 @@ impl Shard {
             let found = self.find_topic(partition.topic);
             let target = if version < SERVED_FROM {
                 Err(ErrorCode::UnsupportedForMessageFormat)
-            } else if request.transactional_id.is_some() {
-                Err(ErrorCode::InvalidTxnState)
             } else {
                 partition_of(found, partition.topic, partition.partition).and_then(|id| {
-                    if self.groups.are_kept_in(id.topic) {
+                    if self.groups.are_kept_in(id.topic) || self.transactions.are_kept_in(id.topic)
+                    {
                         return Err(ErrorCode::InvalidTopicException);
                     }
                     let records = partition.records.ok_or(ErrorCode::InvalidRecord)?;

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 
+use tidemill_record::TopicPartition;
+
 use super::{Job, ReplyForm, deadline_of};
 use crate::controller::{Outcome, Proposal};
 use crate::job::JobId;
@@ -42,16 +44,8 @@ impl Shard {
         request: &InitProducerIdRequest,
         times: Times,
     ) {
-        let refused = match request.transactional_id.as_deref() {
-            Some("") => Some(ErrorCode::InvalidRequest),
-            // Transactions are not served; no client gets here without asking FindCoordinator
-            // first, which is not advertised either.
-            Some(_) => Some(ErrorCode::UnsupportedVersion),
-            None => None,
-        };
-        if let Some(error_code) = refused {
-            let response = InitProducerIdResponse { error_code, ..Default::default() };
-            return self.reply_message(reply, &response);
+        if let Some(id) = request.transactional_id.as_deref() {
+            return self.handle_init_transactions(reply, request, id, times);
         }
         // Without a transactional id a producer that lost count gets a new number, as in Kafka:
         // nobody can tell whether the one it names is its own.
@@ -61,14 +55,31 @@ impl Shard {
         self.hand_out_producer_ids(times);
     }
 
+    /// A coordinator of transactions wants a number; it is told by [`Shard::give_producer_id`].
+    pub(crate) fn want_producer_id(&mut self, partition: TopicPartition, times: Times) {
+        let job = self.jobs.insert(Job::TransactionProducerId(partition));
+        self.producer_ids.waiting.push_back(job);
+        self.hand_out_producer_ids(times);
+    }
+
     fn hand_out_producer_ids(&mut self, times: Times) {
         while !self.producer_ids.waiting.is_empty() {
             let Some(producer_id) = self.producer_ids.take() else { break };
             let job = self.producer_ids.waiting.pop_front().expect("it is not empty");
-            let Some(Job::ProducerId(reply)) = self.jobs.remove(job) else { continue };
-            let response =
-                InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() };
-            self.reply_message(reply, &response);
+            match self.jobs.remove(job) {
+                Some(Job::ProducerId(reply)) => {
+                    let response = InitProducerIdResponse {
+                        producer_id,
+                        producer_epoch: 0,
+                        ..InitProducerIdResponse::default()
+                    };
+                    self.reply_message(reply, &response);
+                }
+                Some(Job::TransactionProducerId(partition)) => {
+                    self.give_producer_id(partition, Ok(producer_id), times);
+                }
+                _ => {}
+            }
         }
         if !self.producer_ids.waiting.is_empty() && !self.producer_ids.asked {
             self.producer_ids.asked = true;
@@ -79,7 +90,7 @@ impl Shard {
 
     /// No ids have come for too long.
     pub(super) fn producer_id_expired(&mut self, id: JobId, reply: ReplyForm) {
-        // All wait equally long, so it is the first one.
+        // Those who are told when their time is over wait equally long.
         let place = self.producer_ids.waiting.iter().position(|waiting| *waiting == id);
         place.map(|place| self.producer_ids.waiting.remove(place));
         let error_code = ErrorCode::RequestTimedOut;
@@ -97,9 +108,17 @@ impl Shard {
             }
             Outcome::ProducerIds(Err(error_code)) => {
                 for job in std::mem::take(&mut self.producer_ids.waiting) {
-                    let Some(Job::ProducerId(reply)) = self.jobs.remove(job) else { continue };
-                    let response = InitProducerIdResponse { error_code, ..Default::default() };
-                    self.reply_message(reply, &response);
+                    match self.jobs.remove(job) {
+                        Some(Job::ProducerId(reply)) => {
+                            let response =
+                                InitProducerIdResponse { error_code, ..Default::default() };
+                            self.reply_message(reply, &response);
+                        }
+                        Some(Job::TransactionProducerId(partition)) => {
+                            self.give_producer_id(partition, Err(error_code), times);
+                        }
+                        _ => {}
+                    }
                 }
             }
             _ => unreachable!("producer ids were asked for"),

@@ -104,7 +104,7 @@ impl Shard {
             Outcome::ReplaceConfigs(response) => self.reply_message(reply, &response),
             Outcome::Quorum(response) => self.reply_message(reply, &response),
             Outcome::Quotas(response) => self.reply_message(reply, &response),
-            Outcome::ProducerIds(_) | Outcome::OffsetsTopic(_) => {
+            Outcome::ProducerIds(_) | Outcome::InternalTopic(_) => {
                 unreachable!("no client asks for these")
             }
         }

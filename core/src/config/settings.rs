@@ -382,6 +382,45 @@ pub static SETTINGS: &[Setting] = &[
         "16777216",
         "The size of a segment of __consumer_offsets; whole ones are dropped.",
     ),
+    // Transactions.
+    setting(
+        "transaction.max.timeout.ms",
+        millis(1, I32_MAX),
+        "900000",
+        "The longest time a producer may ask to have a transaction open. Sinks of Flink want an \
+         hour or more.",
+    ),
+    setting(
+        "transactional.id.expiration.ms",
+        millis(1, i64::MAX),
+        "604800000",
+        "How long a transactional id that nobody uses is remembered.",
+    ),
+    setting(
+        "transaction.remove.expired.transaction.cleanup.interval.ms",
+        millis(1, I32_MAX),
+        "3600000",
+        "How often it is looked whether transactional ids are unused.",
+    ),
+    setting(
+        "transaction.state.log.num.partitions",
+        count(1, limits::OFFSETS_PARTITIONS_MAX as i64),
+        "50",
+        "Partitions of __transaction_state, which is made when the first transactional id is looked \
+         for. More than shards share out the ids; never changed later.",
+    ),
+    setting(
+        "transaction.state.log.replication.factor",
+        count(1, limits::REPLICAS_MAX as i64),
+        "1",
+        "Replicas of __transaction_state.",
+    ),
+    setting(
+        "transaction.state.log.segment.bytes",
+        bytes(limits::OFFSETS_BATCH_BYTES_MAX as i64, I32_MAX),
+        "16777216",
+        "The size of a segment of __transaction_state; whole ones are dropped.",
+    ),
     // Connections.
     setting(
         "socket.request.max.bytes",

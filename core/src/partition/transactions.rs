@@ -34,6 +34,14 @@ pub struct Verification {
     pub transaction: InTransaction,
 }
 
+/// A batch as it has come.
+pub(super) struct Incoming {
+    pub(super) batch: BytesMut,
+    pub(super) acks: Acks,
+    pub(super) zstd_allowed: bool,
+    pub(super) reply_to: ReplyTo,
+}
+
 /// The batches of one partition that wait for the coordinators of their transactions.
 #[derive(Default)]
 pub(super) struct Unverified {
@@ -86,15 +94,14 @@ impl Home {
     pub(super) fn append_in_transaction(
         &mut self,
         id: TopicPartition,
-        batch: BytesMut,
-        acks: Acks,
+        incoming: Incoming,
         transaction: InTransaction,
-        reply_to: ReplyTo,
         times: Times,
     ) {
+        let Incoming { batch, acks, zstd_allowed, reply_to } = incoming;
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
         let rules = &partition.rules;
-        let checked = check(&batch, rules, true)
+        let checked = check(&batch, rules, zstd_allowed)
             .and_then(|validated| check_timestamps(validated, rules, times.wall_ms));
         let validated = match checked {
             Ok(validated) => validated,

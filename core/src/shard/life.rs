@@ -72,8 +72,9 @@ impl Shard {
 
     /// Lets clients in. Before all shards have adopted, a request could be passed on to one that
     /// knows nothing yet.
-    pub(super) fn serve<E: Edge<Message = Message>>(&self, edge: &mut E) {
+    pub(super) fn serve<E: Edge<Message = Message>>(&mut self, times: Times, edge: &mut E) {
         if self.stage == Stage::Serving {
+            self.adopt_transactions(times);
             for (index, &listener) in self.listeners.iter().enumerate() {
                 edge.submit(token(TokenKind::Accept, index), Op::Accept { listener });
             }
@@ -111,6 +112,7 @@ impl Shard {
             self.fetch_expired(job, times);
         }
         self.close_groups();
+        self.close_transactions();
         let home = self.home.as_mut().expect("a serving shard has a home");
         home.stop(times.now);
     }

@@ -212,11 +212,11 @@ apis! {
     /// Where leader epochs end.
     OffsetForLeaderEpoch = 23, 2, 2, 4, 4, served;
     /// Which partitions a transaction writes to. Versions from 4 come from brokers.
-    AddPartitionsToTxn = 24, 0, 0, 5, 3, known;
+    AddPartitionsToTxn = 24, 0, 0, 5, 3, served;
     /// For which group a transaction commits offsets.
     AddOffsetsToTxn = 25, 0, 0, 4, 3, known;
     /// A transaction is committed or aborted.
-    EndTxn = 26, 0, 0, 5, 3, known;
+    EndTxn = 26, 0, 0, 5, 3, served;
     /// Leaders are told how transactions ended.
     WriteTxnMarkers = 27, 1, 1, 2, 1, served;
     /// Where a group's members have read to, once a transaction is committed.
@@ -260,9 +260,9 @@ apis! {
     /// What partitions know of their producers.
     DescribeProducers = 61, 0, 0, 0, 0, served;
     /// Transactions.
-    DescribeTransactions = 65, 0, 0, 0, 0, known;
+    DescribeTransactions = 65, 0, 0, 0, 0, served;
     /// Which transactions there are.
-    ListTransactions = 66, 0, 0, 2, 0, known;
+    ListTransactions = 66, 0, 0, 2, 0, served;
     /// A member of a group of the newer kind says what has changed, and learns what to read.
     ConsumerGroupHeartbeat = 68, 0, 0, 1, 0, served;
     /// Groups of the newer kind and their members.

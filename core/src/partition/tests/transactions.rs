@@ -62,7 +62,8 @@ impl Scene {
             may_be_told_to_abort: false,
         };
         let (batch, acks, transaction) = (builder.build(), Acks::InSync, Box::new(transaction));
-        self.call(Call::AppendInTransaction { batch, acks, transaction })
+        let zstd_allowed = true;
+        self.call(Call::AppendInTransaction { batch, acks, zstd_allowed, transaction })
     }
 
     /// Answers the question that is open, which is about this producer.
