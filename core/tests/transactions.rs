@@ -1,0 +1,169 @@
+//! Transactions with a real client: librdkafka begins, writes, commits and aborts.
+//!
+//! What is promised here is what an application sees: whoever reads what is committed gets all of
+//! a committed transaction and nothing of any other, a producer that was replaced writes no more,
+//! and a broker that was killed in the middle leaves nothing that hangs.
+// Fixtures are tests, though they are no test functions.
+#![allow(clippy::unwrap_used)]
+
+mod process;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use process::Broker;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TOPIC: &str = "ledger";
+const PARTITIONS: i32 = 4;
+
+type Writer = ThreadedProducer<DefaultProducerContext>;
+
+fn broker(name: &str) -> Broker {
+    Broker::start(name, &["--shards", "2", "--set", "num.partitions=4"])
+}
+
+fn client(broker: &Broker) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.address());
+    config.set("broker.address.family", "v4");
+    config.set("reconnect.backoff.max.ms", "500");
+    config
+}
+
+fn writer(broker: &Broker, id: &str) -> Writer {
+    let mut config = client(broker);
+    config.set("transactional.id", id).set("transaction.timeout.ms", "30000");
+    config.create().unwrap()
+}
+
+/// Writes each number to the partitions in turn, and waits until all is acknowledged.
+fn write(writer: &Writer, numbers: std::ops::Range<i32>) {
+    for number in numbers {
+        let text = number.to_string();
+        let record = BaseRecord::<str, str>::to(TOPIC).payload(&text);
+        let record = record.partition(number % PARTITIONS);
+        writer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    writer.flush(PATIENCE).unwrap();
+}
+
+/// All that is there, up to the ends of the partitions as this isolation shows them.
+fn read(broker: &Broker, isolation: &str) -> BTreeSet<i32> {
+    let mut config = client(broker);
+    config.set("group.id", "nobody").set("enable.auto.commit", "false");
+    config.set("isolation.level", isolation).set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut all = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        all.add_partition_offset(TOPIC, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&all).unwrap();
+    let (mut seen, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    let start = Instant::now();
+    while ended.len() < PARTITIONS as usize {
+        assert!(start.elapsed() < PATIENCE, "it takes too long");
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let text = std::str::from_utf8(message.payload().unwrap()).unwrap();
+                assert!(seen.insert(text.parse().unwrap()), "{text} comes twice");
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
+            }
+            Some(Err(error)) => panic!("{error}"),
+            None => {}
+        }
+    }
+    seen
+}
+
+fn numbers(ranges: &[(i32, i32)]) -> BTreeSet<i32> {
+    ranges.iter().flat_map(|(from, to)| *from..*to).collect()
+}
+
+/// All of a committed transaction, and nothing of an aborted or an open one.
+#[test]
+fn readers_of_what_is_committed_see_all_or_nothing() {
+    let broker = broker("transactions-all-or-nothing");
+    let (first, second) = (writer(&broker, "first"), writer(&broker, "second"));
+    first.init_transactions(PATIENCE).unwrap();
+    second.init_transactions(PATIENCE).unwrap();
+    first.begin_transaction().unwrap();
+    write(&first, 0..100);
+    first.commit_transaction(PATIENCE).unwrap();
+    first.begin_transaction().unwrap();
+    write(&first, 100..200);
+    first.abort_transaction(PATIENCE).unwrap();
+    first.begin_transaction().unwrap();
+    write(&first, 200..300);
+    first.commit_transaction(PATIENCE).unwrap();
+    second.begin_transaction().unwrap();
+    write(&second, 300..400);
+    assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 300)]));
+    assert_eq!(read(&broker, "read_uncommitted"), numbers(&[(0, 400)]));
+    // What is committed behind the open transaction has to wait for it.
+    first.begin_transaction().unwrap();
+    write(&first, 400..500);
+    first.commit_transaction(PATIENCE).unwrap();
+    assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 300)]));
+    second.commit_transaction(PATIENCE).unwrap();
+    assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 500)]));
+}
+
+/// A second producer of the same name aborts what the first has open and takes over.
+#[test]
+fn a_replaced_producer_commits_nothing() {
+    let broker = broker("transactions-fencing");
+    let old = writer(&broker, "one");
+    old.init_transactions(PATIENCE).unwrap();
+    old.begin_transaction().unwrap();
+    write(&old, 0..40);
+    let new = writer(&broker, "one");
+    new.init_transactions(PATIENCE).unwrap();
+    assert!(old.commit_transaction(PATIENCE).is_err(), "it was replaced");
+    new.begin_transaction().unwrap();
+    write(&new, 40..80);
+    new.commit_transaction(PATIENCE).unwrap();
+    assert_eq!(read(&broker, "read_committed"), numbers(&[(40, 80)]));
+}
+
+/// A broker that is killed in the middle of a transaction goes on with it; what its producer never
+/// ends, the next one of its name does.
+#[test]
+fn a_transaction_goes_on_behind_a_kill() {
+    let mut broker = broker("transactions-kill");
+    let survivor = writer(&broker, "survivor");
+    survivor.init_transactions(PATIENCE).unwrap();
+    let lost = writer(&broker, "lost");
+    lost.init_transactions(PATIENCE).unwrap();
+    for round in 0..3 {
+        let base = round * 1000;
+        survivor.begin_transaction().unwrap();
+        write(&survivor, base..base + 100);
+        lost.begin_transaction().unwrap();
+        write(&lost, base + 500..base + 540);
+        broker.kill();
+        broker.run();
+        write(&survivor, base + 100..base + 200);
+        survivor.commit_transaction(PATIENCE).unwrap();
+        lost.abort_transaction(PATIENCE).unwrap();
+    }
+    lost.begin_transaction().unwrap();
+    write(&lost, 9000..9040);
+    drop(lost);
+    broker.kill();
+    broker.run();
+    let next = writer(&broker, "lost");
+    next.init_transactions(PATIENCE).unwrap();
+    next.begin_transaction().unwrap();
+    write(&next, 9100..9140);
+    next.commit_transaction(PATIENCE).unwrap();
+    let committed = numbers(&[(0, 200), (1000, 1200), (2000, 2200), (9100, 9140)]);
+    assert_eq!(read(&broker, "read_committed"), committed);
+}
