@@ -397,9 +397,10 @@ impl Shard {
         let transactions = self.transactions.next_deadline();
         let jobs = self.jobs.next_deadline();
         let quotas = self.spending.next_deadline();
-        let deadlines = [jobs, storage, idle, retention, controller, groups, quotas, stop];
-        let deadlines = [jobs, storage, idle, retention, controller, groups, transactions, stop];
-        deadlines.into_iter().flatten().min().map_or(Next::Idle, Next::At)
+        let coordinators = [groups, transactions];
+        let deadlines = [jobs, storage, idle, retention, controller, quotas, stop];
+        let deadlines = deadlines.into_iter().chain(coordinators);
+        deadlines.flatten().min().map_or(Next::Idle, Next::At)
     }
 
     // Storage.
