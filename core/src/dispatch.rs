@@ -123,6 +123,10 @@ impl Shard {
             AnyRequest::AddPartitionsToTxn(request) => {
                 self.handle_add_partitions(reply, request, times);
             }
+            AnyRequest::AddOffsetsToTxn(request) => self.handle_add_offsets(reply, &request, times),
+            AnyRequest::TxnOffsetCommit(request) => {
+                self.handle_txn_offset_commit(reply, request, times);
+            }
             AnyRequest::EndTxn(request) => self.handle_end_transaction(reply, &request, times),
             AnyRequest::DescribeTransactions(request) => {
                 self.handle_describe_transactions(reply, request, times);

@@ -161,10 +161,24 @@ pub enum Call {
     },
     /// Ask the coordinator of the groups that are kept in this partition.
     Group(Box<coordinator::request::Request>),
+    /// Ask the coordinator of groups something that is part of a transaction, once that one's
+    /// coordinator knows of it.
+    GroupInTransaction(Box<GroupQuestion>),
     /// Ask the coordinator of the transactions that are kept in this partition.
     Transaction(Box<transaction::request::Request>),
     /// DescribeLogDirs: how much the log holds.
     Size,
+}
+
+/// A question to the coordinator of groups that is part of a transaction.
+#[derive(Debug)]
+pub struct GroupQuestion {
+    /// Which transaction.
+    pub transaction: InTransaction,
+    /// Whose.
+    pub producer: Producer,
+    /// What is asked.
+    pub request: coordinator::request::Request,
 }
 
 /// The transaction that a batch is part of.

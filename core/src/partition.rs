@@ -247,6 +247,7 @@ impl Home {
             | Call::Mark { .. }
             | Call::DescribeProducers
             | Call::Group(_)
+            | Call::GroupInTransaction(_)
             | Call::Transaction(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
@@ -277,7 +278,7 @@ impl Home {
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),
-            Call::Group(_) | Call::Transaction(_) => {
+            Call::Group(_) | Call::GroupInTransaction(_) | Call::Transaction(_) => {
                 unreachable!("the partition's coordinator answers it")
             }
             Call::Size => {

@@ -36,6 +36,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Origin};
 use crate::connection::{Connection, ConnectionId};
 use crate::controller::{self, Controller, Proposal};
+use crate::coordinator::request::Request as GroupRequest;
 use crate::disk::{Disk, Owner};
 use crate::groups::Groups;
 use crate::job::{JobId, Jobs, ReplyTo};
@@ -532,7 +533,15 @@ impl Shard {
     /// Does what a shard, perhaps this one, asks of a partition at home here.
     fn carry_out(&mut self, partition: TopicPartition, call: Call, to: ReplyTo, times: Times) {
         match call {
-            Call::Group(request) => self.ask_coordinator(partition, *request, to, times),
+            Call::Group(request) => {
+                if let GroupRequest::EndTransaction { producer, .. } = *request {
+                    self.refuse_late_commits(partition, producer);
+                }
+                self.ask_coordinator(partition, *request, to, times);
+            }
+            Call::GroupInTransaction(question) => {
+                self.verify_commit(partition, *question, to, times);
+            }
             Call::Transaction(request) => self.ask_transactions(partition, *request, to, times),
             call => {
                 let home = self.home.as_mut().expect("shards call each other after adoption");

@@ -16,17 +16,19 @@ use std::time::Duration;
 
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_record::{
-    Batch, Contents, Marker, Offset, PartitionId, Producer, ProducerId, TopicId, TopicPartition,
+    Batch, Contents, Marker, Offset, Outcome, PartitionId, Producer, ProducerId, TopicId,
+    TopicPartition,
 };
-use tidemill_replication::controller::TRANSACTIONS_TOPIC;
+use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use tidemill_replication::metadata::Record as MetadataRecord;
 use tidemill_runtime::edge::Instant;
 
 use crate::api::Job;
 use crate::coordinator::partition_of;
+use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{OFFSETS_BATCH_BYTES_MAX, OFFSETS_LOAD_BYTES, TRANSACTIONS_BYTES_MAX};
-use crate::message::{Acks, Answer, Call, ReadCall};
+use crate::message::{Acks, Answer, Call, GroupQuestion, ReadCall};
 use crate::partition::Times;
 use crate::partition::transactions::Verification;
 use crate::placement;
@@ -55,6 +57,8 @@ pub struct Transactions {
     deadline: Option<Instant>,
     /// What all transactional ids take in memory.
     bytes: usize,
+    /// Commits of offsets that wait for coordinators, by the partition of their groups.
+    commits: BTreeMap<(TopicPartition, ProducerId), Vec<JobId>>,
 }
 
 enum Stage {
@@ -72,7 +76,7 @@ struct Loading {
 }
 
 /// What a job of the shard's own does for transactions.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum TransactionJob {
     /// Reads the partition that is being loaded.
     Load,
@@ -94,6 +98,15 @@ pub enum TransactionJob {
     },
     /// Asks a coordinator about a partition that is at home here.
     Verify(Verification),
+    /// Asks a coordinator about a commit of offsets to groups that are at home here.
+    VerifyCommit {
+        /// Where the groups are kept.
+        partition: TopicPartition,
+        /// What is asked of them.
+        question: Box<GroupQuestion>,
+        /// Who waits.
+        reply_to: ReplyTo,
+    },
 }
 
 impl Transactions {
@@ -116,6 +129,7 @@ impl Transactions {
             touched: BTreeSet::new(),
             deadline: None,
             bytes: 0,
+            commits: BTreeMap::new(),
         }
     }
 
@@ -379,18 +393,76 @@ impl Shard {
 
     fn verified(&mut self, verification: &Verification, reply: &Reply, times: Times) {
         let Verification { partition, producer, transaction } = verification;
-        let error = match reply {
-            Reply::Done => ErrorCode::None,
-            Reply::Verified(errors) => errors[0],
-            Reply::Refused(error) => *error,
-            other => unreachable!("a coordinator answers what it is asked, not {other:?}"),
-        };
-        let result = match told_to_writer(error, transaction.may_be_told_to_abort) {
+        let result = match told_to_writer(error_of(reply), transaction.may_be_told_to_abort) {
             ErrorCode::None => Ok(()),
             error => Err(error),
         };
         let home = self.home.as_mut().expect("its partition is at home here");
         home.verified(*partition, *producer, result, times);
+    }
+
+    /// Asks a coordinator whether a transaction may commit offsets to groups that are at home here.
+    pub(crate) fn verify_commit(
+        &mut self,
+        partition: TopicPartition,
+        question: GroupQuestion,
+        reply_to: ReplyTo,
+        times: Times,
+    ) {
+        let GroupQuestion { transaction, producer, .. } = &question;
+        let id = Arc::clone(&transaction.transactional_id);
+        let Some(coordinator) = self.partition_of_transaction(&id) else {
+            let refused = GroupReply::Refused(ErrorCode::InvalidProducerIdMapping);
+            return self.answer_group(reply_to, refused);
+        };
+        let (producer, parts) = (*producer, vec![(OFFSETS_TOPIC.into(), partition.partition.0)]);
+        let request = match transaction.adds_partition {
+            true => Request::Add { id, producer, parts, is_newer: true, waits: true },
+            false => Request::Verify { id, producer, parts },
+        };
+        let question = Box::new(question);
+        let job = TransactionJob::VerifyCommit { partition, question, reply_to };
+        let job = self.jobs.insert(Job::Transactions(job));
+        self.transactions.commits.entry((partition, producer.id)).or_default().push(job);
+        self.call(job, [(0, coordinator, Call::Transaction(Box::new(request)))], times);
+    }
+
+    fn commit_verified(&mut self, job: JobId, waits: WaitingCommit, reply: &Reply, times: Times) {
+        let WaitingCommit { partition, question, reply_to } = waits;
+        let key = (partition, question.producer.id);
+        if let Some(jobs) = self.transactions.commits.get_mut(&key) {
+            jobs.retain(|waiting| *waiting != job);
+            if jobs.is_empty() {
+                self.transactions.commits.remove(&key);
+            }
+        }
+        match told_to_writer(error_of(reply), question.transaction.may_be_told_to_abort) {
+            ErrorCode::None => self.ask_coordinator(partition, question.request, reply_to, times),
+            // What a commit may be told, and helps: to look for the coordinator again.
+            ErrorCode::NotEnoughReplicas => {
+                let refused = GroupReply::Refused(ErrorCode::CoordinatorNotAvailable);
+                self.answer_group(reply_to, refused);
+            }
+            error => self.answer_group(reply_to, GroupReply::Refused(error)),
+        }
+    }
+
+    /// A transaction has ended: commits of its that still wait to be verified are refused. They
+    /// may be answered "yes", as things were before, and would never end.
+    pub(crate) fn refuse_late_commits(&mut self, partition: TopicPartition, producer: ProducerId) {
+        let late = self.transactions.commits.remove(&(partition, producer)).unwrap_or_default();
+        for job in late {
+            let job = self.jobs.remove(job);
+            let Some(Job::Transactions(TransactionJob::VerifyCommit { reply_to, .. })) = job else {
+                continue;
+            };
+            self.answer_group(reply_to, GroupReply::Refused(ErrorCode::InvalidTxnState));
+        }
+    }
+
+    fn answer_group(&mut self, reply_to: ReplyTo, reply: GroupReply) {
+        let home = self.home.as_mut().expect("clients are served after adoption");
+        home.answer(reply_to, Answer::Group(Box::new(reply)));
     }
 
     // Writing.
@@ -424,12 +496,11 @@ impl Shard {
                 partition
             }
             TransactionJob::Verify(verification) => {
-                let reply = match answer {
-                    Answer::Transaction(reply) => *reply,
-                    Answer::Refused { error, .. } => Reply::Refused(error),
-                    other => unreachable!("a coordinator answers as such, not with {other:?}"),
-                };
-                return self.verified(&verification, &reply, times);
+                return self.verified(&verification, &reply_of(answer), times);
+            }
+            TransactionJob::VerifyCommit { partition, question, reply_to } => {
+                let waits = WaitingCommit { partition, question, reply_to };
+                return self.commit_verified(id, waits, &reply_of(answer), times);
             }
         };
         self.transactions.touched.insert(partition);
@@ -503,9 +574,18 @@ impl Shard {
         };
         let marker = Marker { outcome: mark.outcome, coordinator_epoch };
         let producer: Producer = mark.producer;
+        // Groups keep what transactions commit in their own way, and no markers.
+        let call = match **topic == *OFFSETS_TOPIC {
+            true => {
+                let commit = mark.outcome == Outcome::Commit;
+                let ended = GroupRequest::EndTransaction { producer: producer.id, commit };
+                Call::Group(Box::new(ended))
+            }
+            false => Call::Mark { producer, marker },
+        };
         let job = TransactionJob::Mark { partition: coordinator, mark };
         let job = self.jobs.insert(Job::Transactions(job));
-        self.call(job, [(0, part, Call::Mark { producer, marker })], times);
+        self.call(job, [(0, part, call)], times);
     }
 
     /// Time has passed; tells how many coordinators were told.
@@ -527,10 +607,40 @@ impl Shard {
     }
 }
 
+/// A commit of offsets that waits for the coordinator of its transaction.
+struct WaitingCommit {
+    partition: TopicPartition,
+    question: Box<GroupQuestion>,
+    reply_to: ReplyTo,
+}
+
+fn reply_of(answer: Answer) -> Reply {
+    match answer {
+        Answer::Transaction(reply) => *reply,
+        Answer::Refused { error, .. } => Reply::Refused(error),
+        other => unreachable!("a coordinator answers as such, not with {other:?}"),
+    }
+}
+
+/// What a coordinator says of the one partition it was asked about.
+fn error_of(reply: &Reply) -> ErrorCode {
+    match reply {
+        Reply::Done => ErrorCode::None,
+        Reply::Verified(errors) => errors[0],
+        Reply::Refused(error) => *error,
+        other => unreachable!("a coordinator answers what it is asked, not {other:?}"),
+    }
+}
+
 /// Whether a partition knows now how the transaction ended.
 fn marked(answer: &Answer) -> Result<(), ErrorCode> {
     match answer {
         Answer::Appended { .. } => Ok(()),
+        Answer::Group(reply) => match &**reply {
+            GroupReply::TransactionEnded => Ok(()),
+            GroupReply::Refused(error) => Err(*error),
+            other => unreachable!("groups were told of an end, and say {other:?}"),
+        },
         // Its records are gone, or a newer coordinator has ended the transaction.
         Answer::Refused {
             error:

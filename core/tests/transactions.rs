@@ -133,6 +133,38 @@ fn a_replaced_producer_commits_nothing() {
     assert_eq!(read(&broker, "read_committed"), numbers(&[(40, 80)]));
 }
 
+/// Offsets that a producer commits for a group count with its transaction: after a commit the next
+/// consumer begins behind them, after an abort where the one before did.
+#[test]
+fn offsets_of_a_group_count_with_the_transaction() {
+    let broker = broker("transactions-offsets");
+    let writer = writer(&broker, "copier");
+    writer.init_transactions(PATIENCE).unwrap();
+    let mut config = client(&broker);
+    config.set("group.id", "copiers").set("enable.auto.commit", "false");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let mut committed = None;
+    for (offset, commits) in [(7, true), (9, false), (11, true)] {
+        writer.begin_transaction().unwrap();
+        write(&writer, 0..1);
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(TOPIC, 0, Offset::Offset(offset)).unwrap();
+        let group = consumer.group_metadata().unwrap();
+        writer.send_offsets_to_transaction(&offsets, &group, PATIENCE).unwrap();
+        if commits {
+            writer.commit_transaction(PATIENCE).unwrap();
+            committed = Some(Offset::Offset(offset));
+        } else {
+            writer.abort_transaction(PATIENCE).unwrap();
+        }
+        // Whoever asks for stable offsets waits until the transaction is complete.
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(TOPIC, 0);
+        let found = consumer.committed_offsets(asked, PATIENCE).unwrap();
+        assert_eq!(found.find_partition(TOPIC, 0).map(|found| found.offset()), committed);
+    }
+}
+
 /// A broker that is killed in the middle of a transaction goes on with it; what its producer never
 /// ends, the next one of its name does.
 #[test]

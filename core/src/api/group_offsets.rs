@@ -17,21 +17,29 @@ use tidemill_net::kafka::offset_fetch::{
     OffsetFetchResponsePartition, OffsetFetchResponseTopic,
 };
 use tidemill_net::kafka::topic_partitions::{PartitionError, TopicErrors};
+use tidemill_net::kafka::txn_offset_commit::{
+    IMPLICIT_ADD_FROM, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+};
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
-use tidemill_record::TopicId;
+use tidemill_record::{Producer, ProducerEpoch, ProducerId, TopicId};
 
 use super::ReplyForm;
 use super::groups::{Purpose, error_of, is_group_name};
+use super::transactions::is_transactional_id;
 use crate::coordinator::offsets::Committed;
 use crate::coordinator::request::{
     ByTopic, Commit, DeleteOffsets, FetchOffsets, Reply, Request, Who,
 };
 use crate::limits::GROUP_NAME_BYTES_MAX;
+use crate::message::InTransaction;
 use crate::partition::Times;
 use crate::shard::Shard;
 
 /// From this version on a group that does not exist is told as such (KIP-848).
 const GROUP_ID_NOT_FOUND_FROM: i16 = 9;
+
+/// From this version on a producer knows the error that tells it to abort (KIP-890).
+const ABORTABLE_FROM: i16 = 4;
 
 /// One group whose offsets are fetched.
 pub struct FetchedGroup {
@@ -137,6 +145,99 @@ impl Shard {
         self.reply_message(reply, &OffsetCommitResponse { topics, ..Default::default() });
     }
 
+    // Committing in a transaction.
+
+    pub(crate) fn handle_txn_offset_commit(
+        &mut self,
+        reply: ReplyForm,
+        request: TxnOffsetCommitRequest,
+        times: Times,
+    ) {
+        if !is_group_name(&request.group_id) || !is_transactional_id(&request.transactional_id) {
+            let error = match is_group_name(&request.group_id) {
+                true => ErrorCode::InvalidRequest,
+                false => ErrorCode::InvalidGroupId,
+            };
+            return self.reply_message(reply, &request.error_response(error));
+        }
+        let (mut known, mut offsets) = (Vec::new(), Vec::new());
+        for topic in &request.topics {
+            for partition in &topic.partitions {
+                let found =
+                    self.find_partition(TopicRef::Name(&topic.name), partition.partition_index);
+                if let Ok(found) = found {
+                    let topic = self.image.topic(found.topic).expect("it was just found");
+                    let committed = Committed {
+                        offset: partition.committed_offset,
+                        leader_epoch: partition.committed_leader_epoch,
+                        metadata: partition
+                            .committed_metadata
+                            .as_deref()
+                            .unwrap_or_default()
+                            .into(),
+                        commit_ms: times.wall_ms,
+                        expire_ms: None,
+                    };
+                    offsets.push((Arc::clone(&topic.name), partition.partition_index, committed));
+                }
+                known.push(found.err().unwrap_or(ErrorCode::None));
+            }
+        }
+        if offsets.is_empty() {
+            return self.finish_txn_commit(reply, request, &known, None);
+        }
+        let commit = Commit {
+            group: request.group_id.as_str().into(),
+            who: Who {
+                member: request.member_id.as_str().into(),
+                instance: request.group_instance_id.as_deref().map(Arc::from),
+                generation: request.generation_id,
+            },
+            unknown_group: ErrorCode::IllegalGeneration,
+            knows_epochs: true,
+            offsets,
+        };
+        let producer = Producer {
+            id: ProducerId(request.producer_id),
+            epoch: ProducerEpoch(request.producer_epoch),
+        };
+        let transaction = InTransaction {
+            transactional_id: request.transactional_id.as_str().into(),
+            adds_partition: IMPLICIT_ADD_FROM <= reply.version,
+            may_be_told_to_abort: ABORTABLE_FROM <= reply.version,
+        };
+        let commit = Request::CommitInTransaction(commit, producer.id);
+        let purpose = Purpose::TxnCommit(request, known);
+        self.ask_group_in_transaction(reply, transaction, producer, commit, purpose, times);
+    }
+
+    pub(super) fn finish_txn_commit(
+        &mut self,
+        reply: ReplyForm,
+        request: TxnOffsetCommitRequest,
+        known: &[ErrorCode],
+        answer: Option<Reply>,
+    ) {
+        let told = answer.map(|reply| match reply {
+            Reply::Committed(results) => Ok(results),
+            other => Err(error_of(&other)),
+        });
+        let mut results = merge(known, told);
+        let topics = request.topics.into_iter().map(|topic| TopicErrors {
+            topic: topic.name,
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|partition| PartitionError {
+                    partition_index: partition.partition_index,
+                    error_code: results.next().expect("one for each partition"),
+                })
+                .collect(),
+        });
+        let topics = topics.collect();
+        self.reply_message(reply, &TxnOffsetCommitResponse { topics, ..Default::default() });
+    }
+
     // Fetching.
 
     pub(crate) fn handle_offset_fetch(
@@ -148,6 +249,7 @@ impl Shard {
         let by_id = FETCH_BY_ID_FROM <= reply.version;
         let mut fetched = Vec::new();
         let mut asked = Vec::new();
+        let require_stable = request.require_stable;
         for request in request.into_groups(reply.version) {
             let group = FetchedGroup {
                 group_id: request.group_id.clone(),
@@ -161,6 +263,7 @@ impl Shard {
                 topics,
                 member: group.request.member_id.as_deref().map(Arc::from),
                 epoch: group.request.member_epoch,
+                require_stable,
             };
             if group.refused.is_none() {
                 let partition = self.partition_of_group(&group.group_id);
@@ -334,11 +437,15 @@ fn committed(
 fn fetched_topic(
     name: &str,
     topic_id: TopicId,
-    found: Vec<(i32, Option<Committed>)>,
+    found: Vec<(i32, Result<Option<Committed>, ErrorCode>)>,
 ) -> OffsetFetchResponseTopic {
     let partitions = found.into_iter().map(|(partition, committed)| match committed {
-        None => OffsetFetchResponsePartition::none(partition),
-        Some(committed) => OffsetFetchResponsePartition {
+        Err(error_code) => OffsetFetchResponsePartition {
+            error_code,
+            ..OffsetFetchResponsePartition::none(partition)
+        },
+        Ok(None) => OffsetFetchResponsePartition::none(partition),
+        Ok(Some(committed)) => OffsetFetchResponsePartition {
             partition_index: partition,
             committed_offset: committed.offset,
             committed_leader_epoch: committed.leader_epoch,

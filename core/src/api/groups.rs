@@ -29,8 +29,9 @@ use tidemill_net::kafka::list_groups::{ListGroupsRequest, ListGroupsResponse, Li
 use tidemill_net::kafka::offset_commit::OffsetCommitRequest;
 use tidemill_net::kafka::offset_delete::OffsetDeleteRequest;
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use tidemill_net::kafka::txn_offset_commit::TxnOffsetCommitRequest;
 use tidemill_net::kafka::{ErrorCode, Request as _};
-use tidemill_record::TopicPartition;
+use tidemill_record::{Producer, TopicPartition};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use super::group_offsets::FetchedGroup;
@@ -43,7 +44,7 @@ use crate::coordinator::request::{
     Sync, Synced, Who,
 };
 use crate::limits::{CLIENT_ID_BYTES_IN_GROUP, GROUP_NAME_BYTES_MAX, REQUEST_WAIT_MS_DEFAULT};
-use crate::message::{Answer, Call};
+use crate::message::{Answer, Call, GroupQuestion, InTransaction};
 use crate::partition::Times;
 use crate::placement;
 use crate::shard::Shard;
@@ -83,6 +84,8 @@ pub enum Purpose {
     DescribeConsumers(ConsumerGroupDescribeRequest),
     /// See [`super::group_offsets`]. Partitions of which nothing could be asked have their error.
     Commit(OffsetCommitRequest, Vec<ErrorCode>),
+    /// See [`super::group_offsets`].
+    TxnCommit(TxnOffsetCommitRequest, Vec<ErrorCode>),
     /// See [`super::group_offsets`].
     Fetch(Vec<FetchedGroup>),
     /// See [`super::group_offsets`].
@@ -350,6 +353,29 @@ impl Shard {
         self.ask_coordinators(reply, vec![asked], purpose, times);
     }
 
+    /// Asks the coordinator of a group something that is part of a transaction.
+    pub(super) fn ask_group_in_transaction(
+        &mut self,
+        reply: ReplyForm,
+        transaction: InTransaction,
+        producer: Producer,
+        request: Request,
+        purpose: Purpose,
+        times: Times,
+    ) {
+        let group = request.group().expect("asked of one group");
+        let partition = self.partition_of_group(group);
+        let collect = Collect::new(reply, 1, super::Purpose::Groups(purpose));
+        let job = self.jobs.insert(Job::Collect(collect));
+        self.jobs.set_deadline(job, times.now.after(COMMIT_WITHIN));
+        let Some(partition) = partition else {
+            let refused = Reply::Refused(ErrorCode::NotCoordinator);
+            return self.answered(job, 0, Answer::Group(Box::new(refused)), times);
+        };
+        let question = GroupQuestion { transaction, producer, request };
+        self.call(job, [(0, partition, Call::GroupInTransaction(Box::new(question)))], times);
+    }
+
     /// Asks coordinators; the reply is made when all have answered. Where nobody can be asked,
     /// because there is no topic of groups yet, the client is to look for the coordinator first.
     pub(super) fn ask_coordinators(
@@ -432,6 +458,9 @@ impl Shard {
             }
             Purpose::Commit(request, known) => {
                 self.finish_commit(reply, request, &known, answers.next());
+            }
+            Purpose::TxnCommit(request, known) => {
+                self.finish_txn_commit(reply, request, &known, answers.next());
             }
             Purpose::Fetch(groups) => self.finish_offset_fetch(reply, groups, answers),
             Purpose::DeleteOffsets(request, known) => {

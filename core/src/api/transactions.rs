@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use tidemill_net::kafka::add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
 use tidemill_net::kafka::add_partitions_to_txn::{
     AddPartitionsToTxnPartitionResult, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
     AddPartitionsToTxnResult, AddPartitionsToTxnTopicResult, AddPartitionsToTxnTransaction,
@@ -25,13 +26,17 @@ use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
 use tidemill_record::{Producer, ProducerEpoch, ProducerId, TopicPartition};
 
+use tidemill_replication::controller::OFFSETS_TOPIC;
+
 use super::{Collect, Job, ReplyForm};
+use crate::controller::Proposal;
 use crate::limits::GROUP_NAME_BYTES_MAX;
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
 use crate::transaction::request::{Filter, Reply, Request};
-use crate::transaction::state::{State, Status};
+use crate::transaction::state::{Part, State, Status};
+use crate::transactions::TransactionJob;
 
 /// From these versions on clients know that they were fenced, by its own error (KIP-588).
 const INIT_FENCED_FROM: i16 = 4;
@@ -47,6 +52,8 @@ pub enum Purpose {
     Init,
     /// AddPartitionsToTxn, with what is known of each partition that is not asked about.
     AddPartitions(Vec<Added>),
+    /// AddOffsetsToTxn.
+    AddOffsets,
     /// EndTxn.
     End,
     /// DescribeTransactions.
@@ -137,6 +144,36 @@ impl Shard {
             Ok(_) => ErrorCode::None,
             Err(error) => error,
         }
+    }
+
+    pub(crate) fn handle_add_offsets(
+        &mut self,
+        reply: ReplyForm,
+        request: &AddOffsetsToTxnRequest,
+        times: Times,
+    ) {
+        let Some(part) = self.part_of_group(&request.group_id) else {
+            // The client comes again: nobody waits for the topic of groups.
+            let job = self.jobs.insert(Job::Transactions(TransactionJob::Trim));
+            self.jobs.remove(job);
+            self.propose(job, Proposal::OffsetsTopic, 0, times);
+            let error = ErrorCode::CoordinatorNotAvailable;
+            return self.reply_message(reply, &request.error_response(error));
+        };
+        let asked = Request::Add {
+            id: request.transactional_id.as_str().into(),
+            producer: producer(request.producer_id, request.producer_epoch),
+            parts: vec![part],
+            is_newer: false,
+            waits: false,
+        };
+        self.ask_transaction(reply, asked, Purpose::AddOffsets, times);
+    }
+
+    /// What becomes part of a transaction that commits offsets of a group.
+    pub(crate) fn part_of_group(&self, group: &str) -> Option<Part> {
+        let partition = self.partition_of_group(group)?;
+        Some((OFFSETS_TOPIC.into(), partition.partition.0))
     }
 
     pub(crate) fn handle_end_transaction(
@@ -267,6 +304,12 @@ impl Shard {
                 let results =
                     added.into_iter().map(|added| added_result(added, version, &mut answers));
                 let response = AddPartitionsToTxnResponse::of(version, results.collect());
+                self.reply_message(reply, &response);
+            }
+            Purpose::AddOffsets => {
+                let error = error_of(&answers.next().expect("one was asked"));
+                let error_code = fenced(error, version, ADD_FENCED_FROM);
+                let response = AddOffsetsToTxnResponse { error_code, ..Default::default() };
                 self.reply_message(reply, &response);
             }
             Purpose::End => {

@@ -56,6 +56,8 @@ pub(super) struct Outcome {
     pub(super) records: Vec<Record>,
     pub(super) blocks: bool,
     pub(super) if_refused: IfRefused,
+    /// The end of the transaction with this number is written with it.
+    pub(super) ends_transaction: Option<u64>,
     /// What the group is once the records are durable, if it is of the newer kind.
     pub(super) becomes: Option<Box<Consumer>>,
     /// The group is gone once the records are durable.

@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
+use tidemill_record::ProducerId;
 
 use super::classic::Classic;
 use super::consumer::{Consumer, Watch};
 use super::decision::Decision;
-use super::offsets::{self, Offsets, UnusedSince};
+use super::offsets::{self, Offsets, PendingKey, UnusedSince};
 use super::record::{ConsumerRecord, GroupState, Record};
 use super::request::{
     ByTopic, ConsumerHeartbeat, FetchOffsets, Joined, Listed, MemberId, Reply, Request, Synced,
@@ -56,6 +57,8 @@ pub(super) enum Event {
     Rang(TimerId, Alarm),
     Expire,
     TopicDeleted(Arc<str>),
+    /// A transaction with this number has ended, of this producer, and counts or not.
+    TransactionEnded(u64, ProducerId, bool),
 }
 
 /// A part of what is remembered of a group, in the order in which it is written anew.
@@ -67,6 +70,8 @@ pub(super) enum Part {
     Member(MemberId),
     /// An offset.
     Offset(Arc<str>, i32),
+    /// An offset that was committed in a transaction.
+    Pending(PendingKey),
 }
 
 impl Event {
@@ -77,7 +82,7 @@ impl Event {
             Self::Asked(request, _) => {
                 matches!(request, Request::Delete { .. } | Request::DeleteOffsets(_))
             }
-            Self::Expire | Self::TopicDeleted(_) => true,
+            Self::Expire | Self::TopicDeleted(_) | Self::TransactionEnded(..) => true,
             Self::Rang(..) => false,
         }
     }
@@ -136,7 +141,10 @@ impl Group {
                     consumer.replay(&change);
                 }
             }
-            offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
+            offset @ (Record::Offset { .. }
+            | Record::OffsetRemoved { .. }
+            | Record::Pending { .. }
+            | Record::PendingRemoved { .. }) => {
                 self.offsets_bytes += self.offsets.apply(offset);
             }
         }
@@ -176,7 +184,10 @@ impl Group {
                 Record::Group { state, .. } => self.remembered = Some(Box::new(state)),
                 Record::GroupRemoved { .. } => self.remembered = None,
                 Record::Consumer { .. } => {}
-                offset @ (Record::Offset { .. } | Record::OffsetRemoved { .. }) => {
+                offset @ (Record::Offset { .. }
+                | Record::OffsetRemoved { .. }
+                | Record::Pending { .. }
+                | Record::PendingRemoved { .. }) => {
                     self.offsets_bytes += self.offsets.apply(offset);
                 }
             }
@@ -213,6 +224,11 @@ impl Group {
         if may_happen { self.waiting.pop_front() } else { None }
     }
 
+    /// Whether something of it is to be known only later.
+    pub(super) fn is_busy(&self) -> bool {
+        0 < self.writes || !self.waiting.is_empty()
+    }
+
     fn may_happen(&self, event: &Event) -> bool {
         !self.is_blocked && (self.writes == 0 || !event.wants_quiet())
     }
@@ -224,6 +240,11 @@ impl Group {
             Event::Rang(timer, alarm) => self.rang(timer, &alarm, decision),
             Event::Expire => self.expire(decision),
             Event::TopicDeleted(topic) => self.topic_deleted(&topic, decision),
+            Event::TransactionEnded(number, producer, commit) => {
+                let records = self.offsets.end_transaction(decision.group, producer, commit);
+                decision.outcome.records.extend(records);
+                decision.outcome.ends_transaction = Some(number);
+            }
         }
     }
 
@@ -307,7 +328,25 @@ impl Group {
                 };
                 match allowed {
                     Err(error) => Reply::Refused(error),
-                    Ok(()) => Reply::Committed(commit_offsets(commit.offsets, decision)),
+                    Ok(()) => Reply::Committed(commit_offsets(commit.offsets, None, decision)),
+                }
+            }
+            (kind, Request::CommitInTransaction(commit, producer)) => {
+                // Producers need not say for whom they commit.
+                let who = &commit.who;
+                let is_named =
+                    0 <= who.generation || !who.member.is_empty() || who.instance.is_some();
+                let allowed = match kind {
+                    _ if !is_named => Ok(()),
+                    Kind::Classic(classic) => classic.check_commit(&commit, decision),
+                    Kind::Consumer(consumer) => consumer.check_commit(&commit),
+                };
+                match allowed {
+                    Err(error) => Reply::Refused(error),
+                    Ok(()) => {
+                        let producer = Some(producer);
+                        Reply::Committed(commit_offsets(commit.offsets, producer, decision))
+                    }
                 }
             }
             (_, Request::DeleteOffsets(delete)) => self.delete_offsets(&delete.topics, decision),
@@ -320,7 +359,9 @@ impl Group {
             }
             (Kind::Classic(_), Request::DescribeConsumer { .. }) => Reply::ConsumerDescribed(None),
             (_, Request::Delete { .. }) => Reply::Deleted(self.delete(decision)),
-            (_, Request::FetchOffsets(_) | Request::List(_)) => unreachable!("answered before"),
+            (_, Request::FetchOffsets(_) | Request::List(_) | Request::EndTransaction { .. }) => {
+                unreachable!("answered before")
+            }
         };
         decision.reply(reply_to, reply);
     }
@@ -447,7 +488,8 @@ impl Group {
         let is_read = self.readers();
         let retention_ms = rules.offsets_retention_ms;
         let over = self.offsets.expire(group, unused, is_read, times.wall_ms, retention_ms);
-        if over.len() == self.offsets.count() && vacant {
+        let nothing_left = over.len() == self.offsets.count() && !self.offsets.has_pending();
+        if nothing_left && vacant {
             self.forget(over, decision);
         } else {
             decision.outcome.records.extend(over);
@@ -458,7 +500,10 @@ impl Group {
         let group = decision.group;
         let of_topic = self.offsets.iter().filter(|(name, _, _)| *name == topic);
         let removed = of_topic.map(|(_, partition, _)| offsets::removed(group, topic, partition));
-        decision.outcome.records.extend(removed);
+        let pending = self.offsets.pending_after(None).map(|(key, _)| key);
+        let pending = pending.filter(|(_, name, _)| name == topic);
+        let pending = pending.map(|key| offsets::pending_removed(group, key));
+        decision.outcome.records.extend(removed.chain(pending));
     }
 
     // Writing anew.
@@ -493,7 +538,24 @@ impl Group {
             Some(Part::Offset(topic, partition)) => Some((Arc::clone(topic), *partition)),
             _ => None,
         };
-        let offsets = self.offsets.after(place).map(|(topic, partition, committed)| {
+        let pending_place = match after {
+            Some(Part::Pending(key)) => Some(key.clone()),
+            _ => None,
+        };
+        let with_offsets = pending_place.is_none();
+        let pending = self.offsets.pending_after(pending_place).map(|(key, committed)| {
+            let (producer, topic, partition) = key;
+            let record = Record::Pending {
+                group: Arc::clone(group),
+                producer: *producer,
+                topic: Arc::clone(topic),
+                partition: *partition,
+                committed: committed.clone(),
+            };
+            (Part::Pending(key.clone()), vec![record])
+        });
+        let offsets = self.offsets.after(place).filter(move |_| with_offsets);
+        let offsets = offsets.map(|(topic, partition, committed)| {
             let record = Record::Offset {
                 group: Arc::clone(group),
                 topic: Arc::clone(topic),
@@ -502,13 +564,15 @@ impl Group {
             };
             (Part::Offset(Arc::clone(topic), partition), vec![record])
         });
-        itself.into_iter().chain(members).chain(offsets)
+        itself.into_iter().chain(members).chain(offsets).chain(pending)
     }
 }
 
-/// Writes the offsets that may be kept, and tells of each how it went.
+/// Writes the offsets that may be kept, in a producer's transaction if there is one, and tells of
+/// each how it went.
 fn commit_offsets(
     offsets: Vec<(Arc<str>, i32, offsets::Committed)>,
+    producer: Option<ProducerId>,
     decision: &mut Decision<'_>,
 ) -> Vec<ErrorCode> {
     let mut results = Vec::with_capacity(offsets.len());
@@ -518,7 +582,10 @@ fn commit_offsets(
             continue;
         }
         let group = Arc::clone(decision.group);
-        decision.outcome.records.push(Record::Offset { group, topic, partition, committed });
+        decision.outcome.records.push(match producer {
+            None => Record::Offset { group, topic, partition, committed },
+            Some(producer) => Record::Pending { group, producer, topic, partition, committed },
+        });
         results.push(ErrorCode::None);
     }
     results
@@ -527,7 +594,7 @@ fn commit_offsets(
 impl Request {
     /// Whether it may lead to something new being kept.
     pub(super) fn grows(&self) -> bool {
-        matches!(self, Self::Join(_) | Self::Commit(_))
+        matches!(self, Self::Join(_) | Self::Commit(_) | Self::CommitInTransaction(..))
             || matches!(self, Self::ConsumerHeartbeat(heartbeat) if heartbeat.joins())
     }
 
@@ -535,7 +602,9 @@ impl Request {
     pub(super) fn makes_group(&self) -> bool {
         match self {
             Self::Join(join) => join.member.is_empty(),
-            Self::Commit(commit) => commit.who.generation < 0,
+            Self::Commit(commit) | Self::CommitInTransaction(commit, _) => {
+                commit.who.generation < 0
+            }
             Self::ConsumerHeartbeat(heartbeat) => heartbeat.joins(),
             _ => false,
         }
@@ -553,12 +622,16 @@ impl Request {
                 let message = format!("Consumer group {} not found.", heartbeat.group);
                 Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
             }
-            Self::Commit(commit) => Reply::Refused(commit.unknown_group),
+            Self::Commit(commit) | Self::CommitInTransaction(commit, _) => {
+                Reply::Refused(commit.unknown_group)
+            }
             Self::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
             Self::Describe { .. } => Reply::Described(None),
             Self::DescribeConsumer { .. } => Reply::ConsumerDescribed(None),
             Self::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
-            Self::FetchOffsets(_) | Self::List(_) => unreachable!("answered before"),
+            Self::FetchOffsets(_) | Self::List(_) | Self::EndTransaction { .. } => {
+                unreachable!("answered before")
+            }
         }
     }
 }

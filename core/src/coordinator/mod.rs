@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp};
+use tidemill_record::{BatchBuilder, Codec, Offset, ProducerId, Timestamp};
 use tidemill_runtime::edge::Instant;
 
 pub use self::decision::Now;
@@ -97,6 +97,9 @@ pub struct Coordinator {
     groups: BTreeMap<Arc<str>, Group>,
     timers: Timers,
     replies: Vec<(ReplyTo, Reply)>,
+    /// Ends of transactions that are being written.
+    ends: BTreeMap<u64, End>,
+    ends_begun: u64,
     /// Decided, not yet handed out to be appended.
     unsent: VecDeque<Write>,
     /// Handed out, in order.
@@ -112,6 +115,15 @@ pub struct Coordinator {
     log_bytes: usize,
     rewrite: Option<Rewrite>,
     trim_to: Option<Offset>,
+}
+
+/// The end of a transaction, which may concern many groups.
+struct End {
+    /// In how many it is not durable yet.
+    left: usize,
+    /// In one it could not be written: it is to be told again.
+    failed: Option<ErrorCode>,
+    reply_to: ReplyTo,
 }
 
 /// The records of one decision.
@@ -149,6 +161,8 @@ impl Coordinator {
             groups: BTreeMap::new(),
             timers: Timers::default(),
             replies: Vec::new(),
+            ends: BTreeMap::new(),
+            ends_begun: 0,
             unsent: VecDeque::new(),
             in_flight: VecDeque::new(),
             appends: 0,
@@ -207,9 +221,16 @@ impl Coordinator {
             return self.replies.push((reply_to, Reply::Refused(error)));
         }
         let Some(group) = request.group().cloned() else {
-            let Request::List(list) = request else { unreachable!("all others are of one group") };
-            let listed = self.list(&list);
-            return self.replies.push((reply_to, Reply::Listed(listed)));
+            return match request {
+                Request::EndTransaction { producer, commit } => {
+                    self.end_transaction(producer, commit, reply_to, now);
+                }
+                Request::List(list) => {
+                    let listed = self.list(&list);
+                    self.replies.push((reply_to, Reply::Listed(listed)));
+                }
+                _ => unreachable!("all others are of one group"),
+            };
         };
         if let Request::FetchOffsets(fetch) = &request {
             // What is there is durable; what is on its way was promised to nobody.
@@ -232,6 +253,44 @@ impl Coordinator {
             self.groups.insert(Arc::clone(&group), Group::default());
         }
         self.happens(&group, Event::Asked(request, reply_to), now);
+    }
+
+    /// A transaction has ended: so has what it committed, in all groups. The answer comes when all
+    /// of it is durable.
+    fn end_transaction(
+        &mut self,
+        producer: ProducerId,
+        commit: bool,
+        reply_to: ReplyTo,
+        now: Now<'_>,
+    ) {
+        // What is on its way may be of this transaction.
+        let has = |entry: &Group| entry.offsets.has_pending_of(producer) || entry.is_busy();
+        let concerned = self.groups.iter().filter(|(_, entry)| has(entry));
+        let concerned: Vec<Arc<str>> = concerned.map(|(group, _)| Arc::clone(group)).collect();
+        let number = self.ends_begun;
+        self.ends_begun += 1;
+        // One more than there are, so that it does not end before all have begun.
+        let left = concerned.len() + 1;
+        self.ends.insert(number, End { left, failed: None, reply_to });
+        for group in concerned {
+            self.happens(&group, Event::TransactionEnded(number, producer, commit), now);
+        }
+        self.transaction_ended(number, None);
+    }
+
+    /// The end of a transaction is durable in one more group, or could not be written.
+    fn transaction_ended(&mut self, number: u64, error: Option<ErrorCode>) {
+        let Some(end) = self.ends.get_mut(&number) else { return };
+        end.left -= 1;
+        end.failed = end.failed.or(error);
+        if 0 < end.left {
+            return;
+        }
+        let reply = end.failed.map_or(Reply::TransactionEnded, Reply::Refused);
+        let reply_to = end.reply_to;
+        self.ends.remove(&number);
+        self.replies.push((reply_to, reply));
     }
 
     /// Time has passed.
@@ -257,7 +316,9 @@ impl Coordinator {
     /// A topic is gone: nobody will ask for its offsets, and a new one of its name must not find
     /// them.
     pub fn topic_deleted(&mut self, topic: &Arc<str>, now: Now<'_>) {
-        let has = |entry: &Group| entry.offsets.topics().any(|(name, _)| name == topic);
+        let has = |entry: &Group| {
+            entry.offsets.has_pending() || entry.offsets.topics().any(|(name, _)| name == topic)
+        };
         let concerned = self.groups.iter().filter(|(_, entry)| has(entry) || 0 < entry.writes);
         let concerned: Vec<Arc<str>> = concerned.map(|(group, _)| Arc::clone(group)).collect();
         for group in concerned {
@@ -270,6 +331,8 @@ impl Coordinator {
     pub fn close(&mut self, error: ErrorCode) {
         self.closed = Some(error);
         self.timers = Timers::default();
+        let ends = std::mem::take(&mut self.ends).into_values();
+        self.replies.extend(ends.map(|end| (end.reply_to, Reply::Refused(error))));
         for entry in self.groups.values_mut() {
             let refused = entry.take_waiting().into_iter().map(|to| (to, Reply::Refused(error)));
             self.replies.extend(refused);
@@ -326,7 +389,7 @@ impl Coordinator {
         }
         self.begin_rewrite_if_due();
         for Write { group, records, outcome, .. } in writes {
-            let Outcome { replies, blocks, becomes, ends, .. } = outcome;
+            let Outcome { replies, blocks, becomes, ends, ends_transaction, .. } = outcome;
             if let Some(entry) = self.groups.get_mut(&group) {
                 let before = entry.bytes();
                 entry.written(blocks);
@@ -334,6 +397,9 @@ impl Coordinator {
                 self.bytes += entry.bytes() - before;
             }
             self.replies.extend(replies);
+            if let Some(number) = ends_transaction {
+                self.transaction_ended(number, None);
+            }
             if ends {
                 self.remove(&group, now);
             } else {
@@ -354,7 +420,10 @@ impl Coordinator {
             failed.extend(self.unsent.pop_front());
         }
         for Write { group, outcome, .. } in failed {
-            let Outcome { replies, blocks, if_refused, .. } = outcome;
+            let Outcome { replies, blocks, if_refused, ends_transaction, .. } = outcome;
+            if let Some(number) = ends_transaction {
+                self.transaction_ended(number, Some(error));
+            }
             self.replies.extend(replies.into_iter().map(|(to, _)| (to, Reply::Refused(error))));
             if let Some(entry) = self.groups.get_mut(&group) {
                 entry.written(blocks);
@@ -429,6 +498,9 @@ impl Coordinator {
         self.bytes += entry.bytes() - before;
         if outcome.records.is_empty() {
             self.replies.append(&mut outcome.replies);
+            if let Some(number) = outcome.ends_transaction {
+                self.transaction_ended(number, None);
+            }
             return;
         }
         entry.writing(outcome.blocks);
@@ -441,8 +513,11 @@ impl Coordinator {
         let Some(entry) = self.groups.remove(group) else { return };
         self.bytes -= entry.bytes();
         for event in entry.end(&mut self.timers) {
-            if let Event::Asked(request, reply_to) = event {
-                self.request(request, reply_to, true, now);
+            match event {
+                Event::Asked(request, reply_to) => self.request(request, reply_to, true, now),
+                // What it had committed is gone with it.
+                Event::TransactionEnded(number, ..) => self.transaction_ended(number, None),
+                Event::Rang(..) | Event::Expire | Event::TopicDeleted(_) => {}
             }
         }
     }
@@ -465,12 +540,22 @@ impl Coordinator {
             return Reply::Refused(error);
         }
         let offsets = group.map(|group| &group.offsets);
-        let found: ByTopic<(i32, Option<offsets::Committed>)> = match (&fetch.topics, offsets) {
+        let unstable = |topic: &str, number| {
+            fetch.require_stable && offsets.is_some_and(|all| all.is_pending(topic, number))
+        };
+        let told = |topic: &str, number, found: Option<&offsets::Committed>| {
+            let told = match unstable(topic, number) {
+                true => Err(ErrorCode::UnstableOffsetCommit),
+                false => Ok(found.cloned()),
+            };
+            (number, told)
+        };
+        let found: ByTopic<_> = match (&fetch.topics, offsets) {
             (None, None) => Vec::new(),
             (None, Some(offsets)) => {
                 let topics = offsets.topics().map(|(topic, partitions)| {
                     let all =
-                        partitions.iter().map(|(number, found)| (*number, Some(found.clone())));
+                        partitions.iter().map(|(number, found)| told(topic, *number, Some(found)));
                     (Arc::clone(topic), all.collect())
                 });
                 topics.collect()
@@ -479,7 +564,7 @@ impl Coordinator {
                 let find = |topic: &str, number| offsets.and_then(|all| all.get(topic, number));
                 let topics = topics.iter().map(|(topic, numbers)| {
                     let found =
-                        numbers.iter().map(|number| (*number, find(topic, *number).cloned()));
+                        numbers.iter().map(|number| told(topic, *number, find(topic, *number)));
                     (Arc::clone(topic), found.collect())
                 });
                 topics.collect()

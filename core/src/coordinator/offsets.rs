@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use tidemill_record::ProducerId;
+
 use super::record::Record;
 
 /// One committed offset.
@@ -40,7 +42,12 @@ pub enum UnusedSince {
 pub struct Offsets {
     by_topic: BTreeMap<Arc<str>, BTreeMap<i32, Committed>>,
     count: usize,
+    /// Committed in transactions that are open.
+    pending: BTreeMap<PendingKey, Committed>,
 }
+
+/// A producer of transactions, and the partition of which it has committed an offset.
+pub type PendingKey = (ProducerId, Arc<str>, i32);
 
 /// What one offset takes in memory, beside its metadata.
 pub const OFFSET_BYTES: usize = size_of::<Committed>() + 32;
@@ -83,6 +90,47 @@ impl Offsets {
         self.by_topic.iter()
     }
 
+    /// Those committed in transactions that are open, behind a place.
+    pub fn pending_after(
+        &self,
+        place: Option<PendingKey>,
+    ) -> impl Iterator<Item = (&PendingKey, &Committed)> {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        self.pending.range((from, Bound::Unbounded))
+    }
+
+    /// Whether an open transaction has committed an offset of this partition.
+    pub fn is_pending(&self, topic: &str, partition: i32) -> bool {
+        self.pending.keys().any(|(_, name, number)| **name == *topic && *number == partition)
+    }
+
+    /// Whether open transactions have committed anything.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Whether an open transaction of this producer has committed anything.
+    pub fn has_pending_of(&self, producer: ProducerId) -> bool {
+        self.pending.keys().any(|(id, ..)| *id == producer)
+    }
+
+    /// The records that end a producer's transaction. What counts comes first: a crash may lose
+    /// the rest, which is then told again.
+    pub fn end_transaction(
+        &self,
+        group: &Arc<str>,
+        producer: ProducerId,
+        commit: bool,
+    ) -> Vec<Record> {
+        let of_producer = self.pending.iter().filter(|((id, ..), _)| *id == producer);
+        let counts = of_producer.clone().filter(|_| commit).map(|((_, topic, partition), kept)| {
+            let (group, topic) = (Arc::clone(group), Arc::clone(topic));
+            Record::Offset { group, topic, partition: *partition, committed: kept.clone() }
+        });
+        let over = of_producer.map(|(key, _)| pending_removed(group, key));
+        counts.chain(over).collect()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.count
@@ -90,7 +138,7 @@ impl Offsets {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.count == 0 && self.pending.is_empty()
     }
 
     /// Lets a durable record have happened; others than those of offsets are of no concern here.
@@ -117,13 +165,23 @@ impl Offsets {
                 }
                 -size_of_offset(&old)
             }
+            Record::Pending { producer, topic, partition, committed, .. } => {
+                let bytes = size_of_offset(&committed);
+                let old = self.pending.insert((producer, topic, partition), committed);
+                bytes - old.as_ref().map_or(0, size_of_offset)
+            }
+            Record::PendingRemoved { producer, topic, partition, .. } => {
+                let old = self.pending.remove(&(producer, topic, partition));
+                -old.as_ref().map_or(0, size_of_offset)
+            }
             Record::Group { .. } | Record::GroupRemoved { .. } | Record::Consumer { .. } => 0,
         }
     }
 
     /// The records that forget everything.
     pub fn remove_all(&self, group: &Arc<str>) -> Vec<Record> {
-        self.iter().map(|(topic, partition, _)| removed(group, topic, partition)).collect()
+        let offsets = self.iter().map(|(topic, partition, _)| removed(group, topic, partition));
+        offsets.chain(self.pending.keys().map(|key| pending_removed(group, key))).collect()
     }
 
     /// The records that forget what has been unused for too long, of topics nobody reads.
@@ -152,6 +210,17 @@ impl Offsets {
 /// The record that forgets one offset.
 pub fn removed(group: &Arc<str>, topic: &Arc<str>, partition: i32) -> Record {
     Record::OffsetRemoved { group: Arc::clone(group), topic: Arc::clone(topic), partition }
+}
+
+/// The record that forgets an offset of a transaction.
+pub fn pending_removed(group: &Arc<str>, key: &PendingKey) -> Record {
+    let (producer, topic, partition) = key;
+    Record::PendingRemoved {
+        group: Arc::clone(group),
+        producer: *producer,
+        topic: Arc::clone(topic),
+        partition: *partition,
+    }
 }
 
 fn size_of_offset(committed: &Committed) -> isize {

@@ -19,12 +19,15 @@ pub use consumer::{ConsumerRecord, Current, State, Subscription};
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::cursor::{Reader, WireError, Writer};
+use tidemill_record::ProducerId;
 
 use super::offsets::Committed;
 use super::request::MemberId;
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
+/// Ours: Kafka writes such offsets as records of transactions, and this log has none.
+const PENDING_KEY: i16 = 1001;
 /// Of an offset's value: with leader epoch, without expiry.
 const OFFSET_VALUE: i16 = 3;
 /// Of an offset's value whose client said how long to keep it: with expiry, without leader epoch.
@@ -49,6 +52,30 @@ pub enum Record {
     OffsetRemoved {
         /// Which group's.
         group: Arc<str>,
+        /// Of which topic.
+        topic: Arc<str>,
+        /// Of which partition.
+        partition: i32,
+    },
+    /// A group has committed this offset within a transaction that is open.
+    Pending {
+        /// Which group.
+        group: Arc<str>,
+        /// Whose transaction.
+        producer: ProducerId,
+        /// Of which topic.
+        topic: Arc<str>,
+        /// Of which partition.
+        partition: i32,
+        /// The offset.
+        committed: Committed,
+    },
+    /// The transaction has ended.
+    PendingRemoved {
+        /// Which group's.
+        group: Arc<str>,
+        /// Whose transaction.
+        producer: ProducerId,
         /// Of which topic.
         topic: Arc<str>,
         /// Of which partition.
@@ -153,6 +180,8 @@ impl Record {
         match self {
             Self::Offset { group, .. }
             | Self::OffsetRemoved { group, .. }
+            | Self::Pending { group, .. }
+            | Self::PendingRemoved { group, .. }
             | Self::Group { group, .. }
             | Self::GroupRemoved { group }
             | Self::Consumer { group, .. } => group,
@@ -171,6 +200,14 @@ impl Record {
                 out.string(topic, false);
                 out.i32(*partition);
             }
+            Self::Pending { group, producer, topic, partition, .. }
+            | Self::PendingRemoved { group, producer, topic, partition } => {
+                out.i16(PENDING_KEY);
+                out.string(group, false);
+                out.i64(producer.0);
+                out.string(topic, false);
+                out.i32(*partition);
+            }
             Self::Group { group, .. } | Self::GroupRemoved { group } => {
                 out.i16(GROUP_KEY);
                 out.string(group, false);
@@ -183,10 +220,14 @@ impl Record {
             }
         }
         let value = match self {
-            Self::Offset { committed, .. } => Some(encode_offset(committed)),
+            Self::Offset { committed, .. } | Self::Pending { committed, .. } => {
+                Some(encode_offset(committed))
+            }
             Self::Group { state, .. } => Some(encode_group(state)),
             Self::Consumer { change, .. } => change.value(),
-            Self::OffsetRemoved { .. } | Self::GroupRemoved { .. } => None,
+            Self::OffsetRemoved { .. }
+            | Self::PendingRemoved { .. }
+            | Self::GroupRemoved { .. } => None,
         };
         (key, value)
     }
@@ -205,6 +246,19 @@ impl Record {
                         Self::Offset { group, topic, partition, committed }
                     }
                     None => Self::OffsetRemoved { group, topic, partition },
+                })
+            }
+            PENDING_KEY => {
+                let group = key.string(false)?.into();
+                let producer = ProducerId(key.i64()?);
+                let topic = key.string(false)?.into();
+                let partition = key.i32()?;
+                Ok(match value {
+                    Some(value) => {
+                        let committed = decode_offset(value)?;
+                        Self::Pending { group, producer, topic, partition, committed }
+                    }
+                    None => Self::PendingRemoved { group, producer, topic, partition },
                 })
             }
             GROUP_KEY => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
+use tidemill_record::ProducerId;
 use tidemill_record::TopicId;
 
 use super::assignment::Partitions;
@@ -35,6 +36,16 @@ pub enum Request {
     ConsumerHeartbeat(Box<ConsumerHeartbeat>),
     /// OffsetCommit.
     Commit(Commit),
+    /// TxnOffsetCommit: offsets that count once the producer's transaction is committed.
+    CommitInTransaction(Commit, ProducerId),
+    /// A producer's transaction has ended: what it has committed counts, or is forgotten, in all
+    /// groups.
+    EndTransaction {
+        /// Whose transaction.
+        producer: ProducerId,
+        /// Whether it counts.
+        commit: bool,
+    },
     /// OffsetFetch, for one group.
     FetchOffsets(FetchOffsets),
     /// OffsetDelete.
@@ -66,14 +77,14 @@ impl Request {
             Self::Sync(sync) => Some(&sync.group),
             Self::Heartbeat(heartbeat) => Some(&heartbeat.group),
             Self::Leave(leave) => Some(&leave.group),
-            Self::Commit(commit) => Some(&commit.group),
+            Self::Commit(commit) | Self::CommitInTransaction(commit, _) => Some(&commit.group),
             Self::FetchOffsets(fetch) => Some(&fetch.group),
             Self::DeleteOffsets(delete) => Some(&delete.group),
             Self::ConsumerHeartbeat(heartbeat) => Some(&heartbeat.group),
             Self::Describe { group }
             | Self::DescribeConsumer { group }
             | Self::Delete { group } => Some(group),
-            Self::List(_) => None,
+            Self::List(_) | Self::EndTransaction { .. } => None,
         }
     }
 }
@@ -213,6 +224,8 @@ pub struct FetchOffsets {
     pub member: Option<MemberId>,
     /// In which epoch; -1 if that is not said.
     pub epoch: i32,
+    /// Not while a transaction may still change them.
+    pub require_stable: bool,
 }
 
 /// Offsets to forget.
@@ -251,7 +264,9 @@ pub enum Reply {
     /// To a commit: what came of each offset.
     Committed(Vec<ErrorCode>),
     /// To a fetch of offsets.
-    Offsets(ByTopic<(i32, Option<Committed>)>),
+    Offsets(ByTopic<(i32, Result<Option<Committed>, ErrorCode>)>),
+    /// To the end of a transaction.
+    TransactionEnded,
     /// To a deletion of offsets: what came of each topic.
     OffsetsDeleted(Vec<ErrorCode>),
     /// To a question about one group; none if there is no such group of this kind.

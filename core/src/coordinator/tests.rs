@@ -7,6 +7,7 @@ mod committing;
 mod consuming;
 mod joining;
 mod statics;
+mod transacting;
 mod writing;
 
 use std::collections::BTreeMap;
@@ -286,7 +287,10 @@ impl Scene {
         let topics = Some(vec![(topic.into(), vec![partition])]);
         let asked = self.ask(Request::FetchOffsets(FetchOffsets { topics, ..all_offsets() }));
         match self.reply(asked) {
-            Reply::Offsets(found) => found[0].1[0].1.as_ref().map(|committed| committed.offset),
+            Reply::Offsets(found) => {
+                let found = found[0].1[0].1.as_ref().expect("it is stable");
+                found.as_ref().map(|committed| committed.offset)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -383,7 +387,13 @@ fn who(member: &str, generation: i32) -> Who {
 
 /// A question for all offsets, in nobody's name.
 fn all_offsets() -> FetchOffsets {
-    FetchOffsets { group: GROUP.into(), topics: None, member: None, epoch: -1 }
+    FetchOffsets {
+        group: GROUP.into(),
+        topics: None,
+        member: None,
+        epoch: -1,
+        require_stable: false,
+    }
 }
 
 /// Topics `t` and `u` of many partitions, and some others.

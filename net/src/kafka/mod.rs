@@ -214,13 +214,13 @@ apis! {
     /// Which partitions a transaction writes to. Versions from 4 come from brokers.
     AddPartitionsToTxn = 24, 0, 0, 5, 3, served;
     /// For which group a transaction commits offsets.
-    AddOffsetsToTxn = 25, 0, 0, 4, 3, known;
+    AddOffsetsToTxn = 25, 0, 0, 4, 3, served;
     /// A transaction is committed or aborted.
     EndTxn = 26, 0, 0, 5, 3, served;
     /// Leaders are told how transactions ended.
     WriteTxnMarkers = 27, 1, 1, 2, 1, served;
     /// Where a group's members have read to, once a transaction is committed.
-    TxnOffsetCommit = 28, 0, 0, 5, 3, known;
+    TxnOffsetCommit = 28, 0, 0, 5, 3, served;
     /// Access rules.
     DescribeAcls = 29, 1, 1, 3, 2, served;
     /// New access rules.

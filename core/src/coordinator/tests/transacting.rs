@@ -1,0 +1,107 @@
+//! Offsets that groups commit in transactions.
+
+use tidemill_record::ProducerId;
+
+use super::*;
+
+const PRODUCER: ProducerId = ProducerId(9);
+
+fn commit(scene: &mut Scene, producer: ProducerId, offset: i64) -> Asked {
+    let committed = Committed { offset, leader_epoch: -1, ..Committed::default() };
+    let commit = Commit {
+        group: GROUP.into(),
+        who: nobody(),
+        unknown_group: ErrorCode::IllegalGeneration,
+        knows_epochs: true,
+        offsets: vec![("t".into(), 0, committed)],
+    };
+    scene.ask(Request::CommitInTransaction(commit, producer))
+}
+
+fn end(scene: &mut Scene, producer: ProducerId, commit: bool) -> Asked {
+    scene.ask(Request::EndTransaction { producer, commit })
+}
+
+fn ended(scene: &mut Scene, asked: Asked) -> bool {
+    matches!(scene.told.get(&asked.0), Some(Reply::TransactionEnded))
+}
+
+/// What a transaction has committed counts when it is committed, and never if it is aborted.
+#[test]
+fn offsets_of_a_transaction_count_when_it_is_committed() {
+    let mut scene = Scene::new();
+    scene.commit(nobody(), &[("t", 0, 5)]).unwrap();
+    commit(&mut scene, PRODUCER, 7);
+    assert_eq!(scene.committed("t", 0), Some(5));
+    let asked = end(&mut scene, PRODUCER, false);
+    assert!(ended(&mut scene, asked));
+    assert_eq!(scene.committed("t", 0), Some(5), "it was aborted");
+    commit(&mut scene, PRODUCER, 8);
+    let asked = end(&mut scene, PRODUCER, true);
+    assert!(ended(&mut scene, asked));
+    assert_eq!(scene.committed("t", 0), Some(8));
+    let asked = end(&mut scene, PRODUCER, true);
+    assert!(ended(&mut scene, asked), "told again, nothing is left to do");
+}
+
+/// A producer's end leaves the others alone.
+#[test]
+fn transactions_do_not_see_one_another() {
+    let mut scene = Scene::new();
+    commit(&mut scene, PRODUCER, 7);
+    commit(&mut scene, ProducerId(10), 8);
+    end(&mut scene, PRODUCER, true);
+    assert_eq!(scene.committed("t", 0), Some(7));
+    end(&mut scene, ProducerId(10), true);
+    assert_eq!(scene.committed("t", 0), Some(8));
+}
+
+/// Who wants offsets that will not change waits for open transactions (KIP-447).
+#[test]
+fn offsets_of_an_open_transaction_are_not_stable() {
+    let mut scene = Scene::new();
+    commit(&mut scene, PRODUCER, 7);
+    let topics = Some(vec![("t".into(), vec![0, 1])]);
+    let fetch = FetchOffsets { topics, require_stable: true, ..all_offsets() };
+    let asked = scene.ask(Request::FetchOffsets(fetch.clone()));
+    let Reply::Offsets(found) = scene.reply(asked).clone() else { panic!("offsets") };
+    assert_eq!(found[0].1[0].1, Err(ErrorCode::UnstableOffsetCommit));
+    assert_eq!(found[0].1[1].1, Ok(None));
+    end(&mut scene, PRODUCER, true);
+    let asked = scene.ask(Request::FetchOffsets(fetch));
+    let Reply::Offsets(found) = scene.reply(asked).clone() else { panic!("offsets") };
+    assert!(matches!(&found[0].1[0].1, Ok(Some(committed)) if committed.offset == 7));
+}
+
+/// A crash behind any record loses no committed offset, and the end that is told again does what is
+/// left to do.
+#[test]
+fn a_crash_leaves_offsets_to_be_ended() {
+    for kept in 0..=3 {
+        let mut scene = Scene::new();
+        commit(&mut scene, PRODUCER, 7);
+        end(&mut scene, PRODUCER, true);
+        assert_eq!(scene.log.len(), 3, "pending, committed, not pending");
+        scene.log.truncate(kept);
+        scene.crash();
+        let asked = end(&mut scene, PRODUCER, true);
+        assert!(ended(&mut scene, asked));
+        assert_eq!(scene.committed("t", 0), (0 < kept).then_some(7), "behind {kept} records");
+    }
+}
+
+/// The end waits for what is on its way to the disk: it may be of its transaction.
+#[test]
+fn an_end_waits_for_commits_under_way() {
+    let mut scene = Scene::new();
+    scene.disk = Disk::Waits;
+    let first = commit(&mut scene, PRODUCER, 7);
+    let asked = end(&mut scene, PRODUCER, true);
+    assert!(!ended(&mut scene, asked));
+    scene.settle();
+    assert!(matches!(scene.reply(first), Reply::Committed(_)));
+    scene.settle();
+    assert!(ended(&mut scene, asked));
+    scene.disk = Disk::Takes;
+    assert_eq!(scene.committed("t", 0), Some(7));
+}
