@@ -182,10 +182,15 @@ impl Consumer {
         members.sum::<usize>() + targets.sum::<usize>() + 64 * self.held.len()
     }
 
-    /// The state was replayed, and from now on the members are expected to speak up.
-    pub(super) fn loaded(&self, watch: &mut Watch, decision: &mut Decision<'_>) {
+    /// From now on all members are expected to speak up, and to give up what they are to: those of
+    /// whom that is not expected yet. So it is when the state was replayed; and when a change could
+    /// not be written, by which somebody would have been out.
+    pub(super) fn expect_all(&self, watch: &mut Watch, decision: &mut Decision<'_>) {
+        watch.seen = None;
         for (id, member) in &self.members {
-            watch.touch(id, decision);
+            if !watch.sessions.contains_key(id) {
+                watch.touch(id, decision);
+            }
             if member.has.state == State::Unrevoked {
                 watch.await_revocation(id, member, decision);
             }

@@ -154,7 +154,7 @@ impl Group {
     pub(super) fn loaded(&mut self, decision: &mut Decision<'_>) {
         match &mut self.kind {
             Kind::Classic(classic) => classic.loaded(decision),
-            Kind::Consumer(consumer) => consumer.loaded(&mut self.watch, decision),
+            Kind::Consumer(consumer) => consumer.expect_all(&mut self.watch, decision),
         }
     }
 
@@ -200,10 +200,12 @@ impl Group {
         }
     }
 
-    /// Its shares could not be written.
-    pub(super) fn share_out_failed(&mut self, decision: &mut Decision<'_>) {
-        if let Kind::Classic(classic) = &mut self.kind {
-            classic.share_out_failed(decision);
+    /// What was decided could not be written. `shares`: those of a group of the classic kind.
+    pub(super) fn write_failed(&mut self, shares: bool, decision: &mut Decision<'_>) {
+        match &mut self.kind {
+            Kind::Classic(classic) if shares => classic.share_out_failed(decision),
+            Kind::Classic(_) => {}
+            Kind::Consumer(consumer) => consumer.expect_all(&mut self.watch, decision),
         }
     }
 

@@ -428,9 +428,8 @@ impl Coordinator {
             if let Some(entry) = self.groups.get_mut(&group) {
                 entry.written(blocks);
             }
-            if if_refused == IfRefused::Rebalance {
-                self.decide(&group, now, Group::share_out_failed);
-            }
+            let shares = if_refused == IfRefused::Rebalance;
+            self.decide(&group, now, |entry, decision| entry.write_failed(shares, decision));
             self.go_on(&group, now);
         }
     }

@@ -364,3 +364,42 @@ fn a_group_of_readers_is_written_anew_and_deleted() {
     scene.crash();
     assert_eq!((scene.coordinator.groups_count(), scene.coordinator.bytes()), (0, 0));
 }
+
+/// A full disk kept the end of a silent member from being written, and the member stayed for ever,
+/// with its share. It is tried again.
+#[test]
+fn a_silent_reader_is_out_though_the_disk_was_full() {
+    let (mut scene, mut readers) = Scene::of_readers(2);
+    let _silent = readers.pop().unwrap();
+    scene.disk = Disk::Full;
+    for _ in 0..3 {
+        scene.pass(SESSION - Duration::from_millis(1));
+        scene.live(&mut readers[0]).unwrap();
+    }
+    assert_eq!(scene.describe_consumer().members.len(), 2, "it could not be written");
+    scene.disk = Disk::Takes;
+    for _ in 0..3 {
+        scene.pass(SESSION - Duration::from_millis(1));
+        scene.live(&mut readers[0]).unwrap();
+    }
+    scene.settle_readers(&mut readers);
+    assert_eq!(readers[0].owns(), [0, 1, 2, 3]);
+}
+
+/// A full disk kept a new partition from being shared out, and nobody looked again. The next
+/// heartbeat does.
+#[test]
+fn a_topic_that_grew_is_shared_out_though_the_disk_was_full() {
+    let (mut scene, mut readers) = Scene::of_readers(1);
+    let grown = metadata::Record::PartitionsAdded {
+        topic: T,
+        new_count: 5,
+        partitions: vec![vec![NodeId(1)]],
+    };
+    scene.image.replay(&grown).unwrap();
+    scene.disk = Disk::Full;
+    assert_eq!(scene.live(&mut readers[0]).unwrap_err(), ErrorCode::NotCoordinator);
+    scene.disk = Disk::Takes;
+    scene.settle_readers(&mut readers);
+    assert_eq!(readers[0].owns(), [0, 1, 2, 3, 4]);
+}
