@@ -12,6 +12,9 @@ mod admin;
 #[path = "../../net/client/examples/consume.rs"]
 mod consume;
 #[allow(dead_code, unreachable_pub)]
+#[path = "../../net/client/examples/group.rs"]
+mod group;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../net/client/examples/produce.rs"]
 mod produce;
 #[allow(dead_code, unreachable_pub)]
@@ -37,6 +40,9 @@ fn the_examples_do_what_they_say() {
     seen_to.create_topic(&NewTopic::new(&greetings).partitions(3)).unwrap();
     assert_eq!(produce::produce(&brokers, &greetings, 1000), Ok(1000));
     assert_eq!(consume::consume(&brokers, &greetings), Ok(1000));
+    let readers = format!("readers-{now}");
+    assert_eq!(group::consume(&brokers, &greetings, &readers), Ok(1000));
+    assert_eq!(group::consume(&brokers, &greetings, &readers), Ok(0), "the group has read it");
 
     let example = format!("example-{now}");
     admin::see_to(&brokers, &example).unwrap();

@@ -21,6 +21,7 @@
 //! for as long as a wanted topic has a partition without leader.
 
 mod address;
+mod lines;
 mod map;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,9 +36,11 @@ use tidemill_net::kafka::produce::OutgoingBatches;
 use tidemill_net::kafka::{ApiKey, Request};
 
 use crate::backoff::{Backoff, Random};
-use crate::connection::{Connection, ConnectionConfig, Event, Reply, SendError, Trouble};
+use crate::connection::{ConnectionConfig, Reply, SendError};
 use crate::limits;
 use crate::time::{Instant, earlier};
+
+use self::lines::{Line, Place};
 
 pub use address::{Address, AddressError};
 pub use map::{Map, PartitionView, TopicView};
@@ -93,6 +96,9 @@ pub enum Peer {
     Any,
     /// The node with this id.
     Node(i32),
+    /// The node with this id, over a connection of its own: what a broker may keep waiting for long
+    /// holds up nothing else there, and is not held up.
+    Aside(i32),
 }
 
 /// What the driver is to do.
@@ -146,24 +152,6 @@ impl From<SendError> for NotSent {
 enum Ask<A> {
     Map { all: bool },
     Theirs(A),
-}
-
-#[derive(Debug)]
-struct Line<A> {
-    address: Address,
-    /// Until when connecting may take; none once connected.
-    connecting_until: Option<Instant>,
-    connection: Connection<Ask<A>>,
-}
-
-/// What is known of an address beyond its line.
-#[derive(Debug, Default)]
-struct Place {
-    line: Option<LineId>,
-    /// Whether the last attempt to be connected to it came to nothing.
-    is_away: bool,
-    failed_tries: u32,
-    down_until: Instant,
 }
 
 /// See the head of this file.
@@ -309,7 +297,7 @@ impl<A> Cluster<A> {
         Ok(connection.send(request, Ask::Theirs(tag), timeout, now)?)
     }
 
-    /// Sends batches to a node: see [`Connection::produce`].
+    /// Sends batches to a node: see [`Connection::produce`](crate::Connection::produce).
     pub fn produce(
         &mut self,
         node: i32,
@@ -322,7 +310,7 @@ impl<A> Cluster<A> {
         Ok(connection.produce(request, Ask::Theirs(tag), timeout, now)?)
     }
 
-    /// Asks a node for records: see [`Connection::fetch`].
+    /// Asks a node for records: see [`Connection::fetch`](crate::Connection::fetch).
     pub fn fetch(
         &mut self,
         node: i32,
@@ -350,7 +338,7 @@ impl<A> Cluster<A> {
         line.map_or(0, |line| line.connection.in_flight())
     }
 
-    /// A broker asks to keep quiet: see [`Connection::keep_quiet`].
+    /// A broker asks to keep quiet: see [`Connection::keep_quiet`](crate::Connection::keep_quiet).
     pub fn keep_quiet(&mut self, node: i32, until: Instant) {
         let place = self.map.nodes().get(&node).and_then(|address| self.places.get(address));
         let line = place.and_then(|place| place.line).and_then(|line| self.lines.get_mut(&line));
@@ -377,12 +365,13 @@ impl<A> Cluster<A> {
         }
     }
 
-    /// Where bytes received on a line go: see [`Connection::take_input`].
+    /// Where bytes received on a line go: see
+    /// [`Connection::take_input`](crate::Connection::take_input).
     pub fn take_input(&mut self, line: LineId) -> BytesMut {
         self.lines.get_mut(&line).map_or_else(BytesMut::new, |line| line.connection.take_input())
     }
 
-    /// Bytes arrived: see [`Connection::handle_input`].
+    /// Bytes arrived: see [`Connection::handle_input`](crate::Connection::handle_input).
     pub fn handle_input(&mut self, line: LineId, input: BytesMut, now: Instant) {
         if let Some(receiving) = self.lines.get_mut(&line) {
             receiving.connection.handle_input(input, now);
@@ -477,133 +466,8 @@ impl<A> Cluster<A> {
         self.refresh_at = earlier(asked_for_more, Some(now.plus(next)));
         let known: BTreeSet<&Address> =
             self.map.nodes().values().chain(&self.config.bootstrap).collect();
-        self.places.retain(|address, place| place.line.is_some() || known.contains(address));
+        self.places.retain(|address, place| place.has_line() || known.contains(address));
         self.heard.push_back(Heard::Map);
-    }
-
-    /// Takes in what happened on a line.
-    fn listen(&mut self, id: LineId, now: Instant) {
-        while let Some(line) = self.lines.get_mut(&id) {
-            let Some(event) = line.connection.poll_event() else { return };
-            match event {
-                Event::Ready => {
-                    if let Some(place) = self.places.get_mut(&line.address) {
-                        place.failed_tries = 0;
-                        place.is_away = false;
-                    }
-                    self.heard.push_back(Heard::Ready);
-                }
-                Event::Reply(Ask::Theirs(tag), reply) => {
-                    self.heard.push_back(Heard::Reply(tag, reply));
-                }
-                Event::Reply(Ask::Map { all }, reply) => match reply.decode() {
-                    Ok(answer) => self.take_map(answer, all, now),
-                    Err(error) => {
-                        let api = ApiKey::Metadata;
-                        line.connection.close(Trouble::Unreadable { api, error });
-                        self.refreshing = false;
-                        self.refresh(now);
-                    }
-                },
-                Event::Lost(Ask::Theirs(tag)) => self.heard.push_back(Heard::Lost(tag)),
-                Event::Lost(Ask::Map { .. }) => {
-                    self.refreshing = false;
-                    self.refresh_at = Some(now);
-                }
-                Event::Closed(trouble) => self.drop_line(id, &trouble, now),
-            }
-        }
-    }
-
-    fn drop_line(&mut self, id: LineId, trouble: &Trouble, now: Instant) {
-        let line = self.lines.remove(&id).expect("it has just told of its end");
-        self.actions.push_back(Action::Disconnect(id));
-        let was_ready = line.connection.versions() != &crate::versions::Versions::UNKNOWN;
-        let address = &line.address;
-        self.trouble = Some(match trouble {
-            Trouble::Ended { cause } if line.connecting_until.is_some() => {
-                format!("cannot connect to {address}: {cause}")
-            }
-            trouble => format!("{address}: {trouble}"),
-        });
-        let place = self.places.entry(line.address).or_default();
-        place.line = None;
-        place.is_away = !was_ready;
-        place.failed_tries = place.failed_tries.saturating_add(1);
-        // A connection that worked may be made again at once: brokers close idle ones.
-        let again = place.failed_tries == 1 && was_ready;
-        let delay = self.config.reconnect.delay(place.failed_tries, &mut self.random);
-        place.down_until = if again { now } else { now.plus(delay) };
-        // The leaders may be elsewhere by now.
-        self.refresh(now);
-    }
-
-    /// The connection to whom to ask, if it can take a request now.
-    fn connection(&mut self, to: Peer, now: Instant) -> Result<&mut Connection<Ask<A>>, NotSent> {
-        let address = match to {
-            Peer::Node(node) => self.map.nodes().get(&node).cloned(),
-            Peer::Any => self.any_address(now),
-        };
-        let line = match (address, to) {
-            (Some(address), _) => self.line_to(address, now),
-            (None, Peer::Any) => None,
-            (None, Peer::Node(_)) => return Err(NotSent::UnknownNode),
-        };
-        let line = line.and_then(|line| self.lines.get_mut(&line)).ok_or(NotSent::NotNow)?;
-        if line.connection.has_room(now) {
-            return Ok(&mut line.connection);
-        }
-        let quiet_until = line.connection.quiet_until();
-        if now < quiet_until {
-            self.ask_again_at = earlier(self.ask_again_at, Some(quiet_until));
-        }
-        Err(NotSent::NotNow)
-    }
-
-    /// The line to an address; a new one, unless the address has to be left alone for a while.
-    fn line_to(&mut self, address: Address, now: Instant) -> Option<LineId> {
-        let place = self.places.entry(address.clone()).or_default();
-        if let Some(line) = place.line {
-            return Some(line);
-        }
-        if now < place.down_until {
-            self.ask_again_at = earlier(self.ask_again_at, Some(place.down_until));
-            return None;
-        }
-        let id = LineId(self.next_line);
-        self.next_line += 1;
-        place.line = Some(id);
-        let line = Line {
-            address: address.clone(),
-            connecting_until: Some(now.plus(self.config.connect_timeout)),
-            connection: Connection::new(self.config.connection.clone()),
-        };
-        self.lines.insert(id, line);
-        self.actions.push_back(Action::Connect(id, address));
-        Some(id)
-    }
-
-    /// Whichever broker is at hand: the least busy that is ready, or one that is being connected
-    /// to, or a new one by chance.
-    fn any_address(&mut self, now: Instant) -> Option<Address> {
-        let ready = self.lines.values().filter(|line| line.connection.is_ready());
-        let at_hand = ready
-            .min_by_key(|line| (!line.connection.has_room(now), line.connection.in_flight()))
-            .or_else(|| self.lines.values().next());
-        if let Some(line) = at_hand {
-            return Some(line.address.clone());
-        }
-        let all: BTreeSet<&Address> =
-            self.map.nodes().values().chain(&self.config.bootstrap).collect();
-        let down = |address: &Address| self.places.get(address).map(|place| place.down_until);
-        let free = |address: &&&Address| down(address).is_none_or(|until| until <= now);
-        let usable: Vec<&Address> = all.iter().filter(free).copied().collect();
-        if usable.is_empty() {
-            let soonest = all.iter().filter_map(|address| down(address)).min();
-            self.ask_again_at = earlier(self.ask_again_at, soonest);
-            return None;
-        }
-        Some(usable[self.random.below(usable.len())].clone())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Consuming: records of the partitions one names, in order, from where one says.
 //!
 //! [`Consumer`] is for applications: it works while it is polled, without a thread of its own.
-//! [`ConsumerCore`] is the same without I/O. Groups are not spoken yet: whoever consumes says
-//! which partitions, and keeps the positions.
+//! [`ConsumerCore`] is the same without I/O. Whoever consumes says which partitions, and keeps the
+//! positions; in a [group](crate::group) the group does.
 
 mod blocking;
 mod core;
@@ -19,6 +19,8 @@ use crate::error::Error;
 
 pub(crate) use self::core::wire_time;
 
+pub(crate) use self::blocking::{not_assigned, take_records};
+pub(crate) use self::core::Ask;
 pub use self::core::ConsumerCore;
 pub use blocking::Consumer;
 pub use fetched::FetchedBatch;

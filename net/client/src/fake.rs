@@ -3,6 +3,8 @@
 //! It keeps logs, tells repeats by their numbers and refuses gaps, as a broker must. What goes
 //! wrong is decided by [`Fake::mishap`]: before a produce request is carried out, or after.
 
+mod group;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
@@ -26,6 +28,8 @@ use tidemill_record::{Batch, LeaderEpoch, Offset, Producer, Sequence, TopicId, s
 
 use crate::cluster::{Action, Address, Cluster, LineId};
 use crate::time::Instant;
+
+pub(crate) use group::FakeGroup;
 
 /// What goes wrong with a produce request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,6 +74,7 @@ pub(crate) struct Fake {
     pub(crate) unreachable: bool,
     /// How long each fetch was ready to wait, in milliseconds.
     pub(crate) waits: Vec<i32>,
+    pub(crate) group: FakeGroup,
     lines: BTreeMap<LineId, (i32, BytesMut)>,
     next_producer_id: i64,
 }
@@ -167,6 +172,10 @@ impl Fake {
         let body = &frame[header.body_start..];
         let request = AnyRequest::parse(header.api_key, header.version, body).expect("readable");
         let mut out = BytesMut::new();
+        let names: Vec<String> = self.topics.keys().cloned().collect();
+        let Some(request) = self.group.answer(node, &header, request, &names, &mut out) else {
+            return Some(out);
+        };
         match request {
             AnyRequest::ApiVersions(_) => send(&mut out, &header, &self.told_versions()),
             AnyRequest::Metadata(request) => send(&mut out, &header, &self.map(&request)),

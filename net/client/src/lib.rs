@@ -24,8 +24,9 @@
 //! # For applications
 //!
 //! [`Producer`] (numbered batches, retries in order, a thread of its own that sends), [`Consumer`]
-//! (positions, isolation, verified checksums; works while it is polled) and [`Admin`] (topics,
-//! settings, offsets). Everything that can grow has a bound.
+//! (positions, isolation, verified checksums; works while it is polled), [`GroupConsumer`] (the same
+//! as a member of a [`group`] that shares partitions and keeps how far it has come) and [`Admin`]
+//! (topics, settings, offsets). Everything that can grow has a bound.
 //!
 //! **What is promised.** With the settings of [`ProducerConfig::default`], a record that is told
 //! stored is stored once, and those of one partition in the order they were sent in, across retries
@@ -58,10 +59,10 @@
 //! highest that both know; if there is none, that is the error ([`ErrorKind::Unsupported`]). Spoken
 //! to so far: Tidemill, and Apache Kafka 2.8, 3.9 and 4.3.
 //!
-//! **What is not there**: TLS, authentication, groups, transactions, fetch sessions, fetching from
-//! followers, finding out that a log was cut off below a position.
+//! **What is not there**: TLS, authentication, groups of the newer protocol (KIP-848), transactions,
+//! fetch sessions, fetching from followers, finding out that a log was cut off below a position.
 //!
-//! The directory `examples` has a program for each of the three, and one that measures how many
+//! The directory `examples` has a program for each of the four, and one that measures how many
 //! records a second a thread can send.
 //!
 //! # For those with an I/O of their own
@@ -73,7 +74,7 @@
 //! |---|---|
 //! | [`Connection`] | one connection: versions negotiated, requests pipelined, replies with the tag of their request; batches made beforehand are sent from where they lie |
 //! | [`Cluster`] | all brokers: connecting again, who leads what, hints of new leaders |
-//! | [`ProducerCore`], [`ConsumerCore`] | what the names say, on top of a `Cluster` |
+//! | [`ProducerCore`], [`ConsumerCore`], [`GroupCore`] | what the names say, on top of a `Cluster` |
 //!
 //! Start reading at [`Connection`].
 
@@ -89,6 +90,7 @@ mod driver;
 mod error;
 #[cfg(test)]
 mod fake;
+pub mod group;
 mod producer;
 mod versions;
 
@@ -106,6 +108,7 @@ pub use consumer::{
     Consumer, ConsumerConfig, ConsumerCore, ConsumerRecord, FetchedBatch, Isolation, Start,
 };
 pub use error::{Error, ErrorKind, Explanation};
+pub use group::{Assignor, Change, GroupConfig, GroupConsumer, GroupCore};
 pub use producer::{
     Acks, NotTaken, Producer, ProducerConfig, ProducerCore, Record, Refusal, Report, SendRefused,
     murmur2, partition_of_key,

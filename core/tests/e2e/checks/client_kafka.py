@@ -100,8 +100,8 @@ def library(run, kafka):
     """The tests of the client, against this broker instead of one of their own."""
     begun = time.monotonic()
     # What kills the broker starts one of its own, which is none of ours.
-    command = cargo("test", "--package", "tidemill", "--test", "client", "--test", "examples", "--",
-                    "--skip", "kill_9")
+    tests = [word for name in ["client", "client_groups", "examples"] for word in ["--test", name]]
+    command = cargo("test", "--package", "tidemill", *tests, "--", "--skip", "kill_9")
     done = subprocess.run(command, env={**os.environ, "TIDEMILL_BROKERS": kafka.address},
                           capture_output=True, text=True, timeout=BUILD_SECONDS)
     if done.returncode != 0:
@@ -131,13 +131,17 @@ def commands(run, kafka):
         told("produce", "-t", "life", "-K", ":", "-z", codec, feed=text)
     read = told("consume", "-t", "life", "-e", "-K", ":").splitlines()
     demand(sorted(read) == sorted(text.read_text().splitlines() * 5), f"{len(read)} lines came back")
+    member = ["consume", "-t", "life", "-e", "-g", "readers"]
+    count = len(told(*member).splitlines())
+    demand(count == 5000, f"a group read {count} of 5000 lines")
+    demand(told(*member) == "", "a group read lines again")
     told("topic", "trim", "life", "--before", "-10")
     left = told("consume", "-t", "life", "-e").splitlines()
     demand(0 < len(left) <= 30, f"{len(left)} lines are left after the trim")
     told("topic", "trim", "life", "--before", "end")
     demand(told("consume", "-t", "life", "-e") == "", "lines are left after the trim")
     told("topic", "delete", "life")
-    run.say("the commands: create, configure, grow, produce, consume, trim, delete")
+    run.say("the commands: create, configure, grow, produce, consume, also as a group, trim, delete")
 
 
 def until(what, holds):

@@ -176,7 +176,7 @@ impl Admin {
         let now = self.driver.now();
         let is_away = match to {
             Peer::Any => self.cluster.is_out_of_reach(),
-            Peer::Node(node) => self.cluster.is_node_out_of_reach(node),
+            Peer::Node(node) | Peer::Aside(node) => self.cluster.is_node_out_of_reach(node),
         };
         if call.until <= now || self.gives_up_early && is_away {
             return Err(self.failure(call, to, is_away));
@@ -195,7 +195,7 @@ impl Admin {
     fn failure(&self, call: &Call, to: Peer, is_away: bool) -> Error {
         let trouble = self.cluster.trouble();
         match (to, &call.refusal) {
-            (Peer::Node(node), _) if is_away => {
+            (Peer::Node(node) | Peer::Aside(node), _) if is_away => {
                 Error::unreachable(ErrorKind::NodeUnreachable(node), &*call.what, trouble)
             }
             (Peer::Any, _) if is_away => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::ConsumerCore;
-use super::{ConsumerConfig, ConsumerRecord, Start};
+use super::{ConsumerConfig, ConsumerRecord, FetchedBatch, Start};
 use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 use crate::time::{Instant, earlier};
@@ -30,6 +30,8 @@ pub struct Consumer {
     core: ConsumerCore,
     driver: Driver,
     poll_records: usize,
+    /// Why the batch behind what was polled last could not be read.
+    damage: Option<Error>,
 }
 
 impl Consumer {
@@ -39,7 +41,12 @@ impl Consumer {
             config.cluster.seed = crate::driver::seed();
         }
         let poll_records = config.poll_records.max(1);
-        Ok(Consumer { core: ConsumerCore::new(config)?, driver: Driver::new(), poll_records })
+        Ok(Consumer {
+            core: ConsumerCore::new(config)?,
+            driver: Driver::new(),
+            poll_records,
+            damage: None,
+        })
     }
 
     /// Reads these partitions from now on, and no others.
@@ -50,6 +57,7 @@ impl Consumer {
         let partitions = partitions
             .into_iter()
             .map(|(topic, partition, start)| (topic.into(), partition, start));
+        self.damage = None;
         self.core.assign(partitions, self.driver.now());
     }
 
@@ -91,20 +99,16 @@ impl Consumer {
     /// Records of one partition come in order. An error is told once for each time it occurs;
     /// polling on tries again what may work later.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, Error> {
+        if let Some(damage) = self.damage.take() {
+            return Err(damage);
+        }
         let until = self.driver.now().plus(timeout);
         let mut records = Vec::new();
         loop {
-            while records.len() < self.poll_records
-                && let Some(batch) = self.core.poll_batch()
-            {
-                batch.append_to(&mut records).map_err(|error| {
-                    let (partition, topic) = (batch.partition, &batch.topic);
-                    let what = format!("cannot read partition {partition} of {topic}");
-                    let from = batch.from;
-                    Error::new(ErrorKind::Damaged, what)
-                        .because(format!("the batch at {from} is damaged: {error}"))
-                        .fix("go on behind it, or restore the partition")
-                })?;
+            let taken = take_records(&mut records, self.poll_records, || self.core.poll_batch());
+            match taken {
+                Err(damage) if records.is_empty() => return Err(damage),
+                taken => self.damage = taken.err(),
             }
             if !records.is_empty() {
                 // The next answer can be on its way while these are worked on.
@@ -170,7 +174,31 @@ impl Consumer {
     }
 }
 
-fn not_assigned(topic: &str, partition: i32) -> Error {
+/// Takes out batches until there are `count` records, or no more. With an error the records are
+/// there that came before it.
+pub(crate) fn take_records(
+    records: &mut Vec<ConsumerRecord>,
+    count: usize,
+    mut poll_batch: impl FnMut() -> Option<FetchedBatch>,
+) -> Result<(), Error> {
+    while records.len() < count
+        && let Some(batch) = poll_batch()
+    {
+        let before = records.len();
+        batch.append_to(records).map_err(|error| {
+            records.truncate(before);
+            let (partition, topic) = (batch.partition, &batch.topic);
+            let what = format!("cannot read partition {partition} of {topic}");
+            let from = batch.from;
+            Error::new(ErrorKind::Damaged, what)
+                .because(format!("the batch at {from} is damaged: {error}"))
+                .fix("go on behind it, or restore the partition")
+        })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn not_assigned(topic: &str, partition: i32) -> Error {
     Error::new(ErrorKind::Invalid, format!("partition {partition} of {topic} is not assigned"))
         .fix("assign it first")
 }

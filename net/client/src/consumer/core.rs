@@ -13,7 +13,7 @@
 mod answers;
 mod asking;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tidemill_net::kafka::list_offsets::{EARLIEST, LATEST};
@@ -21,8 +21,10 @@ use tidemill_net::kafka::list_offsets::{EARLIEST, LATEST};
 use super::fetched::{Fetched, FetchedBatch, Step};
 use super::{ConsumerConfig, Start};
 use crate::backoff::Random;
-use crate::cluster::{Cluster, Heard};
+use crate::cluster::{Cluster, Heard, Map};
+use crate::connection::Reply;
 use crate::error::{Error, ErrorKind};
+use crate::group;
 use crate::time::{Instant, earlier};
 
 /// What was asked.
@@ -37,6 +39,8 @@ pub enum Ask {
         /// For which partitions, in the order of the request.
         parts: Vec<Asked>,
     },
+    /// What a group asks of its coordinator.
+    Group(group::Asked),
 }
 
 /// A partition that was asked for, as it was then.
@@ -82,6 +86,8 @@ pub struct ConsumerCore {
     parts: Vec<Part>,
     fetched: VecDeque<(Asked, Fetched)>,
     problems: VecDeque<Error>,
+    /// What the group's coordinator has answered; none for what was lost.
+    for_group: VecDeque<(group::Asked, Option<Reply>)>,
     /// Nodes with a fetch in flight.
     fetching: Vec<i32>,
     next_generation: u64,
@@ -108,6 +114,7 @@ impl ConsumerCore {
             parts: Vec::new(),
             fetched: VecDeque::new(),
             problems: VecDeque::new(),
+            for_group: VecDeque::new(),
             fetching: Vec::new(),
             next_generation: 0,
             rotation: 0,
@@ -120,6 +127,11 @@ impl ConsumerCore {
         &mut self.cluster
     }
 
+    /// What is known of the cluster.
+    pub fn map(&self) -> &Map {
+        self.cluster.map()
+    }
+
     /// Reads these partitions from now on, and no others.
     pub fn assign(
         &mut self,
@@ -130,22 +142,60 @@ impl ConsumerCore {
         self.fetched.clear();
         self.problems.clear();
         for (topic, partition, start) in partitions {
-            self.cluster.want_topic(&topic, now);
-            let generation = self.take_generation();
-            self.parts.push(Part {
-                topic,
-                partition,
-                place: place(start),
-                paused: false,
-                asked: false,
-                holds: false,
-                not_before: now,
-                failed_tries: 0,
-                generation,
-                high_watermark: None,
-                missing_since: None,
-                trouble: None,
-            });
+            let part = self.new_part(topic, partition, start, now);
+            self.parts.push(part);
+        }
+    }
+
+    /// Reads these partitions from now on, and no others. Those that are read already go on where
+    /// they are: nothing that was fetched of them is fetched again.
+    pub fn reassign(
+        &mut self,
+        partitions: impl IntoIterator<Item = (Arc<str>, i32, Start)>,
+        now: Instant,
+    ) {
+        let mut before = BTreeMap::new();
+        for (index, part) in std::mem::take(&mut self.parts).into_iter().enumerate() {
+            before.insert((Arc::clone(&part.topic), part.partition), (index, part));
+        }
+        let mut moved = BTreeMap::new();
+        for (topic, partition, start) in partitions {
+            let part = match before.remove(&(Arc::clone(&topic), partition)) {
+                Some((index, mut part)) => {
+                    moved.insert(index, self.parts.len());
+                    if part.asked {
+                        // The answer on its way names a place that is another's now.
+                        part.generation = self.take_generation();
+                        part.asked = false;
+                    }
+                    part
+                }
+                None => self.new_part(topic, partition, start, now),
+            };
+            self.parts.push(part);
+        }
+        self.fetched.retain_mut(|(asked, _)| {
+            let place = moved.get(&asked.part).copied();
+            asked.part = place.unwrap_or(asked.part);
+            place.is_some()
+        });
+    }
+
+    fn new_part(&mut self, topic: Arc<str>, partition: i32, start: Start, now: Instant) -> Part {
+        self.cluster.want_topic(&topic, now);
+        Part {
+            topic,
+            partition,
+            place: place(start),
+            paused: false,
+            asked: false,
+            holds: false,
+            not_before: now,
+            failed_tries: 0,
+            generation: self.take_generation(),
+            high_watermark: None,
+            missing_since: None,
+            trouble: None,
         }
     }
 
@@ -188,6 +238,20 @@ impl ConsumerCore {
     /// The partitions that are read.
     pub fn assigned(&self) -> impl Iterator<Item = (&Arc<str>, i32)> {
         self.parts.iter().map(|part| (&part.topic, part.partition))
+    }
+
+    /// The partitions that are read, and the offsets of the next records to be taken, where those
+    /// are known.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (&Arc<str>, i32, i64)> {
+        self.parts.iter().filter_map(|part| match part.place {
+            Place::At(offset) => Some((&part.topic, part.partition, offset)),
+            Place::Find(_) => None,
+        })
+    }
+
+    /// What the group's coordinator has answered.
+    pub(crate) fn poll_for_group(&mut self) -> Option<(group::Asked, Option<Reply>)> {
+        self.for_group.pop_front()
     }
 
     fn find(&self, topic: &str, partition: i32) -> Option<usize> {
@@ -256,7 +320,7 @@ impl ConsumerCore {
         Some(Error::new(ErrorKind::TimedOut, what).because(trouble.unwrap_or_default()))
     }
 
-    pub(super) fn unreachable(&self, what: impl Into<String>) -> Error {
+    pub(crate) fn unreachable(&self, what: impl Into<String>) -> Error {
         Error::unreachable(ErrorKind::Unreachable, what, self.cluster.trouble())
     }
 
@@ -288,6 +352,10 @@ impl ConsumerCore {
                     self.fetching.retain(|other| *other != node);
                     self.take_loss(&parts, now);
                 }
+                Heard::Reply(Ask::Group(asked), reply) => {
+                    self.for_group.push_back((asked, Some(reply)));
+                }
+                Heard::Lost(Ask::Group(asked)) => self.for_group.push_back((asked, None)),
                 Heard::Map => self.look_for_missing(now),
                 Heard::Ready => {}
             }
