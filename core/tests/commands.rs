@@ -270,6 +270,29 @@ fn records_go_in_come_out_and_are_seen_on_disk() {
     assert!(told, "a journal file has windows");
 }
 
+/// A group goes on where it left off: behind what was printed, not behind what was received.
+#[test]
+fn a_group_goes_on_behind_what_was_printed() {
+    let quick = ["--shards", "1", "--set", "group.initial.rebalance.delay.ms=100"];
+    let broker = Broker::start("commands-groups", &quick);
+    let address = broker.address();
+    let at = ["--bootstrap-server", address.as_str()];
+    output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
+    output(&[&["produce", "-t", "words"][..], &at[..]].concat(), "one\ntwo\nthree\nfour\n");
+    let read = |more: &[&str]| {
+        output(&[&["consume", "-t", "words", "-g", "readers"][..], more, &at[..]].concat(), "")
+    };
+    assert_eq!(read(&["-c", "2"]), "one\ntwo\n");
+    assert_eq!(read(&["-e"]), "three\nfour\n");
+    assert_eq!(read(&["-e"]), "");
+    output(&[&["produce", "-t", "words"][..], &at[..]].concat(), "five\n");
+    assert_eq!(read(&["-e", "-o", "end"]), "five\n", "the group was here before");
+    let late = ["consume", "-t", "words", "-g", "late", "-e", "-o", "end"];
+    assert_eq!(output(&[&late[..], &at[..]].concat(), ""), "", "all is older than it");
+    let offset = ["consume", "-t", "words", "-g", "readers", "-o", "3"];
+    assert!(complaint(&[&offset[..], &at[..]].concat()).contains("fix:"));
+}
+
 /// A file of another kind, a place where nothing is, an address that is none: each is told as what
 /// it is, with what would help.
 #[test]

@@ -1,8 +1,11 @@
 //! `tidemill consume`: records of a topic on standard output, as kcat's -C prints them.
 //!
-//! Reads partitions, not groups: nothing is committed. One thread reads, this one prints.
+//! Reads partitions, and nothing is committed: one thread reads, this one prints. As a member of a
+//! group it reads what is its share, see `consume/group.rs`.
 //!
 //! Start reading at [`Consume::run`].
+
+mod group;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -38,6 +41,10 @@ pub(super) struct Consume {
     /// From which partition; may be repeated [default: all]
     #[arg(short, long = "partition", value_name = "PARTITION")]
     partitions: Vec<i32>,
+    /// As a member of this group: its members share the partitions, and what was printed is
+    /// committed. It begins where the group left off, and --offset says where if it was nowhere yet.
+    #[arg(short, long, conflicts_with = "partitions")]
+    group: Option<String>,
     /// Where to begin: beginning, end, an offset, -N (the last N), or s@MS (since a time)
     #[arg(short, long, default_value = "beginning", allow_hyphen_values = true, value_parser = parse_place)]
     offset: Place,
@@ -71,6 +78,9 @@ pub(super) struct Consume {
 impl Consume {
     pub(super) fn run(self) -> Result<(), Failure> {
         let style = self.style()?;
+        if let Some(group) = &self.group {
+            return group::run(&self, group, &style);
+        }
         let mut reader = self.reader()?;
         let (sender, receiver) = sync_channel(ROWS_MAX);
         std::thread::spawn(move || reader.run(&sender));
@@ -94,16 +104,20 @@ impl Consume {
             .map(|(partition, _, end)| (partition, end))
             .collect();
 
-        let config = ConsumerConfig {
-            cluster: bootstrap.cluster(false),
+        let mut consumer =
+            Consumer::open(self.config()).map_err(|error| bootstrap.failure(error))?;
+        consumer.assign(unread.keys().map(|at| (topic, *at, Start::Offset(starts[at]))));
+        Ok(Reader { consumer, topic: topic.to_owned(), unread })
+    }
+
+    fn config(&self) -> ConsumerConfig {
+        ConsumerConfig {
+            cluster: self.bootstrap.cluster(false),
             max_bytes: FETCH_BYTES,
             partition_bytes: PARTITION_BYTES,
             poll_records: READ_RECORDS,
             ..ConsumerConfig::default()
-        };
-        let mut consumer = Consumer::open(config).map_err(|error| bootstrap.failure(error))?;
-        consumer.assign(unread.keys().map(|at| (topic, *at, Start::Offset(starts[at]))));
-        Ok(Reader { consumer, topic: topic.to_owned(), unread })
+        }
     }
 
     fn style(&self) -> Result<Style, Failure> {
@@ -127,15 +141,19 @@ impl Consume {
         Template::parse(&format).map(Style::Template).map_err(|reason| usage("--format", reason))
     }
 
-    fn print_all(&self, style: &Style, receiver: &Receiver<Row>) -> Result<(), Failure> {
-        let mut printer = Printer {
+    fn printer<'a>(&self, style: &'a Style) -> Printer<'a> {
+        Printer {
             out: BufWriter::with_capacity(256 * 1024, io::stdout().lock()),
             style,
             null: if self.null { b"NULL" } else { b"" },
             left: self.count.unwrap_or(u64::MAX),
             unbuffered: self.unbuffered || io::stdout().is_terminal(),
             progress: Progress::new("read"),
-        };
+        }
+    }
+
+    fn print_all(&self, style: &Style, receiver: &Receiver<Row>) -> Result<(), Failure> {
+        let mut printer = self.printer(style);
         while printer.left != 0 {
             let row = match receiver.try_recv() {
                 Ok(row) => row,
