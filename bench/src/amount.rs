@@ -9,7 +9,8 @@ use crate::workload::{Shape, VALUE_BYTES_MAX, VALUE_BYTES_MIN};
 /// for its unit.
 pub fn quantity(text: &str) -> Result<(f64, bool), String> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits =
+        text.find(|c: char| !c.is_ascii_digit() && !".-".contains(c)).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().map_err(|_| format!("{text:?} is no number"))?;
     let unit = unit.trim().trim_end_matches("/s");
@@ -146,6 +147,7 @@ mod tests {
         assert_eq!(rate("250"), Some(250.0));
         assert_eq!(rate("1.5M"), Some(1_500_000.0));
         assert_eq!(rate("20MB/s"), Some(20_000.0));
+        assert_eq!("-5".parse::<Rate>().unwrap_err(), "a rate is above zero, or max");
         for text in ["0", "", "fast", "10T"] {
             text.parse::<Rate>().unwrap_err();
         }
