@@ -42,7 +42,7 @@ pub(super) struct Count {
 impl Count {
     /// Instructions of one operation.
     pub(super) fn per_op(&self) -> u64 {
-        self.instructions / self.ops
+        (self.instructions + self.ops / 2) / self.ops
     }
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `cargo test` | each case twice, once for each digest: it works, and does the same each time |
 //! | `cargo bench -p tidemill-bench --bench append` | wall clock, the median of many passes |
+//! | the same with `-- --against PROGRAM` | beside another build of the same benchmark, by turns |
 //! | `cargo counts` | instructions of one pass by callgrind, compared with `counts/<bench>.txt` |
 //! | `cargo counts --renew` | writes these files anew |
 //! | `cargo bench -p tidemill-bench --bench append -- --renew` | one of them; `--count` compares |
@@ -28,23 +29,17 @@
 #![allow(unreachable_pub)]
 
 mod callgrind;
+mod clock;
 mod counts;
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use counts::{Count, Counts, Verdict};
 
 /// The product's allocator, so that memory costs what it costs there.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How long the passes of a case take together when time is measured.
-const MEASURED: Duration = Duration::from_millis(300);
-/// Enough for a median, however short a pass is.
-const PASSES_MAX: usize = 2000;
-const PASSES_MIN: usize = 5;
 
 /// What is asked of this program.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +48,10 @@ enum Mode {
     Try,
     /// Measure time.
     Time,
+    /// Measure time beside this other build of the same benchmark.
+    Against(String),
+    /// This process has its turn beside another: measure the case with this name.
+    Timed(String),
     /// Count instructions and compare.
     Count,
     /// Count instructions and write the file anew.
@@ -106,7 +105,15 @@ impl Bench {
                 assert_eq!(run(), run(), "{}: a pass does the same work each time", case.name);
                 println!("{} {}: ok", self.name, case.name);
             }
-            Mode::Time => self.print_time(&case, &state, &pass),
+            Mode::Time => {
+                let timing = clock::measure(&case, &state, &pass);
+                self.print(&case, Ok(clock::sentence(&case, &timing)));
+            }
+            Mode::Against(program) => self.print(&case, clock::against(&case, &program)),
+            Mode::Timed(name) if name == case.name => {
+                let digest = run();
+                println!("{}", clock::told(&clock::measure(&case, &state, &pass), digest));
+            }
             Mode::Count | Mode::Renew => self.count(&case, run()),
             Mode::Counted(name) if name == case.name => {
                 // What is done once only, such as looking at the processor, is done before.
@@ -115,7 +122,7 @@ impl Bench {
                 let result = callgrind::pass_under_count(&pass, &mut state);
                 println!("{}", digest(&state, &result));
             }
-            Mode::Counted(_) => {}
+            Mode::Timed(_) | Mode::Counted(_) => {}
         }
     }
 
@@ -141,26 +148,15 @@ impl Bench {
         }
     }
 
-    fn print_time<S, R>(&self, case: &Case, state: &impl Fn() -> S, pass: &impl Fn(&mut S) -> R) {
-        let mut passes = Vec::new();
-        let mut measured = Duration::ZERO;
-        while passes.len() < PASSES_MIN || (measured < MEASURED && passes.len() < PASSES_MAX) {
-            let mut state = state();
-            let begun = Instant::now();
-            let result = black_box(pass(black_box(&mut state)));
-            let took = begun.elapsed();
-            drop(result);
-            measured += took;
-            passes.push(took);
+    fn print(&mut self, case: &Case, said: Result<String, String>) {
+        let (bench, name) = (self.name, case.name);
+        match said {
+            Ok(said) => println!("{bench} {name}: {said}"),
+            Err(why) => {
+                eprintln!("{bench} {name}: {why}");
+                self.failed = true;
+            }
         }
-        passes.sort_unstable();
-        let median = passes[passes.len() / 2].as_secs_f64() / case.ops as f64;
-        let (bench, name, ns) = (self.name, case.name, median * 1e9);
-        let rate = match case.op_bytes {
-            0 => String::new(),
-            bytes => format!(", {:.2} GB/s", bytes as f64 / median / 1e9),
-        };
-        println!("{bench} {name}: {ns:.1} ns{rate} (median of {} passes)", passes.len());
     }
 
     fn count(&mut self, case: &Case, expected: u64) {
@@ -204,13 +200,24 @@ impl Bench {
 
 fn mode_of(args: &[String]) -> Mode {
     let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
-    let counted = args.iter().position(|arg| arg == "--counted").and_then(|at| args.get(at + 1));
-    match counted {
-        Some(name) => Mode::Counted(name.clone()),
-        None if has("--renew") => Mode::Renew,
-        None if has("--count") => Mode::Count,
+    let behind = |wanted: &str| {
+        let at = args.iter().position(|arg| arg == wanted)?;
+        args.get(at + 1).cloned()
+    };
+    if let Some(case) = behind("--counted") {
+        Mode::Counted(case)
+    } else if let Some(case) = behind("--timed") {
+        Mode::Timed(case)
+    } else if let Some(program) = behind("--against") {
+        Mode::Against(program)
+    } else if has("--renew") {
+        Mode::Renew
+    } else if has("--count") {
+        Mode::Count
+    } else if has("--bench") {
         // Cargo says this when it benches, and nothing when it tests.
-        None if has("--bench") => Mode::Time,
-        None => Mode::Try,
+        Mode::Time
+    } else {
+        Mode::Try
     }
 }
