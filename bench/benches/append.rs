@@ -16,7 +16,7 @@
 //! two combinations of checksums, one for the batch and one for its index, were 1,460 each, and the
 //! turn with a window and a write of its own twice the sketch: memory for the window, its zeros, and
 //! the tables of requests under way with their hashes. With checksums combined by a carry-less
-//! multiplication and cheaper hashes: 10,460, and 3,890 or 3,650.
+//! multiplication and cheaper hashes: 10,260, and 3,780 or 3,580.
 //!
 //! `cargo bench -p tidemill-bench --bench append` measures; see `measure/mod.rs` for the rest.
 

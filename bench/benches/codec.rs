@@ -10,7 +10,7 @@
 //! ten fields, a cut and a count on each side of the records: 600 for the first, 250 for each
 //! further one. At 3 instructions per ns all of it is far below a microsecond for one partition.
 //!
-//! Found: reading 1,150, and 186 for each further partition; writing 1,340 and 470. Both two to
+//! Found: reading 1,130, and 189 for each further partition; writing 1,270 and 454. Both two to
 //! three times the sketch, and still below half a microsecond. Reading: both walks decode every
 //! field, where the sketch took the second for free, and names are checked to be UTF-8 (250).
 //! Writing: each cut is a shared slice with a counter to raise, and each length is a varint byte by

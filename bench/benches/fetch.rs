@@ -10,8 +10,8 @@
 //! disk, 64 KiB is one pass of the checksum (as in batch.rs: 12,000) and a walk of 50 for each of
 //! 4 batches: 13,000. Twice that would mean that the bytes are passed over twice.
 //!
-//! Found: 600 and 4,700, about 70 for each batch: the list grows as it is filled, and each share is
-//! an atomic counter. From disk 30,150, of which one pass of the checksum is 29,400 (as in batch.rs,
+//! Found: 610 and 4,920, about 72 for each batch: the list grows as it is filled, and each share is
+//! an atomic counter. From disk 29,980, of which one pass of the checksum is 29,400 (as in batch.rs,
 //! dearer than sketched): the bytes are passed over once.
 //!
 //! `cargo bench -p tidemill-bench --bench fetch` measures; see `measure/mod.rs` for the rest.

@@ -9,8 +9,8 @@
 //! 2,000. An entry of about 120 bytes is written field by field, summed, and kept for its
 //! completion: 250. So expect 7,000 with one entry, and 16,000 more with 64.
 //!
-//! Found: 11,240 with one entry, of which the copy is 7,500 (a vector costs 3.7 instructions rather
-//! than 2.5), and 63,450 with 64: 830 more for each entry. Copying in pieces of 1 KiB takes 220 of
+//! Found: 9,830 with one entry, of which the copy is 7,500 (a vector costs 3.7 instructions rather
+//! than 2.5), and 60,670 with 64: 810 more for each entry. Copying in pieces of 1 KiB takes 220 of
 //! it; the rest is twice the sketch: an entry's fields are put into a list that looks for room at
 //! each of them, and the list is then copied into the window.
 //!
