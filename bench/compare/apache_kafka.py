@@ -10,6 +10,10 @@ import subprocess
 ONE_NODE = {
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1",
+    # Its first member waits so long for others; the usual 3 s are only patience in a test.
+    "group.initial.rebalance.delay.ms": "100",
+    # Tests write records that bear old dates; half a minute after its start they would be deleted.
+    "log.retention.hours": "-1",
 }
 
 
