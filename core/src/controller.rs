@@ -663,7 +663,6 @@ struct Named {
 }
 
 fn create_topic(asked: &CreatableTopic) -> CreateTopic {
-    let nodes = |ids: &[i32]| ids.iter().map(|&id| placement::node_of(id)).collect();
     CreateTopic {
         name: asked.name.clone(),
         partitions: asked.num_partitions,
@@ -671,7 +670,7 @@ fn create_topic(asked: &CreatableTopic) -> CreateTopic {
         assignments: asked
             .assignments
             .iter()
-            .map(|assignment| (assignment.partition_index, nodes(&assignment.broker_ids)))
+            .map(|assignment| (assignment.partition_index, placement::nodes_of(&assignment.broker_ids)))
             .collect(),
         configs: asked.configs.iter().map(|c| (c.name.clone(), c.value.clone())).collect(),
     }
@@ -728,8 +727,7 @@ fn decide_create_partitions(
     }
     for topic in &request.topics {
         let assignments: Option<Vec<Vec<NodeId>>> = topic.assignments.as_ref().map(|assigned| {
-            let nodes = |ids: &[i32]| ids.iter().map(|&id| placement::node_of(id)).collect();
-            assigned.iter().map(|assignment| nodes(&assignment.broker_ids)).collect()
+            assigned.iter().map(|one| placement::nodes_of(&one.broker_ids)).collect()
         });
         let decision = if named[topic.name.as_str()] != 1 {
             Err(Error::InvalidRequest("the topic is named twice".to_owned()))

@@ -32,6 +32,20 @@ pub fn node_of(endpoint_id: i32) -> NodeId {
     NodeId(endpoint_id.rem_euclid(SHARD_ID_STRIDE))
 }
 
+/// The nodes that endpoint ids belong to, in their order, each once: a client that wants a replica
+/// on each of the brokers it is told of names every endpoint of a node.
+pub fn nodes_of(endpoint_ids: &[i32]) -> Vec<NodeId> {
+    let mut nodes = Vec::new();
+    for (place, id) in endpoint_ids.iter().enumerate() {
+        let node = node_of(*id);
+        // The same id twice stays a mistake.
+        if endpoint_ids[..place].contains(id) || !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    nodes
+}
+
 /// What clients are told about how to reach this node.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
@@ -121,5 +135,14 @@ mod tests {
         let node = NodeId(3);
         assert_eq!(endpoint_id(node, ShardId(0)), 3, "a node's own id is its shard 0's");
         assert_eq!(node_of(endpoint_id(node, ShardId(5))), node);
+    }
+
+    /// Who asks for a replica on every broker there is does not name one node twice.
+    #[test]
+    fn all_endpoints_of_a_node_are_one_replica() {
+        let endpoint = |node, shard| endpoint_id(NodeId(node), ShardId(shard));
+        let asked = [endpoint(3, 0), endpoint(3, 1), endpoint(4, 1), endpoint(3, 2)];
+        assert_eq!(nodes_of(&asked), [NodeId(3), NodeId(4)]);
+        assert_eq!(nodes_of(&[3, 3]), [NodeId(3), NodeId(3)], "named twice");
     }
 }

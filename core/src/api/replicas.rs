@@ -108,8 +108,7 @@ fn refused_move(
     let Some(replicas) = &asked.replicas else {
         return Some((ErrorCode::NoReassignmentInProgress, "the partition is not being moved"));
     };
-    let there = partition.replicas.iter().copied();
-    let same = replicas.iter().map(|&id| placement::node_of(id)).eq(there);
+    let same = placement::nodes_of(replicas) == *partition.replicas;
     (!same).then_some((
         ErrorCode::InvalidReplicaAssignment,
         "there are no other nodes: the replicas can only be those there are",

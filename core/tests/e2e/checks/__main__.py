@@ -17,6 +17,7 @@ CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
     "client-kafka": "client_kafka",
+    "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",
     "kill-9": "kill_9",
     "full-disk": "full_disk",

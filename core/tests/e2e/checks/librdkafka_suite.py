@@ -1,0 +1,115 @@
+"""librdkafka's own tests of a broker, as their authors run them against Apache Kafka.
+
+What is left out is named here, and in docs/protocols/kafka.md with its reason.
+"""
+
+import os
+import re
+import subprocess
+
+from running import KEPT, ROOT, demand
+
+SUITE = KEPT / "librdkafka" / "tests"
+
+# The broker version whose behaviour the tests expect.
+VERSION = "4.2.0"
+TOGETHER = 5
+
+LEFT_OUT = {
+    "0052": "needs Kafka's shell scripts",
+    "0077": "needs Kafka's shell scripts",
+    "0081": "in part: access control needs an authorizer, SCRAM users need SASL",
+    "0097": "needs TLS",
+    "0107": "needs three brokers",
+    "0109": "needs Kafka's shell scripts",
+    "0111": "needs three brokers",
+    "0115": "needs Kafka's shell scripts and access control",
+    "0119": "needs Kafka's shell scripts and access control",
+    "0126": "needs SASL",
+    "0139": "meets a broker of its own, not ours",
+    "0142": "needs SASL",
+}
+NOT_YET = {
+    "0011": "in part: needs compacted topics",
+    "0098": "needs transactions",
+    "0103": "needs transactions",
+    "0129": "needs transactions",
+}
+# What of those that are left out in part is done.
+PARTS = {
+    "0011": ["test_message_partitioner", "test_single_partition", "test_partitioner",
+             "test_per_message"],
+    "0081": ["unclean_destroy", "CreateTopics", "DeleteTopics", "CreatePartitions",
+             "AlterConfigs", "IncrementalAlterConfigs", "DeleteRecords", "ListConsumerGroups",
+             "DescribeConsumerGroups", "DescribeTopics", "DescribeCluster", "DeleteGroups",
+             "DeleteConsumerGroupOffsets", "AlterConsumerGroupOffsets",
+             "ListConsumerGroupOffsets", "ListOffsets"],
+}
+# Play with sockets behind the library's back, which must not be done to those of other tests.
+ALONE = ["0049", "0075", "0076", "0086", "0088", "0094"]
+# Without topics that make themselves.
+BY_HAND = ["0045"]
+
+LINE = re.compile(r"^\|\s*(\S+)\s*\|\s*(PASSED|FAILED|SKIPPED)\s*\|[^|]*\|\s*(.*?)\s*\|?$")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+# Three ways, as the tests' authors do: groups of the older kind, of the newer, and a producer that
+# numbers its records.
+WAYS = {
+    "classic": ({}, []),
+    "idempotent": ({}, ["-P"]),
+}
+
+
+def check(run):
+    told = (ROOT / "docs" / "protocols" / "kafka.md").read_text()
+    for number in LEFT_OUT | NOT_YET:
+        demand(number in told, f"docs/protocols/kafka.md does not say why {number} is left out")
+    broker = run.broker(settings={"num.partitions": 4}, shards=2)
+    by_hand = run.broker("by-hand", settings={"num.partitions": 4,
+                                              "auto.create.topics.enable": "false"})
+    ways = ["classic"] if run.quick else WAYS
+    for way in ways:
+        environment, options = WAYS[way]
+        skipped = {"TESTS_SKIP": ",".join([*LEFT_OUT, *NOT_YET, *ALONE])}
+        passed = suite(run, broker, way, environment | skipped, [f"-p{TOGETHER}", *options])
+        alone = {"TESTS": ",".join(ALONE)}
+        passed += suite(run, broker, f"{way}-alone", environment | alone, ["-p1", *options])
+        alone = {"TESTS": ",".join(BY_HAND)}
+        passed += suite(run, by_hand, f"{way}-by-hand", environment | alone,
+                        ["-p1", "-s", "noautocreate", *options])
+        parts = [(test, part) for test, parts in PARTS.items() for part in parts]
+        for test, part in parts:
+            only = {"TESTS": test, "SUBTESTS": part}
+            suite(run, broker, f"{way}-{test}-{part}", environment | only, ["-p1", *options])
+        broker.demand_alive(f"the tests ({way})")
+        run.say(f"{way}: {passed} tests passed, and {len(parts)} parts of {', '.join(PARTS)}")
+
+
+def suite(run, broker, name, environment, options):
+    """Runs the tests that `environment` selects; returns how many have passed."""
+    conf = run.dir / "test.conf"
+    conf.write_text(f"metadata.broker.list={broker.address}\ntest.topic.random=true\n")
+    log = run.dir / f"{name}.log"
+    libraries = [str((SUITE.parent / part).resolve()) for part in ("src", "src-cpp")]
+    environment = os.environ | environment | {
+        "RDKAFKA_TEST_CONF": str(conf.resolve()),
+        "TEST_KAFKA_VERSION": VERSION,
+        "LD_LIBRARY_PATH": ":".join(libraries),
+    }
+    quick = ["-Q"] if run.quick else []
+    command = ["./test-runner", "-L", *quick, "-V", VERSION, *options]
+    with open(log, "wb") as out:
+        done = subprocess.run(command, cwd=SUITE, env=environment, stdin=subprocess.DEVNULL,
+                              stdout=out, stderr=subprocess.STDOUT, timeout=3600)
+    ends, reasons = {}, {}
+    for line in log.read_text(errors="replace").splitlines():
+        found = LINE.match(COLOUR.sub("", line))
+        if found and found[1] != "<MAIN>":
+            ends[found[1]], reasons[found[1]] = found[2], found[3]
+    failed = [f"{test} ({reasons[test]})" for test, end in ends.items() if end == "FAILED"]
+    passed = sum(end == "PASSED" for end in ends.values())
+    demand(not failed, f"{name}: {'; '.join(failed)}: {log}")
+    demand(done.returncode == 0 and passed, f"{name}: {passed} passed, ended with "
+           f"{done.returncode}: {log}")
+    return passed
