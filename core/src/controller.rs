@@ -670,7 +670,9 @@ fn create_topic(asked: &CreatableTopic) -> CreateTopic {
         assignments: asked
             .assignments
             .iter()
-            .map(|assignment| (assignment.partition_index, placement::nodes_of(&assignment.broker_ids)))
+            .map(|assignment| {
+                (assignment.partition_index, placement::nodes_of(&assignment.broker_ids))
+            })
             .collect(),
         configs: asked.configs.iter().map(|c| (c.name.clone(), c.value.clone())).collect(),
     }
