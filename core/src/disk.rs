@@ -35,6 +35,8 @@ pub enum Owner {
     Metadata,
     /// A partition whose batch is made anew before it is appended.
     Rework,
+    /// Those who want to know how large the disk is.
+    Space,
 }
 
 /// A file, as the one calls it that asks.
@@ -393,6 +395,12 @@ impl Disk {
         let index = self.in_flight.insert(InFlight::Chore { owner, id });
         edge.submit(token(TokenKind::Disk, index), Op::Chore(chore));
     }
+}
+
+/// The question how large the disk is. It has no name: there is one at a time.
+pub fn space_request() -> Request {
+    let work = Work::Chore { chore: Chore::Space, forget: Vec::new() };
+    Request { owner: Owner::Space, id: 0, work }
 }
 
 /// Work on a batch that is made anew. It has no name: there is one at a time.

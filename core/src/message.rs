@@ -264,6 +264,8 @@ pub enum Answer {
     Group(Box<coordinator::request::Reply>),
     /// What the coordinator of transactions answers.
     Transaction(Box<transaction::request::Reply>),
+    /// How large the disk is, all of it and what may still be used; none if that cannot be told.
+    Space(Option<(u64, u64)>),
     /// How much the log holds.
     Size {
         /// Its batches together.

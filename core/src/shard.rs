@@ -25,7 +25,7 @@ use tidemill_record::TopicPartition;
 use tidemill_replication::config::node_config;
 use tidemill_replication::metadata::{Configs, Image, Record};
 use tidemill_runtime::clock::StampClock;
-use tidemill_runtime::edge::{Completion, Edge, Instant, ListenerId, Next, Program, ShardId};
+use tidemill_runtime::edge::{Completion, Done, Edge, Instant, ListenerId, Next, Program, ShardId};
 use tidemill_storage::Event;
 
 use crate::api::Job;
@@ -138,6 +138,9 @@ pub struct Shard {
     pub(crate) groups: Groups,
     pub(crate) spending: Spending,
     pub(crate) transactions: Transactions,
+    /// Who wants to know how large the disk is: jobs, and the place of the answer in each.
+    pub(crate) space_wanted: Vec<(JobId, u32)>,
+    space_asked: bool,
     pub(crate) controller: Option<Controller>,
     pub(crate) disk: Disk,
     pub(crate) startup: Option<Startup>,
@@ -254,6 +257,8 @@ impl Shard {
             waiting_fetches: WaitingFetches::default(),
             groups: Groups::new(&settings, id.0),
             spending: Spending::default(),
+            space_wanted: Vec::new(),
+            space_asked: false,
             now: Instant::default(),
             transactions: Transactions::new(&settings),
             controller: None,
@@ -423,6 +428,11 @@ impl Shard {
                     self.disk.submit(crate::disk::rework_request(chore), edge);
                 }
             }
+            if !self.space_wanted.is_empty() && !self.space_asked {
+                moved = true;
+                self.space_asked = true;
+                self.disk.submit(crate::disk::space_request(), edge);
+            }
             if let Some(controller) = &mut self.controller {
                 while let Some(request) = controller.poll_request() {
                     moved = true;
@@ -457,6 +467,18 @@ impl Shard {
                 let home = self.home.as_mut().expect("it asked");
                 let completion = crate::disk::storage_completion(finished);
                 home.storage.handle_completion(completion, times.now.nanos);
+            }
+            Owner::Space => {
+                self.space_asked = false;
+                let space = match finished.result {
+                    Ok(Done::Space { total_bytes, usable_bytes }) => {
+                        Some((total_bytes, usable_bytes))
+                    }
+                    _ => None,
+                };
+                for (job, index) in std::mem::take(&mut self.space_wanted) {
+                    self.answered(job, index, Answer::Space(space), times);
+                }
             }
             Owner::Rework => {
                 let home = self.home.as_mut().expect("it asked");

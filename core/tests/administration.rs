@@ -221,6 +221,8 @@ fn sizes_of_partitions_are_told() {
         assert_eq!((told.error_code, told.results.len()), (ErrorCode::None, 1));
         let directory = &told.results[0];
         assert_eq!(directory.log_dir, broker.data_dir().display().to_string());
+        let (usable, total) = (directory.usable_bytes, directory.total_bytes);
+        assert!(0 < usable && usable <= total, "{usable} of {total}");
         let sizes = directory.topics.iter().flat_map(|topic| {
             let size = |p: &tidemill_net::kafka::describe_log_dirs::DescribeLogDirsPartition| {
                 (topic.name.clone(), p.partition_index, p.partition_size)

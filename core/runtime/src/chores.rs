@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -247,6 +248,7 @@ pub fn perform(root: &Path, chore: &Chore) -> Result<Done, Fault> {
         Chore::Truncate { path, size } => truncate(&root.join(path), *size),
         Chore::Prewrite { path, size } => prewrite(&root.join(path), *size),
         Chore::SyncFileSystem => sync_file_system(root),
+        Chore::Space => return space(root).map_err(|error| fault_of_error(&error)),
         Chore::Compute(Computation { bytes, wanted, work }) => {
             return Ok(Done::Computed(work(bytes, *wanted)));
         }
@@ -323,6 +325,19 @@ fn sync_file_system(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn space(root: &Path) -> io::Result<Done> {
+    let path = path_bytes(root).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut answer = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path ends with a zero, and the answer has room for what is written into it.
+    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all bytes are set, to zero or by the call, and any bytes are an answer.
+    let answer = unsafe { answer.assume_init() };
+    let bytes = |blocks: u64| blocks.saturating_mul(answer.f_frsize);
+    Ok(Done::Space { total_bytes: bytes(answer.f_blocks), usable_bytes: bytes(answer.f_bavail) })
+}
+
 /// `path` as the kernel wants it.
 pub(crate) fn path_bytes(path: &Path) -> Option<CString> {
     CString::new(path.as_os_str().as_bytes()).ok()
@@ -377,6 +392,16 @@ mod tests {
         ok(dir.path(), Chore::Prewrite { path: "f".into(), size: 1 << 20 });
         let metadata = fs::metadata(dir.path().join("f")).expect("just made");
         assert!(1 << 20 <= metadata.blocks() * 512);
+    }
+
+    #[test]
+    fn the_size_of_the_file_system_is_told() {
+        let dir = TestDir::new("space");
+        let Ok(Done::Space { total_bytes, usable_bytes }) = perform(dir.path(), &Chore::Space)
+        else {
+            panic!("the directory exists");
+        };
+        assert!(0 < usable_bytes && usable_bytes <= total_bytes);
     }
 
     #[test]

@@ -240,6 +240,8 @@ pub enum Chore {
     },
     /// Make every completed write to the data directory's file system durable (syncfs).
     SyncFileSystem,
+    /// How large the data directory's file system is: completes with [`Done::Space`].
+    Space,
     /// No file work, but a computation that would take too long in a turn: completes with
     /// [`Done::Computed`].
     Compute(Computation),
@@ -306,6 +308,13 @@ pub enum Done {
     Read(Bytes),
     /// The entries of a directory, in no particular order.
     Listed(Vec<DirEntry>),
+    /// The size of the data directory's file system.
+    Space {
+        /// All of it.
+        total_bytes: u64,
+        /// What may still be used.
+        usable_bytes: u64,
+    },
     /// What was computed, or the number of the reason why not.
     Computed(Result<BytesMut, u32>),
 }

@@ -62,6 +62,9 @@ pub(crate) fn describe_result(result: &Result<Done, Fault>) -> String {
         Ok(Done::Opened { file, size }) => format!("opened {} of {size} bytes", file.0),
         Ok(Done::Read(bytes)) => format!("read {} {:08x}", bytes.len(), crc32c::crc32c(bytes)),
         Ok(Done::Listed(names)) => format!("listed {}", names.len()),
+        Ok(Done::Space { total_bytes, usable_bytes }) => {
+            format!("space {usable_bytes} of {total_bytes}")
+        }
         Ok(Done::Computed(Ok(bytes))) => {
             format!("computed {} {:08x}", bytes.len(), crc32c::crc32c(bytes))
         }

@@ -282,6 +282,11 @@ impl Disk {
                 }
                 self.tree.sync_all(began_at);
             }
+            Chore::Space => {
+                let total_bytes = self.capacity_bytes;
+                let usable_bytes = total_bytes.saturating_sub(self.used_bytes());
+                return Ok(Done::Space { total_bytes, usable_bytes });
+            }
             Chore::Compute(Computation { bytes, wanted, work }) => {
                 return Ok(Done::Computed(work(bytes, *wanted)));
             }

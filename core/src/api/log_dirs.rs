@@ -1,7 +1,8 @@
 //! DescribeLogDirs: how much of the data directory each partition takes.
 //!
 //! Each home tells the size of its partitions: the bytes of the batches they hold, which is what
-//! Kafka calls the size of a log. User interfaces draw it, and fail without it.
+//! Kafka calls the size of a log. The background executor asks the file system how large it is and
+//! what is left of it. User interfaces draw it, and fail without it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +14,14 @@ use tidemill_net::kafka::describe_log_dirs::{
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_record::{PartitionId, TopicPartition};
 
-use super::{Purpose, ReplyForm};
+use super::{Collect, Job, Purpose, ReplyForm, deadline_of};
 use crate::limits::REQUEST_WAIT_MS_DEFAULT;
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
+
+/// What is told of a disk that does not tell.
+const UNKNOWN: i64 = -1;
 
 /// What was asked for and exists: topics, and the numbers of their partitions.
 pub struct LogDirs {
@@ -32,17 +36,19 @@ impl Shard {
         times: Times,
     ) {
         let topics = self.log_dirs_asked(request);
-        let targets = topics.iter().flat_map(|(name, numbers)| {
-            let topic = self.find_topic(TopicRef::Name(name)).expect("just found");
-            let call = |&number: &i32| {
-                let id = TopicPartition { topic: topic.id, partition: PartitionId(number) };
-                Ok((id, Call::Size))
-            };
-            numbers.iter().map(call)
+        let partitions = topics.iter().flat_map(|(name, numbers)| {
+            let topic = self.find_topic(TopicRef::Name(name)).expect("just found").id;
+            let id = move |&number: &i32| TopicPartition { topic, partition: PartitionId(number) };
+            numbers.iter().map(id)
         });
-        let targets = targets.collect();
+        let calls: Vec<_> = (0..).zip(partitions).map(|(n, id)| (n, id, Call::Size)).collect();
+        // The last answer is how large the disk is.
         let purpose = Purpose::LogDirs(LogDirs { topics });
-        self.collect(reply, targets, purpose, REQUEST_WAIT_MS_DEFAULT, times);
+        let collect = Collect::new(reply, calls.len() + 1, purpose);
+        let job = self.jobs.insert(Job::Collect(collect));
+        self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
+        self.space_wanted.push((job, calls.len() as u32));
+        self.call(job, calls, times);
     }
 
     /// What does not exist is left out, as in Kafka; what is named twice is told once.
@@ -81,7 +87,7 @@ impl Shard {
                 match answers.next().expect("an answer per partition") {
                     Answer::Size { size_bytes } => partitions.push(DescribeLogDirsPartition {
                         partition_index,
-                        partition_size: i64::try_from(size_bytes).unwrap_or(i64::MAX),
+                        partition_size: told(size_bytes),
                         ..DescribeLogDirsPartition::default()
                     }),
                     // It was deleted just now.
@@ -94,11 +100,17 @@ impl Shard {
                 topics.push(DescribeLogDirsTopic { name: name.to_string(), partitions });
             }
         }
+        let (total_bytes, usable_bytes) = match answers.next() {
+            Some(Answer::Space(Some((total, usable)))) => (told(total), told(usable)),
+            _ => (UNKNOWN, UNKNOWN),
+        };
         let fenced = self.home.as_ref().is_some_and(|home| home.is_fenced());
         let directory = DescribeLogDirsResult {
             error_code: if fenced { ErrorCode::KafkaStorageError } else { ErrorCode::None },
             log_dir: self.settings.data_dir_shown.clone(),
             topics,
+            total_bytes,
+            usable_bytes,
             ..DescribeLogDirsResult::default()
         };
         let response = DescribeLogDirsResponse {
@@ -108,4 +120,8 @@ impl Shard {
         };
         self.reply_message(reply, &response);
     }
+}
+
+fn told(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use tidemill_record::{PartitionId, TopicId};
+use tidemill_runtime::edge::{Chore, Done};
 use tidemill_storage::io::{Action, Completion, Fault, Outcome};
 use tidemill_storage::recovery::{Known, Recovery};
 
