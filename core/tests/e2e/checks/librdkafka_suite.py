@@ -20,6 +20,8 @@ LEFT_OUT = {
     "0077": "needs Kafka's shell scripts",
     "0081": "in part: needs an authorizer, SASL, and settings of groups",
     "0097": "needs TLS",
+    "0098": "needs three brokers",
+    "0101": "needs three brokers",
     "0103": "in part: needs three brokers",
     "0107": "needs three brokers",
     "0109": "needs Kafka's shell scripts",
@@ -101,11 +103,12 @@ def suite(run, broker, name, environment, options):
             run.say(f"{name}: {test} once more, alone: {ends[test][1]}")
         only = {name: value for name, value in environment.items() if name != "TESTS_SKIP"}
         only["TESTS"] = ",".join(test[:4] for test in failed)
+        # Where one fails again, the run may end before it tells of the others.
         ends |= tests(run, broker, f"{name}-again", only, [*options, "-p1"])
         failed = [test for test in failed if ends[test][0] == "FAILED"]
     demand(not failed, f"{name}: {'; '.join(f'{test} ({ends[test][1]})' for test in failed)}")
     passed = sum(end == "PASSED" for end, _ in ends.values())
-    demand(passed, f"{name}: no test ran; see {run.dir / name}.log")
+    demand(passed, f"{name}: no test came to its end; see {run.dir / name}.log")
     return passed
 
 
@@ -128,6 +131,4 @@ def tests(run, broker, name, environment, options):
                        stderr=subprocess.STDOUT, timeout=900 if run.quick else 3600)
     lines = (LINE.match(COLOUR.sub("", line)) for line in
              log.read_text(errors="replace").splitlines())
-    ends = {found[1]: (found[2], found[3]) for found in lines if found and found[1] != "<MAIN>"}
-    demand(ends, f"{name}: the tests did not come to their end: {log}")
-    return ends
+    return {found[1]: (found[2], found[3]) for found in lines if found and found[1] != "<MAIN>"}
