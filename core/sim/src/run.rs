@@ -178,6 +178,7 @@ fn draw_crowd(random: &mut Random, of_groups: &mut Random) -> Crowd {
         pause_max: Duration::from_millis(*random.pick(&[2, 10, 10, 50])),
         topic_deletions: *random.pick(&[0, 0, 10_000, 50_000]),
         record_deletions: *random.pick(&[0, 0, 20_000, 100_000]),
+        quotas: 50_000,
     }
 }
 

@@ -64,6 +64,9 @@ pub struct Crowd {
     pub topic_deletions: u32,
     /// Parts per million of an administrator's steps that delete records.
     pub record_deletions: u32,
+    /// Parts per million of an administrator's steps that set a quota, and of those that ask for
+    /// all of them.
+    pub quotas: u32,
 }
 
 /// What the run is at.

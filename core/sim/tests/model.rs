@@ -535,6 +535,9 @@ fn run_model(seed: u64, flaw: Flaw) -> Outcome {
     };
     let model = Model { state: Rc::new(RefCell::new(state)) };
     let mut plan = Plan::of(seed);
+    // The model has partitions and nothing else.
+    plan.crowd.members = 0;
+    plan.crowd.quotas = 0;
     if flaw != Flaw::None {
         // Whatever can be forgotten must first be done.
         plan.crowd.topic_deletions = plan.crowd.topic_deletions.max(50_000);

@@ -105,9 +105,9 @@ impl Admin {
             self.create(scene);
         } else if scene.random.happens(20_000) {
             self.grow(scene);
-        } else if scene.random.happens(50_000) {
+        } else if scene.random.happens(scene.crowd.quotas) {
             self.set_quota(scene);
-        } else if scene.random.happens(50_000) {
+        } else if scene.random.happens(scene.crowd.quotas) {
             let expected = scene.history.quotas.expected();
             let version = scene.random.between(0, 1) as i16;
             let request = DescribeClientQuotasRequest::default();
