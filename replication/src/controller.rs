@@ -312,6 +312,13 @@ pub fn decide_deletion_finished(image: &Image, id: TopicId) -> Option<Record> {
     image.is_tombstone(id).then_some(Record::TopicDeletionFinished { id })
 }
 
+/// Configs of the broker's own topics are the broker's: without theirs, retention would delete what
+/// groups and transactions rely on.
+fn check_may_be_configured(image: &Image, resource: Resource) -> Result<(), Error> {
+    let Resource::Topic(id) = resource else { return Ok(()) };
+    image.topic(id).map_or(Ok(()), |topic| check_not_internal(&topic.name))
+}
+
 /// Changes of a resource's configs, all or none. `file` is what the node's own file sets: lists
 /// are changed from what is in force. No record at all means that everything is so already.
 pub fn decide_alter_configs(
@@ -321,6 +328,7 @@ pub fn decide_alter_configs(
     file: &Configs,
 ) -> Result<Vec<Record>, Error> {
     let current = image.configs(resource).ok_or(Error::UnknownTopic)?;
+    check_may_be_configured(image, resource)?;
     let mut altered = current.clone();
     let mut named = BTreeSet::new();
     for change in changes {
@@ -345,6 +353,7 @@ pub fn decide_replace_configs(
     file: &Configs,
 ) -> Result<Vec<Record>, Error> {
     let current = image.configs(resource).ok_or(Error::UnknownTopic)?;
+    check_may_be_configured(image, resource)?;
     let set = |(name, value): &(String, Option<String>)| ConfigChange {
         name: name.clone(),
         operation: ConfigOperation::Set,

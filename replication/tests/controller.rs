@@ -3,10 +3,10 @@
 
 use tidemill_record::{LeaderEpoch, NodeId, PartitionId, TopicId};
 use tidemill_replication::controller::{
-    ConfigChange, ConfigOperation, CreateTopic, Defaults, Error, decide_alter_configs,
-    decide_create_partitions, decide_create_topics, decide_delete_topic, decide_delete_topic_id,
-    decide_deletion_finished, decide_node_start, decide_producer_ids, decide_replace_configs,
-    resolve_topic_config,
+    ConfigChange, ConfigOperation, CreateTopic, Defaults, Error, OFFSETS_TOPIC, TRANSACTIONS_TOPIC,
+    decide_alter_configs, decide_create_partitions, decide_create_topics, decide_delete_topic,
+    decide_delete_topic_id, decide_deletion_finished, decide_internal_topic, decide_node_start,
+    decide_producer_ids, decide_replace_configs, resolve_topic_config,
 };
 use tidemill_replication::identity::DirectoryId;
 use tidemill_replication::metadata::{Configs, Image, Record, Resource};
@@ -342,4 +342,34 @@ fn configs_given_anew_replace_all_there_were() {
     let refused = [("segment.ms", Some("1")), ("retention.ms", None)];
     assert!(matches!(replace(&refused), Err(Error::InvalidRequest(_))));
     assert_eq!(replace(&[]).unwrap().len(), 0);
+}
+
+/// Anybody could set the configs of `__consumer_offsets` anew: what was left out went back to its
+/// default, and retention deleted the offsets that groups had committed.
+#[test]
+fn configs_of_the_brokers_own_topics_are_not_changed() {
+    use ConfigOperation::{Delete, Set};
+    let none = Configs::new();
+    for name in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
+        let mut image = image();
+        let configs = vec![("cleanup.policy".to_owned(), "compact".to_owned())];
+        let made = decide_internal_topic(&image, &topic(name), configs, &DEFAULTS, 1).unwrap();
+        image.replay(&made).unwrap();
+        let resource = Resource::Topic(image.topic_named(name).unwrap().id);
+
+        let changes = [
+            vec![],
+            vec![change("cleanup.policy", Set, Some("delete"))],
+            vec![change("cleanup.policy", Delete, None)],
+            vec![change("retention.ms", Set, Some("1"))],
+        ];
+        for changes in changes {
+            let refused = alter(&mut image, resource, &changes).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
+        for configs in [vec![], vec![("retention.ms".to_owned(), Some("1".to_owned()))]] {
+            let refused = decide_replace_configs(&image, resource, &configs, &none).unwrap_err();
+            assert!(matches!(refused, Error::InvalidRequest(_)), "{refused}");
+        }
+    }
 }
