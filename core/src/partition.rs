@@ -681,6 +681,11 @@ impl Home {
         let answer = match (result, kind) {
             (Ok(batches), DiskReadKind::Fetch { diverging, call }) => {
                 let found = self.partitions.get(&partition);
+                let start = found.map(|found| self.storage.log(found.log).start());
+                if start.is_some_and(|start| call.from < start) {
+                    // Trimmed meanwhile: which of it was aborted is not known any more.
+                    return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
+                }
                 let end = found.map(|found| self.visible_end(found, call.read_committed));
                 let held_back = batches.is_empty() && end.is_some_and(|end| call.from < end);
                 let mut answer = self.read_answer(partition, &call, batches, diverging, held_back);

@@ -213,6 +213,33 @@ fn what_belongs_to_no_transaction_is_refused() {
     assert_eq!(scene.error(call), Some(ErrorCode::InvalidRequest));
 }
 
+/// The bug: what was aborted is worked out when the disk has done its part, and by then a trim had
+/// made the log forget it: its records were given out as if they were committed.
+#[test]
+fn what_is_trimmed_while_it_is_read_is_not_given_out_as_committed() {
+    let mut scene = Scene::new();
+    scene.begin(producer(9, 0));
+    scene.mark(producer(9, 0), Ending::Abort);
+    let batches = scene.read(0, false).batches;
+    let (read, asked) = (ReadId(u64::MAX), 1000);
+    let call = ReadCall {
+        from: Offset(0),
+        limit_bytes: 1 << 20,
+        min_one: true,
+        read_committed: true,
+        current_leader_epoch: None,
+        last_fetched_epoch: None,
+    };
+    let kind = DiskReadKind::Fetch { diverging: None, call };
+    let under_way = DiskRead { partition: PARTITION, reply_to: reply_to(asked), kind };
+    scene.home.reads.insert(read, under_way);
+    let trim = scene.call(Call::Trim { before: 2 });
+    assert!(matches!(scene.answer(trim), Some(Answer::Trimmed { .. })));
+    scene.home.handle_event(Event::ReadDone { read, result: Ok(batches) }, TIMES);
+    scene.settle();
+    assert_eq!(scene.error(asked), Some(ErrorCode::OffsetOutOfRange));
+}
+
 /// An administrator sees which transaction keeps readers waiting.
 #[test]
 fn producers_are_described_with_what_they_have_open() {
