@@ -155,7 +155,10 @@ impl Transactions {
             if producer.epoch < state.epoch {
                 return Err(TransactionError::FencedProducerEpoch { current: state.epoch });
             }
-            if state.first.is_some() && !is_transactional {
+            // Under a higher epoch it is another transaction: the marker that ends this one, and
+            // raises the epoch, has not come.
+            let is_other = !is_transactional || state.epoch < producer.epoch;
+            if state.first.is_some() && is_other {
                 return Err(TransactionError::NotTransactional);
             }
             if state.first.is_none() && !is_numbered && !begins_at_zero {

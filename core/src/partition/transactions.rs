@@ -18,7 +18,7 @@ use tidemill_record::{
 use tidemill_storage::Log;
 use tidemill_storage::transactions::Aborted;
 
-use super::{Home, QueuedAppend, Times, check, check_timestamps, refused};
+use super::{Home, Partition, QueuedAppend, Times, check, check_timestamps, refused};
 use crate::job::ReplyTo;
 use crate::limits::APPENDS_QUEUED_MAX;
 use crate::message::{Acks, Answer, InTransaction};
@@ -90,6 +90,17 @@ impl Unverified {
     }
 }
 
+impl Partition {
+    /// Whether something waits that ends what this producer has open: behind it, it is over.
+    fn is_marker_queued(&self, id: ProducerId) -> bool {
+        let is_marker = |queued: &QueuedAppend| {
+            let validated = &queued.validated;
+            validated.is_control() && validated.producer().is_some_and(|of| of.id == id)
+        };
+        self.queued.iter().any(is_marker)
+    }
+}
+
 impl Home {
     pub(super) fn append_in_transaction(
         &mut self,
@@ -114,7 +125,8 @@ impl Home {
         let Some(producer) = producer else { return self.enqueue(id, queued, times) };
         let log = self.storage.log(partition.log);
         // A batch that is there already opens nothing.
-        let is_known = log.is_in_transaction(producer) || log.holds(&validated);
+        let is_open = log.is_in_transaction(producer) && !partition.is_marker_queued(producer.id);
+        let is_known = is_open || log.holds(&validated);
         if is_known && !partition.unverified.waits(producer) {
             return self.enqueue(id, queued, times);
         }

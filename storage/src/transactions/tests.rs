@@ -147,6 +147,19 @@ fn a_producer_in_a_transaction_writes_nothing_outside_of_it() {
     assert_eq!(log.check(producer(1, 0), false, true), Ok(()));
 }
 
+/// The bug: a batch of a higher epoch was taken for a part of the transaction that was open under
+/// the one before.
+#[test]
+fn a_higher_epoch_does_not_continue_an_open_transaction() {
+    let mut log = Log::default();
+    log.batch(1, 1);
+    let refused = log.check(producer(1, 1), true, true);
+    assert_eq!(refused, Err(TransactionError::NotTransactional));
+    let marker = Marker { outcome: Outcome::Commit, coordinator_epoch: 3 };
+    log.transactions.note_marker(producer(1, 1), marker, Offset(1), 0);
+    assert_eq!(log.check(producer(1, 1), true, true), Ok(()));
+}
+
 /// Aborted transactions are remembered as long as their records: their number is bounded by
 /// refusing new ones, never by forgetting one.
 #[test]

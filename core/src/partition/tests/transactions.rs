@@ -184,6 +184,30 @@ fn a_batch_that_waited_while_its_transaction_ended_is_refused() {
     assert_eq!((scene.latest(true), scene.latest(false)), (1, 1), "nothing is open");
 }
 
+/// The bug: while a marker waited behind a batch that is made anew, its transaction counted as open:
+/// a late batch was not asked about, went behind the marker, and opened one that nobody ends.
+#[test]
+fn a_batch_behind_a_marker_that_waits_is_asked_about() {
+    let mut scene = Scene::new();
+    let from = producer(9, 0);
+    scene.begin(from);
+    let codec = Some(Codec::Lz4);
+    let rules = &mut scene.home.partitions.get_mut(&PARTITION).unwrap().rules;
+    rules.wanted = Wanted { codec, behind_max_ms: None };
+    let slow = batch(0, &[7; 10_000]);
+    scene.call(Call::Append { batch: slow, acks: Acks::InSync, zstd_allowed: true });
+    let chore = scene.home.poll_rework().expect("it is to be compressed");
+    let mark = scene.mark(from, Ending::Commit);
+    assert!(scene.answer(mark).is_none(), "it waits its turn");
+    let late = scene.write(from, 1);
+    scene.verify(from, Err(ErrorCode::InvalidTxnState));
+    assert_eq!(scene.error(late), Some(ErrorCode::InvalidTxnState));
+    scene.home.reworked(done(&chore), TIMES);
+    scene.settle();
+    assert!(matches!(scene.answer(mark), Some(Answer::Appended { .. })));
+    assert_eq!((scene.latest(true), scene.latest(false)), (3, 3), "nothing is open");
+}
+
 /// A marker under a higher epoch ends the transaction and fences who had it open.
 #[test]
 fn a_fenced_producer_writes_no_more() {
