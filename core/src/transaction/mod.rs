@@ -105,6 +105,8 @@ struct Entry {
     /// Of those, the ones to be told again.
     failed: BTreeSet<Part>,
     timer: Option<Instant>,
+    /// When the transaction that is open is aborted, by the clock that nobody sets.
+    deadline: Option<Instant>,
 }
 
 /// Something that happens to a transactional id.
@@ -537,6 +539,9 @@ impl Coordinator {
         let Some(entry) = self.ids.get_mut(id) else { return };
         entry.unmarked.clear();
         entry.failed.clear();
+        if entry.state.as_ref().is_none_or(|state| state.status != Status::Ongoing) {
+            entry.deadline = None;
+        }
         if self.closed.is_some() {
             // The next start goes on from here.
             return;
@@ -544,7 +549,7 @@ impl Coordinator {
         let Some(state) = &entry.state else { return self.set_timer(id, None) };
         match state.status {
             Status::Ongoing => {
-                let at = deadline(state, times);
+                let at = *entry.deadline.get_or_insert_with(|| deadline(state, times));
                 self.set_timer(id, Some(at));
             }
             Status::PrepareCommit | Status::PrepareAbort => {
@@ -568,7 +573,7 @@ impl Coordinator {
         let Some(entry) = self.ids.get_mut(id) else { return };
         let Some(state) = &entry.state else { return };
         if state.status == Status::Ongoing {
-            let at = deadline(state, times);
+            let at = *entry.deadline.get_or_insert_with(|| deadline(state, times));
             if times.now < at {
                 return self.set_timer(id, Some(at));
             }
@@ -653,7 +658,7 @@ fn is_expired(state: &State, rules: &Rules, now_ms: i64) -> bool {
     idle && rules.expiration_ms <= now_ms.saturating_sub(state.updated_ms)
 }
 
-/// When an open transaction is aborted.
+/// When an open transaction is aborted, by the time of day; asked once, since that may be set.
 fn deadline(state: &State, times: Times) -> Instant {
     let since_ms = state.started_ms.unwrap_or(times.wall_ms);
     let end_ms = since_ms.saturating_add(i64::from(state.timeout_ms));

@@ -12,6 +12,8 @@ struct Scene {
     coordinator: Coordinator,
     log: Vec<Record>,
     now_ms: i64,
+    /// How far the time of day was set back.
+    set_back_ms: i64,
     asked: u32,
     answers: Vec<(u32, Reply)>,
     marks: Vec<Mark>,
@@ -53,6 +55,7 @@ impl Scene {
             coordinator,
             log: Vec::new(),
             now_ms: 0,
+            set_back_ms: 0,
             asked: 0,
             answers: Vec::new(),
             marks: Vec::new(),
@@ -64,7 +67,8 @@ impl Scene {
     }
 
     fn times(&self) -> Times {
-        Times { now: Instant { nanos: self.now_ms as u64 * 1_000_000 }, wall_ms: self.now_ms }
+        let now = Instant { nanos: self.now_ms as u64 * 1_000_000 };
+        Times { now, wall_ms: self.now_ms - self.set_back_ms }
     }
 
     /// The process dies; another one reads what is in the log.
@@ -312,6 +316,27 @@ fn a_transaction_ends_with_its_time() {
     scene.restart();
     scene.wait(0);
     assert_eq!(scene.status(), Some(Status::PrepareAbort), "also behind a restart");
+}
+
+/// The bug: how long a transaction may stay open was worked out anew from the time of day whenever
+/// something was added and when its timer rang: a clock that was set back held it open.
+#[test]
+fn a_clock_that_is_set_back_holds_no_transaction_open() {
+    let mut scene = Scene::new();
+    let from = scene.begin();
+    scene.add(from, 0);
+    scene.wait(i64::from(TIMEOUT_MS) - 1000);
+    scene.set_back_ms = 3_600_000;
+    assert_eq!(scene.add(from, 1), Reply::Done);
+    scene.wait(999);
+    assert_eq!(scene.status(), Some(Status::Ongoing));
+    scene.wait(1);
+    assert_eq!(scene.status(), Some(Status::PrepareAbort));
+    scene.confirm();
+    assert_eq!(scene.init(), Reply::Producer(producer(101, 2)));
+    assert_eq!(scene.add(producer(101, 2), 0), Reply::Done);
+    scene.wait(i64::from(TIMEOUT_MS) - 1);
+    assert_eq!(scene.status(), Some(Status::Ongoing), "the next one has its own time");
 }
 
 /// A crash behind any record leaves no transaction that hangs: what is prepared is told again until
