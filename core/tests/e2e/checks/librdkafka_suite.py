@@ -85,7 +85,12 @@ def check(run):
         parts = [(test, part) for test, parts in PARTS.items() for part in parts]
         for test, part in parts:
             only = {"TESTS": test, "SUBTESTS": part}
-            suite(run, one_shard, f"{way}-{test}-{part}", environment | only, ["-p1", *options])
+            name = f"{way}-{test}-{part}"
+            suite(run, one_shard, name, environment | only, ["-p1", *options])
+            # A part that is not there any more would pass.
+            met = re.search(rf"\[ \S*{part}\S*.*PASS", (run.dir / f"{name}.log").read_text(
+                errors="replace"))
+            demand(met, f"{test} has no part {part}")
         broker.demand_alive(f"the tests ({way})")
         run.say(f"{way}: {passed} tests passed, and {len(parts)} parts of {', '.join(PARTS)}")
 
