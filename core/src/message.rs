@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{LeaderEpoch, Marker, Offset, Producer, Timestamp, TopicPartition};
+use tidemill_record::{
+    LeaderEpoch, Marker, Offset, Producer, ProducerEpoch, Timestamp, TopicPartition,
+};
 use tidemill_replication::metadata::{Image, Record};
 use tidemill_storage::ProducerState;
 use tidemill_storage::recovery::RecoveredShard;
@@ -191,6 +193,15 @@ pub struct InTransaction {
     pub adds_partition: bool,
     /// Its client knows the error that tells it to abort.
     pub may_be_told_to_abort: bool,
+}
+
+impl InTransaction {
+    /// Whether what its producer sent under the epoch `sent` is too late for the transaction that
+    /// a marker under the epoch `marker` ends. In the newer flow each end raises the epoch, so what
+    /// comes under the marker's own belongs to the next transaction.
+    pub fn is_ended_by(&self, sent: ProducerEpoch, marker: ProducerEpoch) -> bool {
+        sent < marker || (sent == marker && !self.adds_partition)
+    }
 }
 
 /// What a fetch asks of one partition.

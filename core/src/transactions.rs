@@ -448,14 +448,28 @@ impl Shard {
     }
 
     /// A transaction has ended: commits of its that still wait to be verified are refused. They
-    /// may be answered "yes", as things were before, and would never end.
-    pub(crate) fn refuse_late_commits(&mut self, partition: TopicPartition, producer: ProducerId) {
-        let late = self.transactions.commits.remove(&(partition, producer)).unwrap_or_default();
-        for job in late {
-            let job = self.jobs.remove(job);
-            let Some(Job::Transactions(TransactionJob::VerifyCommit { reply_to, .. })) = job else {
+    /// may be answered "yes", as things were before, and would never end. Those of the next one
+    /// wait on.
+    pub(crate) fn refuse_late_commits(&mut self, partition: TopicPartition, marker: Producer) {
+        let key = (partition, marker.id);
+        let (mut waiting, mut refused) = (Vec::new(), Vec::new());
+        for id in self.transactions.commits.remove(&key).unwrap_or_default() {
+            let Some(Job::Transactions(TransactionJob::VerifyCommit {
+                question, reply_to, ..
+            })) = self.jobs.get_mut(id)
+            else {
                 continue;
             };
+            match question.transaction.is_ended_by(question.producer.epoch, marker.epoch) {
+                true => refused.push((id, *reply_to)),
+                false => waiting.push(id),
+            }
+        }
+        if !waiting.is_empty() {
+            self.transactions.commits.insert(key, waiting);
+        }
+        for (id, reply_to) in refused {
+            self.jobs.remove(id);
             self.answer_group(reply_to, GroupReply::Refused(ErrorCode::InvalidTxnState));
         }
     }
@@ -578,7 +592,7 @@ impl Shard {
         let call = match **topic == *OFFSETS_TOPIC {
             true => {
                 let commit = mark.outcome == Outcome::Commit;
-                let ended = GroupRequest::EndTransaction { producer: producer.id, commit };
+                let ended = GroupRequest::EndTransaction { producer, commit };
                 Call::Group(Box::new(ended))
             }
             false => Call::Mark { producer, marker },

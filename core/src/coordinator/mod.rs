@@ -223,7 +223,7 @@ impl Coordinator {
         let Some(group) = request.group().cloned() else {
             return match request {
                 Request::EndTransaction { producer, commit } => {
-                    self.end_transaction(producer, commit, reply_to, now);
+                    self.end_transaction(producer.id, commit, reply_to, now);
                 }
                 Request::List(list) => {
                     let listed = self.list(&list);

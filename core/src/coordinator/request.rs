@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::ProducerId;
-use tidemill_record::TopicId;
+use tidemill_record::{Producer, ProducerId, TopicId};
 
 use super::assignment::Partitions;
 use super::offsets::Committed;
@@ -41,8 +40,8 @@ pub enum Request {
     /// A producer's transaction has ended: what it has committed counts, or is forgotten, in all
     /// groups.
     EndTransaction {
-        /// Whose transaction.
-        producer: ProducerId,
+        /// Whose transaction, under the epoch that ends it.
+        producer: Producer,
         /// Whether it counts.
         commit: bool,
     },

@@ -45,17 +45,23 @@ pub(super) struct Incoming {
 /// The batches of one partition that wait for the coordinators of their transactions.
 #[derive(Default)]
 pub(super) struct Unverified {
-    by_producer: BTreeMap<(ProducerId, ProducerEpoch), Vec<QueuedAppend>>,
+    by_producer: BTreeMap<(ProducerId, ProducerEpoch), WaitingBatches>,
     count: usize,
+}
+
+/// Those of one producer under one epoch, and the transaction that their coordinator is asked about.
+struct WaitingBatches {
+    transaction: InTransaction,
+    batches: Vec<QueuedAppend>,
 }
 
 impl Unverified {
     pub(super) fn iter(&self) -> impl Iterator<Item = &QueuedAppend> {
-        self.by_producer.values().flatten()
+        self.by_producer.values().flat_map(|waiting| &waiting.batches)
     }
 
     pub(super) fn into_all(self) -> impl Iterator<Item = QueuedAppend> {
-        self.by_producer.into_values().flatten()
+        self.by_producer.into_values().flat_map(|waiting| waiting.batches)
     }
 
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = QueuedAppend> + use<> {
@@ -63,24 +69,35 @@ impl Unverified {
     }
 
     /// Adds a batch; true if the first of its producer.
-    fn push(&mut self, producer: Producer, queued: QueuedAppend) -> bool {
+    fn push(
+        &mut self,
+        producer: Producer,
+        transaction: &InTransaction,
+        queued: QueuedAppend,
+    ) -> bool {
         self.count += 1;
-        let waiting = self.by_producer.entry((producer.id, producer.epoch)).or_default();
-        waiting.push(queued);
-        waiting.len() == 1
+        let waiting = self.by_producer.entry((producer.id, producer.epoch));
+        let waiting = waiting.or_insert_with(|| {
+            let transaction = transaction.clone();
+            WaitingBatches { transaction, batches: Vec::new() }
+        });
+        waiting.batches.push(queued);
+        waiting.batches.len() == 1
     }
 
     fn take(&mut self, producer: Producer) -> Vec<QueuedAppend> {
-        let taken = self.by_producer.remove(&(producer.id, producer.epoch)).unwrap_or_default();
+        let taken = self.by_producer.remove(&(producer.id, producer.epoch));
+        let taken = taken.map_or_else(Vec::new, |waiting| waiting.batches);
         self.count -= taken.len();
         taken
     }
 
-    /// The epochs of a producer that wait.
-    fn epochs_of(&self, id: ProducerId) -> Vec<Producer> {
-        let all = (id, ProducerEpoch(i16::MIN))..=(id, ProducerEpoch(i16::MAX));
+    /// Those that a marker comes before, and that are part of what it ends, by their epochs.
+    fn ended_by(&self, marker: Producer) -> Vec<Producer> {
+        let up_to = (marker.id, ProducerEpoch(i16::MIN))..=(marker.id, marker.epoch);
         self.by_producer
-            .range(all)
+            .range(up_to)
+            .filter(|((_, epoch), waiting)| waiting.transaction.is_ended_by(*epoch, marker.epoch))
             .map(|((id, epoch), _)| Producer { id: *id, epoch: *epoch })
             .collect()
     }
@@ -140,7 +157,7 @@ impl Home {
             return self.answers.push((reply_to, answer));
         }
         self.queued_bytes += size_bytes;
-        if partition.unverified.push(producer, queued) {
+        if partition.unverified.push(producer, &transaction, queued) {
             self.verifications.push_back(Verification { partition: id, producer, transaction });
         }
     }
@@ -195,7 +212,7 @@ impl Home {
     ) {
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
         // What was asked about them may be answered "yes", as things were before.
-        for waiting in partition.unverified.epochs_of(producer.id) {
+        for waiting in partition.unverified.ended_by(producer) {
             let partition = self.partitions.get_mut(&id).expect("seen above");
             let ended = partition.unverified.take(waiting);
             self.refuse_unverified(id, ended, ErrorCode::InvalidTxnState);

@@ -1,6 +1,6 @@
 //! Offsets that groups commit in transactions.
 
-use tidemill_record::ProducerId;
+use tidemill_record::{Producer, ProducerEpoch, ProducerId};
 
 use super::*;
 
@@ -19,6 +19,7 @@ fn commit(scene: &mut Scene, producer: ProducerId, offset: i64) -> Asked {
 }
 
 fn end(scene: &mut Scene, producer: ProducerId, commit: bool) -> Asked {
+    let producer = Producer { id: producer, epoch: ProducerEpoch(0) };
     scene.ask(Request::EndTransaction { producer, commit })
 }
 

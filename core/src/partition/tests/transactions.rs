@@ -53,12 +53,16 @@ impl Scene {
     }
 
     fn write(&mut self, from: Producer, sequence: i32) -> u32 {
+        self.write_in_flow(from, sequence, false)
+    }
+
+    fn write_in_flow(&mut self, from: Producer, sequence: i32, is_newer: bool) -> u32 {
         let builder = BatchBuilder::new(Codec::None).numbered(from, Sequence(sequence));
         let mut builder = builder.transactional();
         builder.append(Timestamp(1), None, Some(b"value"));
         let transaction = InTransaction {
             transactional_id: "t".into(),
-            adds_partition: false,
+            adds_partition: is_newer,
             may_be_told_to_abort: false,
         };
         let (batch, acks, transaction) = (builder.build(), Acks::InSync, Box::new(transaction));
@@ -206,6 +210,41 @@ fn a_batch_behind_a_marker_that_waits_is_asked_about() {
     scene.settle();
     assert!(matches!(scene.answer(mark), Some(Answer::Appended { .. })));
     assert_eq!((scene.latest(true), scene.latest(false)), (3, 3), "nothing is open");
+}
+
+/// The bug: in the newer flow a marker carries the epoch of the next transaction; one that was told
+/// again refused the next transaction's batch, which waited for its coordinator.
+#[test]
+fn a_marker_that_comes_again_leaves_the_next_transaction_alone() {
+    let mut scene = Scene::new();
+    scene.begin(producer(9, 0));
+    scene.mark(producer(9, 1), Ending::Commit);
+    let late = scene.write_in_flow(producer(9, 0), 1, true);
+    let next = scene.write_in_flow(producer(9, 1), 0, true);
+    scene.mark(producer(9, 1), Ending::Commit);
+    assert_eq!(scene.error(late), Some(ErrorCode::InvalidTxnState), "it is over");
+    assert!(scene.answer(next).is_none(), "it waits on");
+    scene.home.poll_verification().expect("about the late one");
+    scene.verify(producer(9, 1), Ok(()));
+    assert!(matches!(scene.answer(next), Some(Answer::Appended { .. })));
+    assert_eq!(scene.latest(true), 3, "it is open");
+}
+
+/// In the older flow the epoch stays: what waits under the marker's own may be part of what it ends.
+#[test]
+fn what_waits_is_ended_by_markers_as_its_flow_says() {
+    let in_flow = |adds_partition| InTransaction {
+        transactional_id: "t".into(),
+        adds_partition,
+        may_be_told_to_abort: false,
+    };
+    let (lower, higher) = (ProducerEpoch(4), ProducerEpoch(5));
+    for (adds_partition, equal) in [(false, true), (true, false)] {
+        let sent = in_flow(adds_partition);
+        assert!(sent.is_ended_by(lower, higher));
+        assert_eq!(sent.is_ended_by(higher, higher), equal);
+        assert!(!sent.is_ended_by(higher, lower), "a marker of one before");
+    }
 }
 
 /// A marker under a higher epoch ends the transaction and fences who had it open.
