@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut};
 use tidemill_record::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
+use crate::transactions::Transactions;
+
 /// How many batches of a producer are remembered: a client has at most five in flight.
 pub const BATCHES_KEPT: usize = 5;
 
@@ -179,13 +181,19 @@ impl Producers {
 
     /// Whether `batch` may be appended, is there already, or breaks its producer's numbering.
     ///
-    /// Changes nothing but that producers silent for long may be forgotten to make room.
-    pub fn check(&mut self, batch: &NumberedBatch, now_ms: i64) -> Result<Verdict, ProducerError> {
+    /// Changes nothing but that producers silent for long may be forgotten to make room, in
+    /// `transactions` too.
+    pub fn check(
+        &mut self,
+        batch: &NumberedBatch,
+        transactions: &mut Transactions,
+        now_ms: i64,
+    ) -> Result<Verdict, ProducerError> {
         let producer_id = batch.producer_id;
         let found = batch.base_sequence;
         let Some(producer) = self.by_id.get(&producer_id) else {
             // Its state may have been lost with expired records, so any number may come first.
-            self.make_room(now_ms)?;
+            self.make_room(transactions, now_ms)?;
             return Ok(Verdict::New);
         };
         let current = producer.epoch;
@@ -245,22 +253,32 @@ impl Producers {
     }
 
     /// Forgets producers that were silent for more than `expiration_ms`
-    /// (`producer.id.expiration.ms`). Returns how many.
-    pub fn expire(&mut self, expiration_ms: i64, now_ms: i64) -> usize {
+    /// (`producer.id.expiration.ms`), and with their numbers their transactions: who is known only
+    /// by these must begin at zero. Markers count as activity, and nobody is silent whose
+    /// transaction is open. Returns how many.
+    pub fn expire(
+        &mut self,
+        transactions: &mut Transactions,
+        expiration_ms: i64,
+        now_ms: i64,
+    ) -> usize {
         let active_since_ms = now_ms.saturating_sub(expiration_ms);
         if active_since_ms <= self.oldest_active_ms {
             return 0;
         }
         let before = self.by_id.len();
         let mut oldest_ms = i64::MAX;
-        self.by_id.retain(|_, producer| {
-            let stays = active_since_ms <= producer.active_ms;
+        self.by_id.retain(|&id, producer| {
+            let other_ms = transactions.active_ms(id, now_ms).unwrap_or(i64::MIN);
+            let active_ms = producer.active_ms.max(other_ms);
+            let stays = active_since_ms <= active_ms;
             if stays {
-                oldest_ms = oldest_ms.min(producer.active_ms);
+                oldest_ms = oldest_ms.min(active_ms);
             }
             stays
         });
         self.oldest_active_ms = oldest_ms;
+        transactions.expire(expiration_ms, now_ms);
         before - self.by_id.len()
     }
 
@@ -310,8 +328,13 @@ impl Producers {
             .map(|(&id, producer)| (id, producer.epoch, producer.active_ms, producer.last()))
     }
 
-    fn make_room(&mut self, now_ms: i64) -> Result<(), ProducerError> {
-        if self.by_id.len() < PRODUCERS_MAX || 0 < self.expire(SILENT_MS_MIN, now_ms) {
+    fn make_room(
+        &mut self,
+        transactions: &mut Transactions,
+        now_ms: i64,
+    ) -> Result<(), ProducerError> {
+        let has_room = self.by_id.len() < PRODUCERS_MAX;
+        if has_room || 0 < self.expire(transactions, SILENT_MS_MIN, now_ms) {
             return Ok(());
         }
         Err(ProducerError::TooManyProducers { limit: PRODUCERS_MAX as u32 })
@@ -414,6 +437,8 @@ impl Producer {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_record::{Marker, Outcome};
+
     use super::*;
 
     const HOUR_MS: i64 = 60 * 60 * 1000;
@@ -438,7 +463,7 @@ mod tests {
     impl Log {
         /// Appends `batch` if it is new. Its base offset, also if it was appended before.
         fn append(&mut self, batch: NumberedBatch) -> Result<i64, ProducerError> {
-            match self.producers.check(&batch, self.now_ms)? {
+            match self.producers.check(&batch, &mut Transactions::default(), self.now_ms)? {
                 Verdict::Duplicate(original) => Ok(original.base_offset.0),
                 Verdict::New => {
                     let base = self.end;
@@ -480,7 +505,9 @@ mod tests {
     fn a_duplicate_tells_the_original_timestamp() {
         let mut log = Log::default();
         log.append(batch(1, 0, 0, 3)).unwrap();
-        let Ok(Verdict::Duplicate(original)) = log.producers.check(&batch(1, 0, 0, 3), 0) else {
+        let Ok(Verdict::Duplicate(original)) =
+            log.producers.check(&batch(1, 0, 0, 3), &mut Transactions::default(), 0)
+        else {
             panic!("a duplicate is recognised");
         };
         assert_eq!(original.timestamp, Timestamp(7));
@@ -560,11 +587,47 @@ mod tests {
         log.now_ms = 10 * HOUR_MS;
         log.append(batch(2, 0, 0, 1)).unwrap();
 
-        assert_eq!(log.producers.expire(24 * HOUR_MS, 24 * HOUR_MS), 0, "not longer than that");
-        assert_eq!(log.producers.expire(24 * HOUR_MS, 24 * HOUR_MS + 1), 1);
+        assert_eq!(
+            log.producers.expire(&mut Transactions::default(), 24 * HOUR_MS, 24 * HOUR_MS),
+            0,
+            "not longer than that"
+        );
+        assert_eq!(
+            log.producers.expire(&mut Transactions::default(), 24 * HOUR_MS, 24 * HOUR_MS + 1),
+            1
+        );
         assert_eq!(log.producers.iter().map(|(id, ..)| id.0).collect::<Vec<_>>(), [2]);
-        assert_eq!(log.producers.expire(24 * HOUR_MS, 100 * HOUR_MS), 1);
+        assert_eq!(
+            log.producers.expire(&mut Transactions::default(), 24 * HOUR_MS, 100 * HOUR_MS),
+            1
+        );
         assert!(log.producers.is_empty());
+    }
+
+    /// The bug: a producer's numbers were forgotten a while after its last batch, its transactions a
+    /// while after their last marker; in between what it sent next was refused as out of order.
+    #[test]
+    fn numbers_are_not_forgotten_before_transactions() {
+        let expiration_ms = 24 * HOUR_MS;
+        let (mut producers, mut transactions) = (Producers::default(), Transactions::default());
+        let id = ProducerId(1);
+        let from = tidemill_record::Producer { id, epoch: ProducerEpoch(0) };
+        producers.note(&batch(1, 0, 0, 5), Offset(0), Timestamp::NONE, 0);
+        transactions.note_batch(from, Offset(0), 0);
+        let late_ms = 30 * HOUR_MS;
+        assert_eq!(producers.expire(&mut transactions, expiration_ms, late_ms), 0, "it is open");
+
+        let marker = Marker { outcome: Outcome::Commit, coordinator_epoch: 0 };
+        transactions.note_marker(from, marker, Offset(5), late_ms);
+        let end_ms = late_ms + expiration_ms;
+        assert_eq!(producers.expire(&mut transactions, expiration_ms, end_ms), 0);
+        let next = producers.check(&batch(1, 0, 5, 1), &mut transactions, end_ms);
+        assert_eq!(next, Ok(Verdict::New));
+
+        assert_eq!(producers.expire(&mut transactions, expiration_ms, end_ms + 1), 1);
+        assert_eq!(transactions.get(id), None, "both at once");
+        let next = producers.check(&batch(1, 0, 5, 1), &mut transactions, end_ms + 1);
+        assert_eq!(next, Ok(Verdict::New));
     }
 
     /// A flood of producer ids must not grow memory past its plan, nor push out a producer that
@@ -625,8 +688,12 @@ mod tests {
         assert_eq!(log.append(batch(5, 2, 4, 2)), Ok(4));
         assert_eq!(log.expected_instead_of(batch(5, 2, 2, 2)), 14);
         assert_eq!(log.append(batch(1, 0, 3, 1)), Ok(18));
-        assert_eq!(log.producers.expire(0, 99), 0, "activity is part of it");
-        assert_eq!(log.producers.expire(0, 100), 2);
+        assert_eq!(
+            log.producers.expire(&mut Transactions::default(), 0, 99),
+            0,
+            "activity is part of it"
+        );
+        assert_eq!(log.producers.expire(&mut Transactions::default(), 0, 100), 2);
     }
 
     /// The bytes of version 1, for ever.

@@ -134,6 +134,13 @@ impl Transactions {
         self.producers.iter().map(|(&id, state)| (id, state))
     }
 
+    /// When something of a producer was last appended, as far as transactions are concerned; now,
+    /// while it has one open.
+    pub(crate) fn active_ms(&self, producer_id: ProducerId, now_ms: i64) -> Option<i64> {
+        let state = self.producers.get(&producer_id)?;
+        Some(state.first.map_or(state.active_ms, |_| now_ms))
+    }
+
     /// How many transactions are open.
     #[must_use]
     pub fn open_count(&self) -> usize {
@@ -161,7 +168,10 @@ impl Transactions {
             if state.first.is_some() && is_other {
                 return Err(TransactionError::NotTransactional);
             }
-            if state.first.is_none() && !is_numbered && !begins_at_zero {
+            // As much as unknown: it was silent for so long that its numbers were forgotten.
+            let is_expired = state.active_ms < now_ms.saturating_sub(expiration_ms);
+            let must_begin = state.first.is_none() && !is_numbered && !is_expired;
+            if must_begin && !begins_at_zero {
                 return Err(TransactionError::NotFromZero);
             }
             if state.first.is_some() {

@@ -91,8 +91,9 @@ impl ShardStorage {
         wall_ms: i64,
     ) -> Result<Option<NotedBatch>, AppendError> {
         let log = self.log_mut(id);
-        log.producers.expire(log.config.producer_expiration_ms, wall_ms);
-        match log.producers.check(batch, wall_ms) {
+        let (producers, transactions) = (&mut log.producers, &mut log.transactions);
+        producers.expire(transactions, log.config.producer_expiration_ms, wall_ms);
+        match producers.check(batch, transactions, wall_ms) {
             Ok(Verdict::New) => Ok(None),
             Ok(Verdict::Duplicate(original)) => Ok(Some(original)),
             Err(ProducerError::FencedProducerEpoch { producer_id, current, found }) => {

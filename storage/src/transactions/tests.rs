@@ -136,6 +136,29 @@ fn a_marker_fences_older_epochs() {
     assert_eq!(log.transactions.check_marker(producer(1, 1), 2), Err(replaced));
 }
 
+/// The bug: who was known by an old marker alone, its numbers long forgotten, could not go on.
+#[test]
+fn a_producer_silent_for_long_may_go_on_anywhere() {
+    let mut log = Log::default();
+    log.batch(1, 1);
+    log.marker(1, Outcome::Commit);
+    let from = producer(1, 0);
+    let mut check = |now_ms| {
+        let (is_transactional, begins_at_zero, is_numbered) = (true, false, false);
+        let transactions = &mut log.transactions;
+        transactions.check_batch(
+            from,
+            is_transactional,
+            begins_at_zero,
+            is_numbered,
+            DAY_MS,
+            now_ms,
+        )
+    };
+    assert_eq!(check(DAY_MS), Err(TransactionError::NotFromZero));
+    assert_eq!(check(DAY_MS + 1), Ok(()));
+}
+
 /// Between the records of a transaction its producer writes nothing else.
 #[test]
 fn a_producer_in_a_transaction_writes_nothing_outside_of_it() {
