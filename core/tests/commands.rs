@@ -293,6 +293,40 @@ fn a_group_goes_on_behind_what_was_printed() {
     assert!(complaint(&[&offset[..], &at[..]].concat()).contains("fix:"));
 }
 
+/// Ctrl-C is the only way to end a reading without an end: what was printed is committed, and the
+/// group is left. Both were missing: the next one printed the same again, after waiting for the dead.
+#[test]
+fn ctrl_c_commits_what_was_printed_and_leaves_the_group() {
+    let quick = ["--shards", "1", "--set", "group.initial.rebalance.delay.ms=100"];
+    let broker = Broker::start("commands-ctrl-c", &quick);
+    let address = broker.address();
+    let at = ["--bootstrap-server", address.as_str()];
+    output(&[&["topic", "create", "words"][..], &at[..]].concat(), "");
+    output(&[&["produce", "-t", "words"][..], &at[..]].concat(), "one\ntwo\n");
+    for signal in ["INT", "TERM"] {
+        let mut reader = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+            .args([&["consume", "-t", "words", "-g", signal], &at[..]].concat())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut printed = BufReader::new(reader.stdout.take().unwrap());
+        for expected in ["one\n", "two\n"] {
+            let mut line = String::new();
+            printed.read_line(&mut line).unwrap();
+            assert_eq!(line, expected);
+        }
+        let pid = reader.id().to_string();
+        assert!(
+            Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success()
+        );
+        assert!(reader.wait().unwrap().success());
+        let told = json(&[&["group", "describe", signal, "--output", "json"], &at[..]].concat());
+        assert_eq!(told["state"], "Empty", "{told}");
+        assert_eq!(told["partitions"][0]["offset"], 2, "{told}");
+    }
+}
+
 /// A file of another kind, a place where nothing is, an address that is none: each is told as what
 /// it is, with what would help.
 #[test]
@@ -394,6 +428,10 @@ fn a_group_is_listed_described_reset_and_deleted() {
     run(&["group", "reset", "readers", "-t", "words", "-p", "0", "--to", "-1"], "");
     let after = admin.group_offsets("readers").unwrap();
     assert_eq!(after.values().copied().collect::<Vec<_>>(), [2, 0]);
+
+    let missing = ["group", "reset", "readers", "-t", "missing", "--to", "end"];
+    let told_missing = complaint(&[&missing[..], &at[..]].concat());
+    assert!(told_missing.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{told_missing}");
 
     assert_eq!(run(&["group", "delete", "readers"], ""), "deleted readers\n");
     let gone = [&["group", "describe", "readers"][..], &at[..]].concat();

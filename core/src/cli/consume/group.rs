@@ -5,12 +5,16 @@
 //! not print; the group goes on from there.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use tidemill_client::group::Share;
 use tidemill_client::{ConsumerRecord, GroupConfig, GroupConsumer, Start};
 
-use super::super::brokers::{Patience, RETRY_FOR, SILENT_FOR};
+use super::super::brokers::{Patience, RETRY_FOR};
 use super::super::failure::Failure;
 use super::super::offsets::Place;
 use super::{Consume, Printer, Style, may_pass, unprintable};
@@ -18,12 +22,16 @@ use super::{Consume, Printer, Style, may_pass, unprintable};
 /// How long the others wait for one that was killed.
 const SESSION: Duration = Duration::from_secs(10);
 
+/// How long a signal may go unnoticed.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 pub(super) fn run(asked: &Consume, group: &str, style: &Style) -> Result<(), Failure> {
+    let asked_to_stop = stop_on_signals()?;
     let mut member = member(asked, group)?;
     let mut printer = asked.printer(style);
     let mut patience = None;
-    loop {
-        match member.poll(SILENT_FOR) {
+    while !asked_to_stop.load(Ordering::Relaxed) {
+        match member.poll(LOOK_EVERY) {
             Ok(records) => {
                 patience = None;
                 print(&records, &mut printer, &mut member)?;
@@ -43,6 +51,18 @@ pub(super) fn run(asked: &Consume, group: &str, style: &Style) -> Result<(), Fai
     member.close(RETRY_FOR);
     printer.progress.finish();
     Ok(())
+}
+
+/// The first Ctrl-C or SIGTERM ends the reading: what was printed is committed, and the others need
+/// not wait for one that is gone. The second one ends the process.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 1, Arc::clone(&asked))
+            .and_then(|_| flag::register(signal, Arc::clone(&asked)))
+            .map_err(|error| Failure::new("cannot wait for signals").because(error))?;
+    }
+    Ok(asked)
 }
 
 fn member(asked: &Consume, group: &str) -> Result<GroupConsumer, Failure> {

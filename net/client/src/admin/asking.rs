@@ -150,6 +150,8 @@ impl Admin {
             self.next_map(call)?;
             let now = self.driver.now();
             let seen = match self.cluster.map().topic(name) {
+                // A map of all topics has no word for one that is not there.
+                None if self.cluster.shows_all_topics() => ErrorCode::UnknownTopicOrPartition,
                 // Heard before this was asked for.
                 None => ErrorCode::LeaderNotAvailable,
                 Some(view) if !view.error.is_none() => view.error,
