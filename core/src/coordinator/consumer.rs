@@ -413,5 +413,8 @@ fn matching<'a>(regex: &str, image: &'a Image) -> Vec<&'a Arc<Topic>> {
 
 /// Makes a pattern of topics ready. As in Kafka it must match the whole name.
 fn compile(regex: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(&format!("^(?:{regex})$")).size_limit(REGEX_BYTES_MAX).build()
+    let build = |regex: &str| RegexBuilder::new(regex).size_limit(REGEX_BYTES_MAX).build();
+    // It must be one by itself: `a)|(?:b` would close what is put around it here.
+    build(regex)?;
+    build(&format!("^(?:{regex})$"))
 }

@@ -258,6 +258,23 @@ fn topics_that_come_and_grow_are_shared_out() {
     assert_eq!(reader.owned[&TopicId([9; 16])].len(), 3);
 }
 
+/// A pattern that closed the brackets put around it matched parts of names: members were given
+/// topics that they had not asked for.
+#[test]
+fn a_pattern_cannot_leave_its_brackets() {
+    let mut scene = Scene::new();
+    let mut reader = Reader::new("m");
+    reader.topics.clear();
+    for regex in ["t)|(?:x", "x)$|^(?:t", ")|("] {
+        reader.regex = Some(regex.into());
+        let refused = scene.beat(reader.says_all()).unwrap_err();
+        assert_eq!(refused, ErrorCode::InvalidRegularExpression, "{regex}");
+    }
+    reader.regex = Some("(t)|(?:x)".into());
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owned.len(), 1);
+}
+
 /// What members ask for that there is not, or that contradicts itself, is refused with its reason.
 #[test]
 fn what_cannot_be_is_refused() {
