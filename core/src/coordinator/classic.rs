@@ -26,7 +26,7 @@ use tidemill_net::kafka::describe_groups::{group_type, state};
 use tidemill_net::kafka::{ErrorCode, consumer_protocol};
 
 use super::decision::Decision;
-use super::member::{Member, Session};
+use super::member::{Member, Session, said_bytes};
 use super::offsets::UnusedSince;
 use super::record::{GroupState, Record};
 use super::request::{
@@ -222,10 +222,9 @@ impl Classic {
     /// Whether the group, and what is remembered of it, may grow by this member.
     fn has_room_for(&self, join: &Join, decision: &Decision<'_>) -> bool {
         let most = decision.rules.members_max;
-        let said = join.protocols.iter().map(|p| p.name.len() + p.metadata.len());
-        let said: usize = said.sum();
         let is_new = !self.members.contains_key(&join.member);
-        if is_new && decision.rules.record_bytes_max < self.bytes + said {
+        let returns = join.instance.as_ref().is_some_and(|it| self.statics.contains_key(it));
+        if is_new && !returns && !self.may_say(join, None, decision) {
             return false;
         }
         if join.member.is_empty() && most <= self.pending.len() {
@@ -240,6 +239,15 @@ impl Classic {
             }
             Phase::Completing | Phase::Stable => !is_new || self.members.len() < most,
         }
+    }
+
+    /// Whether what a member says, in place of what it said before, goes into one record with what
+    /// the others have said. Who says no more than before may stay.
+    fn may_say(&self, join: &Join, id: Option<&MemberId>, decision: &Decision<'_>) -> bool {
+        let member = id.and_then(|id| self.members.get(id));
+        let before = member.map_or(0, |member| said_bytes(member.protocols()));
+        let said = said_bytes(&join.protocols);
+        said <= before || self.bytes - before + said <= decision.rules.record_bytes_max
     }
 
     /// Whether a member can work with the others.
@@ -262,6 +270,9 @@ impl Classic {
     ) {
         let id = decision.name_member(instance);
         match self.statics.get(instance).cloned() {
+            Some(old) if !self.may_say(join, Some(&old), decision) => {
+                decision.refuse_join(reply_to, ErrorCode::GroupMaxSizeReached, &"".into());
+            }
             Some(old) => self.replace(join, &old, id, reply_to, decision),
             None => self.add(&id, join, reply_to, decision),
         }
@@ -296,6 +307,10 @@ impl Classic {
         if stands {
             let joined = self.joined(&join.member, is_leader, false);
             return decision.reply(reply_to, Reply::Joined(Box::new(joined)));
+        }
+        if !self.may_say(join, Some(&join.member), decision) {
+            let error = ErrorCode::GroupMaxSizeReached;
+            return decision.refuse_join(reply_to, error, &join.member);
         }
         self.update(join, &join.member, reply_to, decision);
         self.rebalance_or_go_on(decision);

@@ -181,10 +181,9 @@ impl Member {
 
     /// What it takes in memory and, about, in its group's record.
     pub(super) fn bytes(&self) -> usize {
-        let protocols = self.protocols.iter().map(|p| p.name.len() + p.metadata.len() + 32);
         let instance = self.instance.as_ref().map_or(0, |instance| instance.len());
         let names = self.client_id.len() + self.client_host.len() + instance;
-        size_of::<Self>() + names + protocols.sum::<usize>() + self.assignment.len()
+        size_of::<Self>() + names + said_bytes(&self.protocols) + self.assignment.len()
     }
 
     /// As tools see it; without what was said and assigned if no protocol is in force.
@@ -207,6 +206,11 @@ impl Member {
         let session = Session::default();
         Self { joining: None, syncing: None, is_new: false, session, ..self }
     }
+}
+
+/// What it takes to remember what a member says.
+pub(super) fn said_bytes(protocols: &[Protocol]) -> usize {
+    protocols.iter().map(|p| p.name.len() + p.metadata.len() + 32).sum()
 }
 
 fn each_once(protocols: &[Protocol]) -> Vec<Protocol> {

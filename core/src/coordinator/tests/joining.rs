@@ -386,6 +386,27 @@ fn a_group_whose_record_would_be_too_large_takes_nobody_new() {
     assert_eq!(scene.joined(asked).error, ErrorCode::GroupMaxSizeReached);
 }
 
+/// Only new members were held to that bound: one that joined again could say anything, and then no
+/// share of the group could be written any more.
+#[test]
+fn a_member_that_joins_again_is_held_to_the_bound_too() {
+    let mut scene = Scene::with(Rules { record_bytes_max: 3000, ..rules() });
+    let mut clients = [Client::new()];
+    scene.stabilize(&mut clients);
+    let [client] = &clients;
+    let said = |bytes| {
+        let mut client = client.clone();
+        client.join.protocols[0].metadata = Bytes::from(vec![0; bytes]);
+        client
+    };
+    let asked = scene.join(&said(3000));
+    assert_eq!(scene.joined(asked).error, ErrorCode::GroupMaxSizeReached);
+    assert_eq!(scene.heartbeat(&client.id(), 1), ErrorCode::None, "it stays what it was");
+    assert_eq!(scene.state(), "Stable");
+    let asked = scene.join(&said(1500));
+    assert_eq!(scene.joined(asked).error, ErrorCode::None);
+}
+
 /// Shares that would not fit a record are refused, and nobody is told any.
 #[test]
 fn shares_that_are_too_large_are_refused() {

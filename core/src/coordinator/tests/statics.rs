@@ -4,8 +4,12 @@ use super::*;
 
 /// Two static members that share a group, the first one leading.
 fn two() -> (Scene, [Client; 2]) {
-    let mut scene = Scene::new();
-    let mut clients = [Client::with_instance("one"), Client::with_instance("two")];
+    let clients = [Client::with_instance("one"), Client::with_instance("two")];
+    two_with(rules(), clients)
+}
+
+fn two_with(rules: Rules, mut clients: [Client; 2]) -> (Scene, [Client; 2]) {
+    let mut scene = Scene::with(rules);
     let asked: Vec<Asked> = clients.iter().map(|client| scene.join(client)).collect();
     scene.pass(2 * DELAY);
     for (client, asked) in clients.iter_mut().zip(&asked) {
@@ -182,4 +186,22 @@ fn a_name_given_out_takes_no_static_members_place() {
     intruder.join.instance = Some("three".into());
     let asked = scene.join(&intruder);
     assert_eq!(scene.joined(asked).error, ErrorCode::UnknownMemberId);
+}
+
+/// What a static member says when it comes again takes the place of what it said before: it is not
+/// counted twice, and may not grow beyond what fits a record.
+#[test]
+fn a_static_member_that_restarts_counts_once() {
+    let metadata = |client: &Client, bytes| {
+        let mut client = client.clone();
+        client.join.protocols[0].metadata = Bytes::from(vec![0; bytes]);
+        client
+    };
+    let clients = ["one", "two"].map(|name| metadata(&Client::with_instance(name), 2000));
+    let (mut scene, clients) = two_with(Rules { record_bytes_max: 5500, ..rules() }, clients);
+    let asked = scene.join(&metadata(&restarted(&clients[1]), 3500));
+    assert_eq!(scene.joined(asked).error, ErrorCode::GroupMaxSizeReached);
+    assert_eq!(scene.heartbeat(&clients[0].id(), 1), ErrorCode::None, "nobody notices");
+    let asked = scene.join(&restarted(&clients[1]));
+    assert_eq!(scene.joined(asked).error, ErrorCode::None);
 }
