@@ -3,6 +3,7 @@
 //! What a heartbeat leaves out is as before; null and empty are two things. Like everything about
 //! groups, what it means is decided by the coordinator ([`crate::coordinator`]).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidemill_net::kafka::consumer_group_describe::{
@@ -16,10 +17,10 @@ use tidemill_net::kafka::consumer_group_heartbeat::{
 use tidemill_net::kafka::topic_partitions::TopicIdPartitions;
 use tidemill_net::kafka::{ErrorCode, Request as _};
 
-use super::ReplyForm;
 use super::groups::{
     ALLOWED_OPERATIONS, Purpose, error_of, is_group_name, kept_client_id, names_fit,
 };
+use super::{ReplyForm, name_once};
 use crate::coordinator::assignment::Partitions;
 use crate::coordinator::request::{
     ConsumerDescription, ConsumerHeartbeat, ConsumerMemberDescription, Reply, Request,
@@ -94,9 +95,10 @@ impl Shard {
     pub(crate) fn handle_consumer_group_describe(
         &mut self,
         reply: ReplyForm,
-        request: ConsumerGroupDescribeRequest,
+        mut request: ConsumerGroupDescribeRequest,
         times: Times,
     ) {
+        name_once(&mut request.group_ids, &mut HashSet::new());
         let asked = request.group_ids.iter().map(|group| {
             let describe = Request::DescribeConsumer { group: group.as_str().into() };
             self.partition_of_group(group).map(|partition| (partition, describe))

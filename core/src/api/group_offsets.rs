@@ -4,6 +4,7 @@
 //! ids. The shard that was asked knows both, and which partitions there are: a commit for one that
 //! does not exist is refused here, the rest goes to the group's coordinator.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tidemill_net::kafka::offset_commit::{
@@ -23,9 +24,9 @@ use tidemill_net::kafka::txn_offset_commit::{
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
 use tidemill_record::{Producer, ProducerEpoch, ProducerId, TopicId};
 
-use super::ReplyForm;
 use super::groups::{Purpose, error_of, is_group_name};
 use super::transactions::is_transactional_id;
+use super::{ReplyForm, name_once};
 use crate::coordinator::offsets::Committed;
 use crate::coordinator::request::{
     ByTopic, Commit, DeleteOffsets, FetchOffsets, Reply, Request, Who,
@@ -250,7 +251,7 @@ impl Shard {
         let mut fetched = Vec::new();
         let mut asked = Vec::new();
         let require_stable = request.require_stable;
-        for request in request.into_groups(reply.version) {
+        for request in each_once(request.into_groups(reply.version)) {
             let group = FetchedGroup {
                 group_id: request.group_id.clone(),
                 unknown: Vec::new(),
@@ -395,6 +396,23 @@ impl Shard {
         let topics = topics.collect();
         self.reply_message(reply, &OffsetDeleteResponse { topics, ..Default::default() });
     }
+}
+
+/// Of which groups, topics and partitions offsets are wanted, each named once.
+fn each_once(mut groups: Vec<OffsetFetchRequestGroup>) -> Vec<OffsetFetchRequestGroup> {
+    let mut whole: HashSet<String> = HashSet::new();
+    let mut seen: HashMap<String, HashMap<(String, TopicId), HashSet<i32>>> = HashMap::new();
+    groups.retain_mut(|group| {
+        let Some(topics) = &mut group.topics else { return whole.insert(group.group_id.clone()) };
+        let seen = seen.entry(group.group_id.clone()).or_default();
+        let was_empty = topics.is_empty();
+        topics.retain_mut(|topic| {
+            let seen = seen.entry((topic.name.clone(), topic.topic_id)).or_default();
+            name_once(&mut topic.partition_indexes, seen)
+        });
+        was_empty || !topics.is_empty()
+    });
+    groups
 }
 
 /// The errors of all parts of a request: those known before, and for the others the coordinator's.

@@ -4,6 +4,7 @@
 //! partition of `__consumer_offsets` is. Here Kafka's messages become questions to it, and its
 //! answers replies in the version asked. A request about a group may come to any shard.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use super::group_offsets::FetchedGroup;
 use super::transactions::is_transactional_id;
-use super::{Collect, Job, ReplyForm, deadline_of};
+use super::{Collect, Job, ReplyForm, deadline_of, name_once};
 use crate::config::Routing;
 use crate::controller::{Outcome, Proposal};
 use crate::coordinator::request::{
@@ -311,9 +312,10 @@ impl Shard {
     pub(crate) fn handle_describe_groups(
         &mut self,
         reply: ReplyForm,
-        request: DescribeGroupsRequest,
+        mut request: DescribeGroupsRequest,
         times: Times,
     ) {
+        name_once(&mut request.groups, &mut HashSet::new());
         let groups = request.groups.iter();
         let asked = groups.map(|group| {
             let describe = Request::Describe { group: group.as_str().into() };

@@ -3,6 +3,8 @@
 //! Our own coordinators tell partitions in another way; these are for an administrator who finds a
 //! transaction that hangs (DescribeProducers) and ends it (WriteTxnMarkers).
 
+use std::collections::{HashMap, HashSet};
+
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::describe_producers::{
     DescribeProducersRequest, DescribeProducersResponse, ProducerState as ToldProducer,
@@ -17,7 +19,7 @@ use tidemill_storage::ProducerState;
 use tidemill_storage::transactions::NO_COORDINATOR;
 
 use super::offsets::{Asked, error_of};
-use super::{Purpose, ReplyForm};
+use super::{Purpose, ReplyForm, name_once};
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -71,9 +73,13 @@ impl Shard {
     pub(crate) fn handle_describe_producers(
         &mut self,
         reply: ReplyForm,
-        request: DescribeProducersRequest,
+        mut request: DescribeProducersRequest,
         times: Times,
     ) {
+        let mut seen: HashMap<String, HashSet<i32>> = HashMap::new();
+        request.topics.retain_mut(|topic| {
+            name_once(&mut topic.partitions, seen.entry(topic.topic.clone()).or_default())
+        });
         let asked = each(&request.topics);
         let asked = asked.map(|(topic, partition)| {
             let call = Call::DescribeProducers;

@@ -13,7 +13,7 @@ use tidemill_net::kafka::metadata::{
     MetadataRequest, MetadataRequestTopic, MetadataResponse, MetadataResponseBroker,
     MetadataResponsePartition, MetadataResponseTopic,
 };
-use tidemill_record::{PartitionId, TopicPartition};
+use tidemill_record::{PartitionId, TopicId, TopicPartition};
 use tidemill_replication::controller::{check_topic_name, is_internal};
 use tidemill_replication::metadata::Topic;
 
@@ -116,7 +116,11 @@ impl Shard {
                 let mut seen = HashSet::new();
                 topics
                     .iter()
-                    .filter(|topic| seen.insert((topic.name.as_deref(), topic.topic_id)))
+                    .filter(|topic| match topic.name.as_deref() {
+                        // An id beside a name makes no difference.
+                        Some(name) => seen.insert((Some(name), TopicId::ZERO)),
+                        None => seen.insert((None, topic.topic_id)),
+                    })
                     .map(|topic| self.describe_named(topic, failures))
                     .collect()
             }

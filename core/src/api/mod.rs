@@ -25,6 +25,8 @@ pub mod topic_partitions;
 pub mod topics;
 pub mod transactions;
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,15 @@ use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
 use crate::transactions::TransactionJob;
+
+/// Leaves out what was named before. A request can name one thing as often as it likes, and what is
+/// told of it may be long: told each time, the reply would have no bound. False if by that nothing
+/// is left.
+fn name_once<T: Clone + Eq + Hash>(named: &mut Vec<T>, seen: &mut HashSet<T>) -> bool {
+    let was_empty = named.is_empty();
+    named.retain(|one| seen.insert(one.clone()));
+    was_empty || !named.is_empty()
+}
 
 /// Where an answer goes and in which form.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@
 //! where its partition of `__transaction_state` is. Here Kafka's messages become questions to it,
 //! and its answers replies in the version asked. A request may come to any shard.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidemill_net::kafka::add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
@@ -28,7 +29,7 @@ use tidemill_record::{Producer, ProducerEpoch, ProducerId, TopicPartition};
 
 use tidemill_replication::controller::OFFSETS_TOPIC;
 
-use super::{Collect, Job, ReplyForm};
+use super::{Collect, Job, ReplyForm, name_once};
 use crate::controller::Proposal;
 use crate::limits::GROUP_NAME_BYTES_MAX;
 use crate::message::{Answer, Call};
@@ -194,9 +195,10 @@ impl Shard {
     pub(crate) fn handle_describe_transactions(
         &mut self,
         reply: ReplyForm,
-        request: DescribeTransactionsRequest,
+        mut request: DescribeTransactionsRequest,
         times: Times,
     ) {
+        name_once(&mut request.transactional_ids, &mut HashSet::new());
         let asked = request.transactional_ids.iter().map(|id| {
             let coordinator = self.partition_of_transaction(id)?;
             Some((coordinator, Request::Describe { id: id.as_str().into() }))

@@ -7,13 +7,23 @@ use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::alter_configs::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
+use tidemill_net::kafka::consumer_group_describe::ConsumerGroupDescribeRequest;
 use tidemill_net::kafka::create_topics::{
     CreatableTopic, CreateTopicsRequest, CreateTopicsResponse,
 };
+use tidemill_net::kafka::describe_groups::DescribeGroupsRequest;
+use tidemill_net::kafka::describe_producers::DescribeProducersRequest;
+use tidemill_net::kafka::describe_transactions::DescribeTransactionsRequest;
 use tidemill_net::kafka::fetch::{FetchPartition, OutgoingFetch};
 use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use tidemill_net::kafka::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
+use tidemill_net::kafka::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
+};
+use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{Request, TopicRef, decode_response, encode_request};
-use tidemill_record::{NodeId, Offset, TopicId};
+use tidemill_record::{NodeId, Offset, PartitionId, TopicId};
+use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use tidemill_runtime::edge::{Chore, Done, Op, SocketId, Token};
 
 use super::*;
@@ -178,6 +188,30 @@ impl Scene {
             }
         }
         reads
+    }
+
+    /// How many questions shard 0 has been asked since the last time.
+    fn calls(&mut self) -> usize {
+        let calls = self.world.sent.drain(..).map(|message| match message {
+            Message::Calls { calls, .. } => calls.len(),
+            _ => 0,
+        });
+        calls.sum()
+    }
+
+    /// A topic of the broker's own, with one partition, at home on shard 0.
+    fn make_internal(&mut self, name: &str) {
+        let at_0 = |id: &TopicId| {
+            let partition = TopicPartition { topic: *id, partition: PartitionId(0) };
+            placement::home(partition, 2) == ShardId(0)
+        };
+        let mut ids = (3..).map(|number| TopicId([number; 16]));
+        let image = &self.shard.image;
+        let id = ids.find(|id| at_0(id) && image.topic(*id).is_none()).unwrap();
+        let (name, configs) = (name.to_owned(), Vec::new());
+        let partitions = vec![vec![NodeId(1)]];
+        let created = Record::TopicCreated { id, name, partitions, configs };
+        self.shard.image.replay(&created).unwrap();
     }
 
     fn answer_read(&mut self, (job, index): (JobId, u32), size: usize) {
@@ -391,4 +425,68 @@ fn a_question_is_answered_with_what_was_measured() {
     let again = ask(&mut scene);
     assert_eq!(again.state.requests, [("Fetch", 3)]);
     assert_eq!(again.reading.unwrap().traffic, reading.traffic);
+}
+
+/// The bug: a request could name one thing as often as it liked and was told all of it each time,
+/// so that a small request made a reply of any size.
+#[test]
+fn what_is_named_many_times_is_told_once() {
+    let mut scene = Scene::new(8 << 20);
+    scene.make_internal(OFFSETS_TOPIC);
+    scene.make_internal(TRANSACTIONS_TOPIC);
+    let named = |topic_id| MetadataRequestTopic { name: Some(TOPIC.to_owned()), topic_id };
+    let topics = (0..9).map(|number| named(TopicId([number; 16]))).collect();
+    scene.send_request(12, &MetadataRequest { topics: Some(topics), ..Default::default() });
+    let reply = scene.replies();
+    let (_, told) = decode_response::<MetadataResponse>(12, &reply[4..]).unwrap();
+    assert_eq!(told.topics.len(), 1, "an id beside the name makes it no other topic");
+
+    let names = || ["one", "two", "one", "one"].map(str::to_owned).to_vec();
+
+    let request = DescribeGroupsRequest { groups: names(), ..Default::default() };
+    scene.send_request(5, &request);
+    assert_eq!(scene.calls(), 2);
+    let request = ConsumerGroupDescribeRequest { group_ids: names(), ..Default::default() };
+    scene.send_request(0, &request);
+    assert_eq!(scene.calls(), 2);
+    scene.send_request(0, &DescribeTransactionsRequest { transactional_ids: names() });
+    assert_eq!(scene.calls(), 2);
+    let topic = |partitions| TopicPartitions { topic: TOPIC.to_owned(), partitions };
+    let topics = vec![topic(vec![0, 0]), topic(vec![0])];
+    scene.send_request(0, &DescribeProducersRequest { topics });
+    assert_eq!(scene.calls(), 1);
+}
+
+/// The bug: as above, for the offsets of a group, each of which may come with 4 KiB of metadata.
+#[test]
+fn an_offset_that_is_wanted_many_times_is_told_once() {
+    let mut scene = Scene::new(8 << 20);
+    scene.make_internal(OFFSETS_TOPIC);
+    let topic = |numbers: &[i32]| OffsetFetchRequestTopic {
+        name: TOPIC.to_owned(),
+        partition_indexes: numbers.to_vec(),
+        ..Default::default()
+    };
+    let group =
+        |topics| OffsetFetchRequestGroup { group_id: "g".to_owned(), topics, ..Default::default() };
+    let groups = vec![
+        group(Some(vec![topic(&[0, 1, 0]), topic(&[1])])),
+        group(Some(vec![topic(&[0, 1])])),
+        group(Some(vec![topic(&[1, 2])])),
+        group(None),
+        group(None),
+    ];
+    scene.send_request(8, &OffsetFetchRequest { groups, ..Default::default() });
+    let mut asked = Vec::new();
+    for message in scene.world.sent.drain(..) {
+        let Message::Calls { calls, .. } = message else { continue };
+        for (_, _, call) in calls {
+            let Call::Group(request) = call else { panic!("a group was asked about") };
+            let GroupRequest::FetchOffsets(fetch) = *request else { panic!("for its offsets") };
+            let numbers = |(_, numbers): (_, Vec<i32>)| numbers;
+            asked.push(fetch.topics.map(|topics| topics.into_iter().map(numbers).collect()));
+        }
+    }
+    let expected: [Option<Vec<Vec<i32>>>; 3] = [Some(vec![vec![0, 1]]), Some(vec![vec![2]]), None];
+    assert_eq!(asked, expected);
 }
