@@ -175,10 +175,11 @@ impl Spending {
         Some(ConnectionId { index, serial })
     }
 
-    /// When there is something to do next.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    /// When there is something to do next. Only a shard that `tells` is woken to do so: another one
+    /// would find the time passed again and again.
+    pub fn next_deadline(&self, tells: bool) -> Option<Instant> {
         let unmute = self.muted.peek().map(|Reverse((until, ..))| *until);
-        let tell = (!self.untold.is_empty()).then(|| self.told_at.after(TELL_EVERY));
+        let tell = (tells && !self.untold.is_empty()).then(|| self.told_at.after(TELL_EVERY));
         unmute.into_iter().chain(tell).min()
     }
 }
@@ -237,7 +238,7 @@ mod tests {
         let quotas = quotas(1000);
         let (mut one, mut other) = (Spending::default(), Spending::default());
         one.spend(&quotas, "c", Bound::Produce, 1500, at(100));
-        assert_eq!(one.next_deadline(), Some(at(10)));
+        assert_eq!(one.next_deadline(true), Some(at(10)));
         let told = one.poll_told(at(100)).unwrap();
         assert!(one.poll_told(at(200)).is_none(), "once");
         other.spent_elsewhere(&quotas, &told, at(100));

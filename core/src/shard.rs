@@ -402,7 +402,7 @@ impl Shard {
         let groups = self.groups.next_deadline();
         let transactions = self.transactions.next_deadline();
         let jobs = self.jobs.next_deadline();
-        let quotas = self.spending.next_deadline();
+        let quotas = self.spending.next_deadline(self.is_serving());
         let coordinators = [groups, transactions];
         let deadlines = [jobs, storage, idle, retention, controller, quotas, stop];
         let deadlines = deadlines.into_iter().chain(coordinators);

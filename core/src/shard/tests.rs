@@ -24,6 +24,7 @@ use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{Request, TopicRef, decode_response, encode_request};
 use tidemill_record::{NodeId, Offset, PartitionId, TopicId};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use tidemill_replication::quota::{Bound, Entity, Quotas, Who};
 use tidemill_runtime::edge::{Chore, Done, Op, SocketId, Token};
 
 use super::*;
@@ -489,4 +490,22 @@ fn an_offset_that_is_wanted_many_times_is_told_once() {
     }
     let expected: [Option<Vec<Vec<i32>>>; 3] = [Some(vec![vec![0, 1]]), Some(vec![vec![2]]), None];
     assert_eq!(asked, expected);
+}
+
+/// The bug: a shard that stops tells nobody what was spent on it, but asked to be woken for that at
+/// once, again and again.
+#[test]
+fn a_shard_that_stops_is_not_woken_for_quotas() {
+    let mut scene = Scene::new(8 << 20);
+    let mut quotas = Quotas::default();
+    let anybody = Entity { user: None, client: Some(Who::Default) };
+    quotas.set(&anybody, Bound::Produce, Some(1000));
+    scene.pass(Duration::from_secs(1));
+    let now = scene.world.now;
+    scene.shard.spending.spend(&quotas, "c", Bound::Produce, 1, now);
+    let is_due =
+        |scene: &Scene| matches!(scene.shard.next_wake(now), Next::At(then) if then <= now);
+    assert!(is_due(&scene), "the others are to be told");
+    scene.shard.stage = Stage::Stopping { others: 0, told: true };
+    assert!(!is_due(&scene));
 }
