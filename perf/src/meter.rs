@@ -247,7 +247,12 @@ impl SlowestDocument {
     #[must_use]
     pub fn new(node: NodeLabel, shards: &[ShardSlow]) -> Self {
         let mut requests: Vec<_> = shards.iter().flat_map(slow_figures).collect();
-        requests.sort_by_key(|slow| std::cmp::Reverse(slow.total_ns));
+        // As a shard ranks them: without what a fetch waited for records.
+        let waited = |slow: &SlowFigures| {
+            slow.stages.iter().filter(|stage| stage.name == Stage::Wait.name()).map(|s| s.ns).sum()
+        };
+        let own_ns = |slow: &SlowFigures| slow.total_ns.saturating_sub(waited(slow));
+        requests.sort_by_key(|slow| std::cmp::Reverse(own_ns(slow)));
         let mut stalls: Vec<_> = shards.iter().flat_map(stall_figures).collect();
         stalls.sort_by_key(|stall| stall.ended_unix_ms);
         let window_ms = shards.first().map_or(0, |shard| shard.window_ms as u64);

@@ -1,10 +1,11 @@
 //! The slowest requests of the last one to two windows, with where their time went.
 //!
-//! A request that is not among them costs one comparison; the window passes by itself, once a turn. What identifies a request (client,
-//! topic) is made only for those that are kept. Looking at them changes nothing: they leave when
-//! their window is over, so that any number of people may look.
+//! A request that is not among them costs one comparison; the window passes by itself, once a turn.
+//! What a fetch waited for records that had not come does not count. What identifies a request
+//! (client, topic) is made only for those that are kept. Looking at them changes nothing: they leave
+//! when their window is over, so that any number of people may look.
 
-use crate::stage::Stamps;
+use crate::stage::{Stage, Stamps};
 
 /// The most bytes kept of a client's or topic's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -42,6 +43,14 @@ pub struct Slow<T> {
     pub ended_unix_ms: i64,
     /// Whose it was.
     pub whose: T,
+}
+
+impl<T> Slow<T> {
+    /// Ticks in which it was on its way, without those in which a fetch waited for records to come:
+    /// a long poll is not slow.
+    fn own_ticks(&self) -> u64 {
+        self.total_ticks.saturating_sub(self.stamps.ticks(Stage::Wait))
+    }
 }
 
 /// A bounded set of the slowest requests.
@@ -94,9 +103,22 @@ impl<T: Clone> Slowest<T> {
         describe: impl FnOnce() -> T,
     ) {
         if self.threshold < total_ticks {
-            let (stamps, total_ticks) = (*stamps, total_ticks as u64);
-            let whose = describe();
-            self.keep(Slow { stamps, total_ticks, ended_unix_ms: wall_ms, whose });
+            self.offer_slow(total_ticks as u64, stamps, wall_ms, describe);
+        }
+    }
+
+    #[cold]
+    fn offer_slow(
+        &mut self,
+        total_ticks: u64,
+        stamps: &Stamps,
+        wall_ms: i64,
+        describe: impl FnOnce() -> T,
+    ) {
+        let slow = Slow { stamps: *stamps, total_ticks, ended_unix_ms: wall_ms, whose: () };
+        if self.threshold < slow.own_ticks() as i64 {
+            let Slow { stamps, total_ticks, ended_unix_ms, .. } = slow;
+            self.keep(Slow { stamps, total_ticks, ended_unix_ms, whose: describe() });
         }
     }
 
@@ -118,12 +140,12 @@ impl<T: Clone> Slowest<T> {
         if self.kept.len() < self.capacity {
             self.kept.push(slow);
         } else {
-            let fastest = self.kept.iter_mut().min_by_key(|slow| slow.total_ticks);
+            let fastest = self.kept.iter_mut().min_by_key(|slow| slow.own_ticks());
             *fastest.expect("the set is full") = slow;
         }
         if self.kept.len() == self.capacity {
-            let totals = self.kept.iter().map(|slow| slow.total_ticks);
-            self.threshold = totals.min().expect("the set is full") as i64;
+            let own = self.kept.iter().map(Slow::own_ticks);
+            self.threshold = own.min().expect("the set is full") as i64;
         }
     }
 
@@ -135,7 +157,7 @@ impl<T: Clone> Slowest<T> {
         let is_recent = |slow: &&Slow<T>| wall_ms - slow.ended_unix_ms < 2 * self.window_ms;
         let kept = self.kept.iter().chain(&self.before);
         let mut all: Vec<_> = kept.filter(is_recent).cloned().collect();
-        all.sort_by_key(|slow| std::cmp::Reverse(slow.total_ticks));
+        all.sort_by_key(|slow| std::cmp::Reverse(slow.own_ticks()));
         all
     }
 
@@ -149,7 +171,6 @@ impl<T: Clone> Slowest<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::Stage;
 
     fn offer(slowest: &mut Slowest<u64>, total: u64, wall_ms: i64) {
         let mut stamps = Stamps::begin(0);
@@ -176,6 +197,21 @@ mod tests {
         }
         assert_eq!(kept(&slowest), [9, 8, 7]);
         assert_eq!(kept(&slowest), [9, 8, 7], "looking changes nothing");
+    }
+
+    /// The bug: where one consumer was idle, its long polls were all that was told.
+    #[test]
+    fn a_long_poll_is_not_slow() {
+        let mut slowest = Slowest::new(2, 1000);
+        offer(&mut slowest, 3, 1);
+        for poll in 0..5 {
+            let mut stamps = Stamps::begin(0);
+            stamps.end(Stage::Work, 100);
+            stamps.end(Stage::Wait, 50_000);
+            slowest.offer(stamps.total_until(50_000), &stamps, 1, || 100 + poll);
+        }
+        offer(&mut slowest, 2, 1);
+        assert_eq!(kept(&slowest), [3, 2]);
     }
 
     /// One slow request an hour ago does not hide what is slow now.
