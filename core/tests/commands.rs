@@ -437,4 +437,6 @@ fn a_group_is_listed_described_reset_and_deleted() {
     let gone = [&["group", "describe", "readers"][..], &at[..]].concat();
     assert!(complaint(&gone).contains("no group readers"));
     assert_eq!(told(&["group", "list"]), serde_json::json!([]));
+    let again = complaint(&[&["group", "delete", "readers"][..], &at[..]].concat());
+    assert!(again.contains("there is no such group") && again.contains("fix:"), "{again}");
 }

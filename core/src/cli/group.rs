@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tidemill_client::kafka::ErrorCode;
 use tidemill_client::{
-    Admin, Consumer, ConsumerConfig, GroupOffsets, GroupView, MemberView, Start,
+    Admin, Consumer, ConsumerConfig, Error, ErrorKind, GroupOffsets, GroupView, MemberView, Start,
 };
 
 use super::brokers::Bootstrap;
@@ -392,9 +393,22 @@ impl Delete {
     fn run(self) -> Result<(), Failure> {
         let mut admin = self.bootstrap.admin(false)?;
         for name in &self.names {
-            admin.delete_group(name).map_err(|error| self.bootstrap.failure(error))?;
+            admin.delete_group(name).map_err(|error| self.why_not(name, error))?;
             print_line(&format!("deleted {name}"))?;
         }
         Ok(())
+    }
+
+    fn why_not(&self, name: &str, error: Error) -> Failure {
+        let cannot = Failure::new(format!("cannot delete group {name}"));
+        match error.kind() {
+            ErrorKind::Refused(ErrorCode::NonEmptyGroup) => cannot
+                .because("somebody is in it: `tidemill group describe` names its members")
+                .fix("stop them first; who was killed is out when its session is over"),
+            ErrorKind::Refused(ErrorCode::GroupIdNotFound) => cannot
+                .because("there is no such group")
+                .fix("`tidemill group list` names those there are"),
+            _ => self.bootstrap.failure(error),
+        }
     }
 }

@@ -46,10 +46,13 @@ impl Shard {
         let set = set.and_then(|number| usize::try_from(number).ok());
         let allowed = set.unwrap_or(self.settings.config.connections_max as usize);
         let share = allowed.div_ceil(usize::from(self.settings.shards));
-        if share < self.connections.len() || self.stage != Stage::Serving {
-            tracing::warn!(%client, "refused: no more connections are allowed");
-            self.close(index, edge);
-            return;
+        if self.stage != Stage::Serving {
+            tracing::debug!(%client, "refused: this node stops");
+            return self.close(index, edge);
+        }
+        if share < self.connections.len() {
+            tracing::warn!(%client, "refused: max.connections are open");
+            return self.close(index, edge);
         }
         self.touched.push(index);
     }
