@@ -53,7 +53,8 @@ def check(run):
     demand(found == [b"%d" % n for n in range(acknowledged)], "the other client's records changed")
     left = [message.value() for message in clients.messages(broker.address, "target")]
     demand(all(value.startswith(b"good") for value in left), f"bad records were stored: {left[:3]}")
-    names = topics(broker.address)
+    # The broker's own are made when somebody asks for a coordinator.
+    names = topics(broker.address) - {"__consumer_offsets", "__transaction_state"}
     demand(names == {"kept", "target"}, f"there are other topics now: {names}")
     broker.stop()
 

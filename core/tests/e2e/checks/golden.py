@@ -22,11 +22,11 @@ LINE_BYTES = 32
 # What a frame may hold to be worth keeping as text.
 FRAME_BYTES_MAX = 600
 
-# Kafka's names of the APIs that we serve; a request for any other is not ours to read.
-NAMES = {0: "Produce", 1: "Fetch", 2: "ListOffsets", 3: "Metadata", 18: "ApiVersions",
-         19: "CreateTopics", 20: "DeleteTopics", 21: "DeleteRecords", 22: "InitProducerId",
-         23: "OffsetForLeaderEpoch", 32: "DescribeConfigs", 37: "CreatePartitions",
-         44: "IncrementalAlterConfigs", 60: "DescribeCluster"}
+# Kafka's names of the APIs that we serve, from their table; a request for any other is not ours to
+# read.
+ROW = re.compile(r"^\| (\w+) \| (\d+) \|", re.MULTILINE)
+NAMES = {int(number): name for name, number in
+         ROW.findall((ROOT / "docs" / "protocols" / "kafka.md").read_text())}
 
 
 def check(run):
