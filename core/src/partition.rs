@@ -10,6 +10,8 @@
 //!
 //! Start reading at [`Home::call`].
 
+mod checks;
+mod reading;
 mod refused;
 mod reworking;
 pub mod transactions;
@@ -21,21 +23,20 @@ use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_perf::MEASURING;
 use tidemill_perf::lateness::Lateness;
-use tidemill_record::{
-    IdMap, LeaderEpoch, Offset, Producer, Timestamp, TimestampType, TopicPartition, Validated,
-};
+use tidemill_record::{IdMap, LeaderEpoch, Offset, Producer, Timestamp, TopicPartition, Validated};
 use tidemill_runtime::edge::{Instant, ShardId};
 use tidemill_storage::{
-    AppendError, AppendKind, Appended, Durability, Event, LogConfig, LogId, Lookup, Read,
-    ReadError, ReadId, ShardStorage, TimestampPolicy, TrimError,
+    AppendError, AppendKind, Appended, Durability, Event, LogConfig, LogId, ReadId, ShardStorage,
+    TrimError,
 };
 
+use self::checks::{check, check_timestamps, epoch_error, refused, refused_append, validate};
 use self::refused::RefusedBatches;
 use self::transactions::{Incoming, Unverified, Verification};
 use crate::job::{JobId, ReplyTo};
 use crate::limits::{APPENDS_QUEUED_MAX, LATENESS_PARTITIONS_MAX};
 use crate::measure::PartitionState;
-use crate::message::{Acks, Answer, Call, ReadAnswer, ReadCall};
+use crate::message::{Acks, Answer, Call, ReadCall};
 use crate::rework::{Rework, Wanted};
 
 /// Everything this shard is the home of.
@@ -590,211 +591,6 @@ impl Home {
         self.wake(id);
     }
 
-    // Reading.
-
-    fn high_watermark(&self, partition: &Partition) -> Offset {
-        let log = self.storage.log(partition.log);
-        match partition.rules.log.durability {
-            Durability::Durable => log.durable_end(),
-            Durability::Relaxed => log.end(),
-        }
-    }
-
-    /// Where what a reader may see ends.
-    fn visible_end(&self, partition: &Partition, read_committed: bool) -> Offset {
-        let high_watermark = self.high_watermark(partition);
-        match read_committed {
-            true => self.storage.log(partition.log).last_stable(high_watermark),
-            false => high_watermark,
-        }
-    }
-
-    fn read(&mut self, id: TopicPartition, call: ReadCall, reply_to: ReplyTo) {
-        let partition = &self.partitions[&id];
-        let log = partition.log;
-        let diverging = call.last_fetched_epoch.and_then(|fetched| {
-            let end = self.storage.epoch_end(log, fetched)?;
-            (end.0 < fetched || end.1 < call.from).then_some(end)
-        });
-        let visible_end = self.visible_end(partition, call.read_committed);
-        if diverging.is_some() {
-            let answer = self.read_answer(id, &call, Vec::new(), diverging, false);
-            return self.answers.push((reply_to, answer));
-        }
-        if call.limit_bytes == 0 && !call.min_one {
-            // The bytes of the fetch are used up: only the state is told.
-            let (start, end) = (self.storage.log(log).start(), self.storage.log(log).end());
-            let answer = if start <= call.from && call.from <= end {
-                self.read_answer(id, &call, Vec::new(), None, call.from < visible_end)
-            } else {
-                refused(ErrorCode::OffsetOutOfRange)
-            };
-            return self.answers.push((reply_to, answer));
-        }
-        let read = self.storage.read(log, call.from, visible_end, call.limit_bytes, call.min_one);
-        match read {
-            Ok(Read::Ready { batches, .. }) => {
-                let held_back = batches.is_empty() && call.from < visible_end;
-                let answer = self.read_answer(id, &call, batches, None, held_back);
-                self.answers.push((reply_to, answer));
-            }
-            Ok(Read::Disk(read)) => {
-                let kind = DiskReadKind::Fetch { diverging, call };
-                self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
-            }
-            Err(error) => self.answers.push((reply_to, refused_read(&error))),
-        }
-    }
-
-    fn read_answer(
-        &self,
-        id: TopicPartition,
-        call: &ReadCall,
-        batches: Vec<bytes::Bytes>,
-        diverging: Option<(LeaderEpoch, Offset)>,
-        held_back: bool,
-    ) -> Answer {
-        let Some(partition) = self.partitions.get(&id) else {
-            return refused(ErrorCode::UnknownTopicOrPartition);
-        };
-        let high_watermark = self.high_watermark(partition);
-        let log = self.storage.log(partition.log);
-        let aborted = match call.read_committed && log.has_aborted() {
-            true => transactions::aborted_among(log, call.from, &batches),
-            false => Vec::new(),
-        };
-        Answer::Read(ReadAnswer {
-            aborted,
-            from_disk: false,
-            size_bytes: batches.iter().map(|run| run.len() as u32).sum(),
-            batches,
-            held_back,
-            high_watermark,
-            last_stable_offset: log.last_stable(high_watermark),
-            log_start_offset: log.start(),
-            diverging,
-        })
-    }
-
-    fn read_done(&mut self, read: ReadId, result: Result<Vec<bytes::Bytes>, ReadError>) {
-        let Some(DiskRead { partition, reply_to, kind }) = self.reads.remove(&read) else { return };
-        let answer = match (result, kind) {
-            (Ok(batches), DiskReadKind::Fetch { diverging, call }) => {
-                let found = self.partitions.get(&partition);
-                let start = found.map(|found| self.storage.log(found.log).start());
-                if start.is_some_and(|start| call.from < start) {
-                    // Trimmed meanwhile: which of it was aborted is not known any more.
-                    return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
-                }
-                let end = found.map(|found| self.visible_end(found, call.read_committed));
-                let held_back = batches.is_empty() && end.is_some_and(|end| call.from < end);
-                let mut answer = self.read_answer(partition, &call, batches, diverging, held_back);
-                if let Answer::Read(read) = &mut answer {
-                    read.from_disk = true;
-                }
-                answer
-            }
-            (Ok(_), DiskReadKind::Lookup) => unreachable!("a lookup ends with LookupDone"),
-            (Err(error), _) => refused_read(&error),
-        };
-        self.answers.push((reply_to, answer));
-    }
-
-    fn watch(&mut self, id: TopicPartition, watcher: Watcher) {
-        let partition = &self.partitions[&id];
-        if watcher.seen_end < self.visible_end(partition, watcher.read_committed) {
-            return self.answers.push((watcher.reply_to, Answer::Moved));
-        }
-        let partition = self.partitions.get_mut(&id).expect("seen above");
-        partition.watchers.push(watcher);
-    }
-
-    /// Tells the watchers for whom there is something new.
-    fn wake(&mut self, id: TopicPartition) {
-        let Some(partition) = self.partitions.get(&id) else { return };
-        if partition.watchers.is_empty() {
-            return;
-        }
-        let high_watermark = self.high_watermark(partition);
-        let last_stable = self.storage.log(partition.log).last_stable(high_watermark);
-        let partition = self.partitions.get_mut(&id).expect("seen above");
-        let answers = &mut self.answers;
-        partition.watchers.retain(|watcher| {
-            let end = if watcher.read_committed { last_stable } else { high_watermark };
-            let stays = end <= watcher.seen_end;
-            if !stays {
-                answers.push((watcher.reply_to, Answer::Moved));
-            }
-            stays
-        });
-    }
-
-    // Offsets.
-
-    fn list_offset(
-        &mut self,
-        id: TopicPartition,
-        timestamp: i64,
-        read_committed: bool,
-        reply_to: ReplyTo,
-    ) {
-        const LATEST: i64 = -1;
-        const EARLIEST: i64 = -2;
-        const MAX_TIMESTAMP: i64 = -3;
-        const EARLIEST_LOCAL: i64 = -4;
-        const LATEST_TIERED: i64 = -5;
-        const EARLIEST_PENDING_UPLOAD: i64 = -6;
-
-        let partition = &self.partitions[&id];
-        let end = self.visible_end(partition, read_committed);
-        let log = self.storage.log(partition.log);
-        let known = |offset, leader_epoch| Answer::Offset {
-            found: Some((offset, Timestamp::NONE)),
-            leader_epoch,
-        };
-        let nothing = Answer::Offset { found: None, leader_epoch: LeaderEpoch::NONE };
-        let lookup = match timestamp {
-            LATEST => {
-                return self.answers.push((reply_to, known(end, partition.rules.leader_epoch)));
-            }
-            EARLIEST | EARLIEST_LOCAL => {
-                let epoch = log.epoch_at(log.start());
-                return self.answers.push((reply_to, known(log.start(), epoch)));
-            }
-            // Nothing is kept anywhere but here.
-            LATEST_TIERED | EARLIEST_PENDING_UPLOAD => {
-                return self.answers.push((reply_to, nothing));
-            }
-            MAX_TIMESTAMP => self.storage.max_timestamp(partition.log, end),
-            0.. => self.storage.offset_for_timestamp(partition.log, Timestamp(timestamp), end),
-            _ => {
-                let answer = refused(ErrorCode::InvalidRequest);
-                return self.answers.push((reply_to, answer));
-            }
-        };
-        match lookup {
-            Ok(Lookup::Ready(found)) => self.answers.push((reply_to, offset_answer(found))),
-            Ok(Lookup::Disk(read)) => {
-                let kind = DiskReadKind::Lookup;
-                self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
-            }
-            Err(error) => self.answers.push((reply_to, refused_read(&error))),
-        }
-    }
-
-    fn lookup_done(
-        &mut self,
-        read: ReadId,
-        result: Result<Option<tidemill_storage::Found>, ReadError>,
-    ) {
-        let Some(DiskRead { reply_to, .. }) = self.reads.remove(&read) else { return };
-        let answer = match result {
-            Ok(found) => offset_answer(found),
-            Err(error) => refused_read(&error),
-        };
-        self.answers.push((reply_to, answer));
-    }
-
     fn trim(&mut self, id: TopicPartition, before: i64, reply_to: ReplyTo, now: Instant) {
         const HIGH_WATERMARK: i64 = -1;
         let partition = &self.partitions[&id];
@@ -897,143 +693,6 @@ impl Partition {
         let waiting = WaitingProduce { end, reply_to, base_offset, log_append_time };
         self.waiting.insert(place.map_or(0, |place| place + 1), waiting);
         None
-    }
-}
-
-/// Is this a batch that the partition takes, as far as its header and its checksum say?
-fn validate(batch: &[u8], rules: &Rules) -> Result<Validated, Answer> {
-    use tidemill_record::{BatchError, Limits};
-    let limits = Limits { batch_bytes_max: rules.batch_bytes_max, control_allowed: false };
-    tidemill_record::validate(batch, &limits).map_err(|error| {
-        let code = match error {
-            BatchError::ChecksumMismatch { .. } | BatchError::LengthTooSmall { .. } => {
-                ErrorCode::CorruptMessage
-            }
-            BatchError::UnknownMagic { .. } => ErrorCode::UnsupportedForMessageFormat,
-            BatchError::TooLarge { .. } => ErrorCode::MessageTooLarge,
-            BatchError::Truncated { .. } => ErrorCode::CorruptMessage,
-            _ => ErrorCode::InvalidRecord,
-        };
-        Answer::Refused { error: code, message: Some(error.to_string()) }
-    })
-}
-
-/// What else must hold of a batch from a client.
-fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, Answer> {
-    let validated = validate(batch, rules)?;
-    if validated.compression() == tidemill_record::Codec::Zstd && !zstd_allowed {
-        return Err(refused(ErrorCode::UnsupportedCompressionType));
-    }
-    Ok(validated)
-}
-
-/// Whether the producer's clock is near enough to ours, as far as the header says: its latest record
-/// and its first. The records between are looked at where the topic asks for it ([`crate::rework`]).
-fn check_timestamps(batch: Validated, rules: &Rules, wall_ms: i64) -> Result<Validated, Answer> {
-    if rules.log.timestamps == TimestampPolicy::LogAppendTime {
-        return Ok(batch);
-    }
-    let refuse = |why: String| {
-        Err(Answer::Refused { error: ErrorCode::InvalidTimestamp, message: Some(why) })
-    };
-    if batch.timestamp_type() == TimestampType::LogAppendTime {
-        return refuse("a producer's records carry the broker's time".to_owned());
-    }
-    let (first, latest) = (batch.base_timestamp(), batch.max_timestamp());
-    if latest != Timestamp::NONE && rules.ahead_max_ms < latest.0.saturating_sub(wall_ms) {
-        let (latest, ms) = (latest.0, rules.ahead_max_ms);
-        return refuse(format!("timestamp {latest} is more than {ms} ms ahead of the clock"));
-    }
-    let behind_max_ms = rules.wanted.behind_max_ms.filter(|_| first != Timestamp::NONE);
-    match behind_max_ms {
-        Some(ms) if ms < wall_ms.saturating_sub(first.0) => {
-            refuse(format!("timestamp {} is more than {ms} ms behind the clock", first.0))
-        }
-        _ => Ok(batch),
-    }
-}
-
-fn epoch_error(claimed: LeaderEpoch, current: LeaderEpoch) -> Option<ErrorCode> {
-    match claimed.cmp(&current) {
-        std::cmp::Ordering::Less => Some(ErrorCode::FencedLeaderEpoch),
-        std::cmp::Ordering::Greater => Some(ErrorCode::UnknownLeaderEpoch),
-        std::cmp::Ordering::Equal => None,
-    }
-}
-
-fn refused(error: ErrorCode) -> Answer {
-    Answer::Refused { error, message: None }
-}
-
-fn refused_append(error: &AppendError) -> Answer {
-    let (error, message) = match error {
-        AppendError::SpaceNotReserved | AppendError::NoSpace => {
-            (ErrorCode::KafkaStorageError, "the data directory's disk is full".to_owned())
-        }
-        AppendError::Closing => {
-            (ErrorCode::UnknownTopicOrPartition, "the partition is being deleted".to_owned())
-        }
-        AppendError::Fenced => (
-            ErrorCode::KafkaStorageError,
-            "a write or sync failed: the node must be restarted to repair its data".to_owned(),
-        ),
-        AppendError::Damaged { from } => (
-            ErrorCode::KafkaStorageError,
-            format!("the partition is damaged from offset {} on", from.0),
-        ),
-        AppendError::FencedLeaderEpoch { .. } => {
-            (ErrorCode::NotLeaderOrFollower, "another leader has appended since".to_owned())
-        }
-        AppendError::InvalidProducerEpoch { current, found, .. } => (
-            ErrorCode::InvalidProducerEpoch,
-            format!("producer epoch {} is older than {}", found.0, current.0),
-        ),
-        // Clients try this one again: room comes when others expire.
-        AppendError::TooManyProducers { .. } => (
-            ErrorCode::KafkaStorageError,
-            "too many producers are remembered in this partition".to_owned(),
-        ),
-        AppendError::OutOfOrderSequence { expected, found, .. } => (
-            ErrorCode::OutOfOrderSequenceNumber,
-            format!("sequence {} was sent, {} is next", found.0, expected.0),
-        ),
-        AppendError::NotTransactional { .. } => (
-            ErrorCode::InvalidTxnState,
-            "the producer has a transaction open, and this is not part of it".to_owned(),
-        ),
-        AppendError::TooManyTransactions { limit } => (
-            ErrorCode::PolicyViolation,
-            format!("{limit} transactions, open or aborted, are remembered in this partition"),
-        ),
-        AppendError::FencedCoordinator { current, found } => (
-            ErrorCode::TransactionCoordinatorFenced,
-            format!("coordinator epoch {found} is older than {current}"),
-        ),
-        AppendError::NotAMarker => {
-            (ErrorCode::InvalidRecord, "a control batch without a marker".to_owned())
-        }
-        AppendError::BatchTooLarge { size_bytes, limit_bytes } => (
-            ErrorCode::MessageTooLarge,
-            format!("a batch of {size_bytes} bytes, where {limit_bytes} fit"),
-        ),
-    };
-    Answer::Refused { error, message: Some(message) }
-}
-
-fn refused_read(error: &ReadError) -> Answer {
-    refused(match error {
-        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::Damaged { .. } | ReadError::Device { .. } => ErrorCode::KafkaStorageError,
-        ReadError::Gone => ErrorCode::UnknownTopicOrPartition,
-        // The client asks again; nothing is wrong with its request.
-        ReadError::Busy => ErrorCode::KafkaStorageError,
-    })
-}
-
-fn offset_answer(found: Option<tidemill_storage::Found>) -> Answer {
-    Answer::Offset {
-        found: found.map(|found| (found.offset, found.timestamp)),
-        leader_epoch: found.map_or(LeaderEpoch::NONE, |found| found.epoch),
     }
 }
 

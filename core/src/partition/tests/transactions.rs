@@ -6,6 +6,7 @@ use tidemill_record::{
 
 use super::*;
 use crate::message::InTransaction;
+use crate::message::ReadAnswer;
 
 /// A partition, and everybody's answers by the numbers of their calls.
 struct Scene {
