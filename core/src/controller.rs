@@ -48,7 +48,8 @@ use tidemill_runtime::edge::{Instant, ShardId};
 
 use crate::job::JobId;
 use crate::limits::{
-    OFFSETS_BATCH_BYTES_MAX, PARTITIONS_MAX, PROPOSALS_QUEUED_BYTES_MAX, PROPOSALS_QUEUED_MAX,
+    GROUP_NAME_BYTES_MAX, OFFSETS_BATCH_BYTES_MAX, PARTITIONS_MAX, PROPOSALS_QUEUED_BYTES_MAX,
+    PROPOSALS_QUEUED_MAX,
 };
 use crate::message::Message;
 use crate::partition::Times;
@@ -524,7 +525,7 @@ impl Shard {
         let (records, responses) = self.alter_each(names, request.validate_only, |resource| {
             let changes = changes(all.next().expect("one for each"))?;
             let file = &self.settings.file_configs;
-            decisions::decide_alter_configs(&self.image, resource?, &changes, file)
+            decisions::decide_alter_configs(&self.image, &resource?, &changes, file)
         });
         let response = IncrementalAlterConfigsResponse { responses, ..Default::default() };
         (records, Outcome::AlterConfigs(response))
@@ -543,7 +544,7 @@ impl Shard {
             let configs = asked.configs.iter().map(|c| (c.name.clone(), c.value.clone()));
             let configs: Vec<_> = configs.collect();
             let file = &self.settings.file_configs;
-            decisions::decide_replace_configs(&self.image, resource?, &configs, file)
+            decisions::decide_replace_configs(&self.image, &resource?, &configs, file)
         });
         let response = AlterConfigsResponse { responses, ..Default::default() };
         (records, Outcome::ReplaceConfigs(response))
@@ -561,7 +562,7 @@ impl Shard {
             names.iter().map(|named| self.find_resource(named.kind, &named.name)).collect();
         let mut times: HashMap<Resource, u32> = HashMap::new();
         for resource in found.iter().flatten() {
-            *times.entry(*resource).or_default() += 1;
+            *times.entry(resource.clone()).or_default() += 1;
         }
         let mut records = Vec::new();
         let mut responses = Vec::new();
@@ -633,7 +634,7 @@ impl Shard {
     }
 
     /// The resource a request speaks of. Brokers are named by their id, endpoints by theirs; the
-    /// empty name means all of them.
+    /// empty name means all of them. A group has configs whether or not there is one of its name.
     pub(crate) fn find_resource(&self, kind: i8, name: &str) -> Result<Resource, Error> {
         match kind {
             resource::TOPIC => {
@@ -649,6 +650,13 @@ impl Shard {
                     .map(Resource::Node)
                     .ok_or_else(|| Error::InvalidRequest(format!("there is no broker {name:?}")))
             }
+            resource::GROUP if name.is_empty() => {
+                Err(Error::InvalidRequest("groups have no configs for all of them".to_owned()))
+            }
+            resource::GROUP if GROUP_NAME_BYTES_MAX < name.len() => Err(Error::InvalidRequest(
+                format!("a group's name has at most {GROUP_NAME_BYTES_MAX} bytes"),
+            )),
+            resource::GROUP => Ok(Resource::Group(name.into())),
             other => {
                 Err(Error::InvalidRequest(format!("resources of type {other} have no configs")))
             }

@@ -228,6 +228,7 @@ const _: () = {
     assert!(TRANSACTION_PARTITIONS_MAX * 260 < GROUP_RECORD_BYTES_MAX);
     // Names must fit Kafka's strings; a member's is a name, a dash and a UUID.
     assert!(GROUP_NAME_BYTES_MAX + 64 < i16::MAX as usize);
+    assert!(GROUP_NAME_BYTES_MAX <= metadata::GROUP_NAME_BYTES_MAX);
     // The id of the last shard of the last node must be a Kafka broker id, an i32.
     assert!(NODE_ID_MAX < SHARD_ID_STRIDE);
     assert!((SHARDS_MAX as i64) * (SHARD_ID_STRIDE as i64) <= i32::MAX as i64);

@@ -22,7 +22,7 @@ use slab::Slab;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_perf::Work;
 use tidemill_record::TopicPartition;
-use tidemill_replication::config::node_config;
+use tidemill_replication::config::{GroupConfig, is_of_groups, node_config};
 use tidemill_replication::metadata::{Configs, Image, Record};
 use tidemill_runtime::clock::StampClock;
 use tidemill_runtime::edge::{Completion, Done, Edge, Instant, ListenerId, Next, Program, ShardId};
@@ -74,8 +74,10 @@ pub struct Settings {
     pub group_rewrite_bytes: usize,
     /// Reads the time in ticks, for the stages of requests.
     pub clock: StampClock,
-    /// What the user has set of the configs that topics inherit, under Kafka's names.
+    /// What the user has set of the configs that topics and groups inherit, under Kafka's names.
     pub file_configs: Configs,
+    /// What is in force for groups without configs of their own.
+    pub group_defaults: GroupConfig,
     /// The data directory's path as clients are told it.
     pub data_dir_shown: String,
 }
@@ -84,9 +86,10 @@ impl Settings {
     /// Settings of a node of `shards` shards.
     pub fn new(config: Config, shards: u16, endpoints: Endpoints, seed: u128) -> Self {
         let given = config.described().filter(|(setting, _, origin)| {
-            **origin != Origin::Default && node_config(setting.name).is_some()
+            let is_inherited = node_config(setting.name).is_some() || is_of_groups(setting.name);
+            **origin != Origin::Default && is_inherited
         });
-        let file_configs = given
+        let file_configs: Configs = given
             .map(|(setting, _, _)| (setting.name.to_owned(), config.value_text(setting.name)))
             .collect();
         let storage = tidemill_storage::Config::default();
@@ -100,6 +103,7 @@ impl Settings {
             storage,
             group_rewrite_bytes: GROUP_REWRITE_BYTES,
             clock: StampClock::cheapest(),
+            group_defaults: GroupConfig::of_node(&file_configs),
             file_configs,
             data_dir_shown: data_dir.display().to_string(),
         }

@@ -112,6 +112,8 @@ pub fn apply(record: &Record, shard: &mut Shard, now: Instant) {
             let topic = shard.image.topic(*id).cloned().expect("its config was just changed");
             adopt_topic(shard, &topic, 0);
         }
+        // Coordinators look it up when they need it.
+        Record::ConfigChanged { resource: Resource::Group(_), .. } => {}
         Record::ConfigChanged { .. } => adopt_all(shard),
         Record::ClusterCreated { .. }
         | Record::NodeStarted { .. }

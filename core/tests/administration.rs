@@ -14,6 +14,7 @@ use tidemill_net::kafka::alter_configs::{IncrementalAlterConfigsRequest, operati
 use tidemill_net::kafka::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
+use tidemill_net::kafka::api_versions::ApiVersionsRequest;
 use tidemill_net::kafka::create_acls::{AclCreation, CreateAclsRequest};
 use tidemill_net::kafka::delete_acls::{DeleteAclsFilter, DeleteAclsRequest};
 use tidemill_net::kafka::describe_acls::DescribeAclsRequest;
@@ -29,7 +30,7 @@ use tidemill_net::kafka::elect_leaders::ElectLeadersRequest;
 use tidemill_net::kafka::list_config_resources::ListConfigResourcesRequest;
 use tidemill_net::kafka::list_partition_reassignments::ListPartitionReassignmentsRequest;
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
-use tidemill_net::kafka::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
+use tidemill_net::kafka::update_features::{FeatureUpdateKey, UpdateFeaturesRequest, upgrade_type};
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use wire::{Client, altered};
 
@@ -119,8 +120,8 @@ fn configs_are_told_with_synonyms_and_documentation() {
     assert!(config.documentation.as_ref().is_some_and(|text| !text.is_empty()));
 }
 
-/// What can have configs: topics and nodes. A client of version 0 asks for metrics of clients, of
-/// which there are none; kinds that nobody knows are refused.
+/// What can have configs: topics and nodes, and groups that have some. A client of version 0 asks for
+/// metrics of clients, of which there are none; kinds that nobody knows are refused.
 #[test]
 fn resources_with_configs_are_listed_by_kind() {
     let broker = Broker::start("resources", &[]);
@@ -352,6 +353,29 @@ fn levels_of_features_cannot_be_changed() {
     assert_eq!(client.ask(2, &request).error_code, ErrorCode::InvalidUpdateVersion);
     let nothing = UpdateFeaturesRequest::default();
     assert_eq!(client.ask(2, &nothing).error_code, ErrorCode::None);
+
+    let told = client.ask(
+        4,
+        &ApiVersionsRequest {
+            client_software_name: "test".to_owned(),
+            client_software_version: "1".to_owned(),
+        },
+    );
+    let levels = told.finalized_features.iter();
+    let levels: Vec<_> = levels.map(|f| (f.name.as_str(), f.max_version_level)).collect();
+    assert_eq!(levels, [("group.version", 1), ("transaction.version", 2)]);
+    let supported: Vec<_> = told.supported_features.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(supported, ["group.version", "transaction.version"]);
+    for (level, error) in [(1, ErrorCode::None), (0, ErrorCode::InvalidUpdateVersion)] {
+        let update = FeatureUpdateKey {
+            feature: "group.version".to_owned(),
+            max_version_level: level,
+            upgrade_type: upgrade_type::SAFE_DOWNGRADE,
+            ..FeatureUpdateKey::default()
+        };
+        let request = UpdateFeaturesRequest { feature_updates: vec![update], ..Default::default() };
+        assert_eq!(client.ask(2, &request).error_code, error, "level {level}");
+    }
 }
 
 /// A client that remembers a leader epoch from before the last start is told the new one, and where
@@ -422,4 +446,60 @@ fn configs_of_a_node_are_changed_while_it_runs() {
     assert_eq!(client.alter(resource::BROKER, "1", &back), ErrorCode::None);
     assert_eq!(client.alter(resource::BROKER, "", &back), ErrorCode::None);
     assert_eq!(told(&mut client), ("50".to_owned(), AT_START));
+}
+
+/// A group has configs whether or not there is one of its name. They are kept over a kill, listed
+/// while there are any, and held to the bounds that the node's settings give.
+#[test]
+fn configs_of_a_group_are_set_and_kept() {
+    const ON_GROUP: i8 = 8;
+    const AT_START: i8 = 4;
+    let settings = [
+        "--set",
+        "group.consumer.heartbeat.interval.ms=7000",
+        "--set",
+        "group.consumer.min.session.timeout.ms=10000",
+    ];
+    let mut broker = Broker::start("group-configs", &settings);
+    let mut client = Client::open(&broker);
+    let told = |client: &mut Client, name: &str| {
+        let told = client.configs(resource::GROUP, "g", name);
+        let config = &told.results[0].configs[0];
+        assert!(!config.read_only);
+        (config.value.clone().unwrap(), config.config_source)
+    };
+    let listed = |client: &mut Client| {
+        let request = ListConfigResourcesRequest { resource_types: vec![resource::GROUP] };
+        let told = client.ask(1, &request).config_resources.into_iter();
+        told.map(|resource| resource.resource_name).collect::<Vec<_>>()
+    };
+    let (session, interval) = ("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms");
+    assert_eq!(told(&mut client, session), ("45000".to_owned(), 5));
+    assert_eq!(told(&mut client, interval), ("7000".to_owned(), AT_START));
+    let set = |client: &mut Client, name: &str, value: &str| {
+        client.alter(resource::GROUP, "g", &[(name, operation::SET, Some(value))])
+    };
+    assert_eq!(set(&mut client, session, "12000"), ErrorCode::None);
+    assert_eq!(told(&mut client, session), ("12000".to_owned(), ON_GROUP));
+    assert_eq!(listed(&mut client), ["g"]);
+    for (name, value) in [
+        (session, "9999"),
+        (session, "60001"),
+        (interval, "12000"),
+        ("share.auto.offset.reset", "never"),
+        ("retention.ms", "1"),
+    ] {
+        assert_eq!(set(&mut client, name, value), ErrorCode::InvalidConfig, "{name}={value}");
+    }
+    let nobody = client.alter(resource::GROUP, "", &[(session, operation::SET, Some("12000"))]);
+    assert_eq!(nobody, ErrorCode::InvalidRequest);
+
+    broker.kill();
+    broker.run();
+    let mut client = Client::open(&broker);
+    assert_eq!(told(&mut client, session), ("12000".to_owned(), ON_GROUP));
+    let back = [(session, operation::DELETE, None)];
+    assert_eq!(client.alter(resource::GROUP, "g", &back), ErrorCode::None);
+    assert_eq!(told(&mut client, session), ("45000".to_owned(), 5));
+    assert_eq!(listed(&mut client), [] as [&str; 0]);
 }

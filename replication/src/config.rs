@@ -4,15 +4,22 @@
 //! topic override > node override > cluster override > the node's file > default
 //! ```
 //!
+//! Groups have configs of their own: [`GroupConfig`].
+//!
 //! Overrides live in the [`Image`](crate::Image); the node's file comes from the broker as
 //! [`Layers::file`]. A topic config is called one thing on a topic and another on a node
 //! (`retention.ms`, `log.retention.ms`): [`Definition::synonyms`]. [`TopicConfig`] is what
 //! storage and the request path work with; [`describe_topic`] and [`describe_node`] are what
 //! clients are told.
 
+mod group;
 mod table;
 mod topic;
 
+pub use group::{
+    ConsumerConfig, GROUP_CONFIGS, GroupConfig, GroupDefinition, OffsetReset, ShareConfig,
+    check_group_together, check_group_value, describe_group, group_config, is_of_groups,
+};
 pub use table::{NODE_CONFIGS, NodeKind, TOPIC_CONFIGS, topic_config};
 pub use topic::{Cleanup, Compression, Durability, TimestampType, TopicConfig};
 
@@ -78,6 +85,8 @@ pub enum Source {
     File = 4,
     /// Nobody set it.
     Default = 5,
+    /// Set on the group.
+    Group = 8,
 }
 
 /// All that may set a config, the strongest first.

@@ -15,8 +15,9 @@ use tidemill_record::{NodeId, ProducerId, TopicId};
 use crate::config::{self, Kind, Layers, TopicConfig, topic_config};
 use crate::identity::{self, DirectoryId, NodeEpoch};
 use crate::limits::{
-    CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX,
-    PRODUCER_IDS_PER_GRANT, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
+    CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, GROUP_CONFIG_VALUE_BYTES_MAX,
+    GROUPS_WITH_CONFIGS_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX, PRODUCER_IDS_PER_GRANT,
+    REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
 };
 use crate::metadata::{Configs, Image, Record, Resource, Topic};
 
@@ -314,16 +315,16 @@ pub fn decide_deletion_finished(image: &Image, id: TopicId) -> Option<Record> {
 
 /// Configs of the broker's own topics are the broker's: without theirs, retention would delete what
 /// groups and transactions rely on.
-fn check_may_be_configured(image: &Image, resource: Resource) -> Result<(), Error> {
+fn check_may_be_configured(image: &Image, resource: &Resource) -> Result<(), Error> {
     let Resource::Topic(id) = resource else { return Ok(()) };
-    image.topic(id).map_or(Ok(()), |topic| check_not_internal(&topic.name))
+    image.topic(*id).map_or(Ok(()), |topic| check_not_internal(&topic.name))
 }
 
 /// Changes of a resource's configs, all or none. `file` is what the node's own file sets: lists
 /// are changed from what is in force. No record at all means that everything is so already.
 pub fn decide_alter_configs(
     image: &Image,
-    resource: Resource,
+    resource: &Resource,
     changes: &[ConfigChange],
     file: &Configs,
 ) -> Result<Vec<Record>, Error> {
@@ -337,6 +338,14 @@ pub fn decide_alter_configs(
         }
         alter(image, resource, change, file, &mut altered)?;
     }
+    let is_new = current.is_empty() && !altered.is_empty();
+    if matches!(resource, Resource::Group(_))
+        && is_new
+        && GROUPS_WITH_CONFIGS_MAX <= image.groups_with_configs().len()
+    {
+        let why = format!("more than {GROUPS_WITH_CONFIGS_MAX} groups with configs");
+        return Err(Error::InvalidConfig(why));
+    }
     if CONFIGS_PER_RESOURCE_MAX < altered.len() {
         let why = format!("more than {CONFIGS_PER_RESOURCE_MAX} configs on one resource");
         return Err(Error::InvalidConfig(why));
@@ -348,7 +357,7 @@ pub fn decide_alter_configs(
 /// All configs of a resource anew, all or none: what is not named goes back to its default.
 pub fn decide_replace_configs(
     image: &Image,
-    resource: Resource,
+    resource: &Resource,
     configs: &[(String, Option<String>)],
     file: &Configs,
 ) -> Result<Vec<Record>, Error> {
@@ -370,9 +379,9 @@ pub fn decide_replace_configs(
 }
 
 /// The records that lead from one set of overrides to another.
-fn difference(resource: Resource, current: &Configs, altered: &Configs) -> Vec<Record> {
+fn difference(resource: &Resource, current: &Configs, altered: &Configs) -> Vec<Record> {
     let change = |name: &str, value: Option<&String>| Record::ConfigChanged {
-        resource,
+        resource: resource.clone(),
         name: name.to_owned(),
         value: value.cloned(),
     };
@@ -386,7 +395,7 @@ fn difference(resource: Resource, current: &Configs, altered: &Configs) -> Vec<R
 
 fn alter(
     image: &Image,
-    resource: Resource,
+    resource: &Resource,
     change: &ConfigChange,
     file: &Configs,
     altered: &mut Configs,
@@ -410,7 +419,7 @@ fn alter(
             changed_list(&current, given, change.operation)
         }
     };
-    check_value(resource, &change.name, &value)?;
+    check_value(resource, &change.name, &value, file)?;
     altered.insert(change.name.clone(), value);
     Ok(())
 }
@@ -431,7 +440,7 @@ fn changed_list(current: &str, given: &str, operation: ConfigOperation) -> Strin
 }
 
 /// The kind of a config on a resource, if it can be changed there.
-fn kind_of(resource: Resource, name: &str) -> Result<Kind, Error> {
+fn kind_of(resource: &Resource, name: &str) -> Result<Kind, Error> {
     match resource {
         Resource::Topic(_) => {
             let definition = topic_config(name);
@@ -442,17 +451,30 @@ fn kind_of(resource: Resource, name: &str) -> Result<Kind, Error> {
         Resource::Node(_) | Resource::Cluster => config::kind_on_node(name).ok_or_else(|| {
             Error::InvalidRequest(format!("{name:?} cannot be changed while a node runs"))
         }),
+        Resource::Group(_) => {
+            let config = config::group_config(name);
+            let config = config
+                .ok_or_else(|| Error::InvalidConfig(format!("unknown group config {name:?}")))?;
+            Ok(config.definition.kind)
+        }
     }
 }
 
-fn check_value(resource: Resource, name: &str, value: &str) -> Result<(), Error> {
-    if CONFIG_VALUE_BYTES_MAX < value.len() {
-        let why = format!("{name}: a value has at most {CONFIG_VALUE_BYTES_MAX} bytes");
+fn check_value(resource: &Resource, name: &str, value: &str, file: &Configs) -> Result<(), Error> {
+    let bytes_max = match resource {
+        Resource::Group(_) => GROUP_CONFIG_VALUE_BYTES_MAX,
+        _ => CONFIG_VALUE_BYTES_MAX,
+    };
+    if bytes_max < value.len() {
+        let why = format!("{name}: a value has at most {bytes_max} bytes");
         return Err(Error::InvalidConfig(why));
     }
     let checked = match resource {
         Resource::Topic(_) => topic_config(name).map(|definition| definition.kind.check(value)),
         Resource::Node(_) | Resource::Cluster => config::check_node_value(name, value),
+        Resource::Group(_) => {
+            config::group_config(name).map(|known| config::check_group_value(known, value, file))
+        }
     };
     checked
         .expect("the name was looked up before")
@@ -478,7 +500,7 @@ fn check_carried_out(name: &str, value: &str) -> Result<(), Error> {
 }
 
 /// The value in force of a config of `resource`, under the name it has there.
-fn in_force(image: &Image, resource: Resource, name: &str, file: &Configs) -> String {
+fn in_force(image: &Image, resource: &Resource, name: &str, file: &Configs) -> String {
     let none = Configs::new();
     let set = image.configs(resource).unwrap_or(&none);
     let (definition, layers) = match resource {
@@ -491,19 +513,25 @@ fn in_force(image: &Image, resource: Resource, name: &str, file: &Configs) -> St
             let layers = Layers { topic: None, node: set, cluster: image.cluster_configs(), file };
             (config::node_config(name).map(|(definition, _)| definition), layers)
         }
+        // None of theirs is a list.
+        Resource::Group(_) => return String::new(),
     };
     definition.map_or(String::new(), |definition| definition.effective(&layers).0.into_owned())
 }
 
-/// Rules between configs of one topic.
+/// Rules between configs of one resource.
 fn check_together(
     image: &Image,
-    resource: Resource,
+    resource: &Resource,
     altered: &Configs,
     file: &Configs,
 ) -> Result<(), Error> {
-    if !matches!(resource, Resource::Topic(_)) {
-        return Ok(());
+    match resource {
+        Resource::Topic(_) => {}
+        Resource::Node(_) | Resource::Cluster => return Ok(()),
+        Resource::Group(_) => {
+            return config::check_group_together(altered, file).map_err(Error::InvalidConfig);
+        }
     }
     let none = Configs::new();
     let cluster = image.cluster_configs();
@@ -525,14 +553,14 @@ fn new_topic_configs(given: &[(String, Option<String>)]) -> Result<Vec<(String, 
         let why = format!("more than {CONFIGS_PER_RESOURCE_MAX} configs on one topic");
         return Err(Error::InvalidConfig(why));
     }
-    let resource = Resource::Topic(TopicId::ZERO);
+    let resource = &Resource::Topic(TopicId::ZERO);
     let mut configs = Configs::new();
     for (name, value) in given {
         kind_of(resource, name)?;
         let Some(value) = value else {
             return Err(Error::InvalidConfig(format!("{name:?} has no value")));
         };
-        check_value(resource, name, value)?;
+        check_value(resource, name, value, &Configs::new())?;
         if configs.insert(name.clone(), value.clone()).is_some() {
             return Err(Error::InvalidConfig(format!("{name:?} is set twice")));
         }

@@ -21,6 +21,15 @@ pub const CONFIG_NAME_BYTES_MAX: usize = 256;
 /// The longest value of a config.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// The longest name of a group.
+pub const GROUP_NAME_BYTES_MAX: usize = 4096;
+
+/// The longest value of a config of a group: they are numbers and words.
+pub const GROUP_CONFIG_VALUE_BYTES_MAX: usize = 128;
+
+/// The most groups with configs of their own.
+pub const GROUPS_WITH_CONFIGS_MAX: usize = 10_000;
+
 /// The longest name of a user or a client in a quota.
 pub const QUOTA_NAME_BYTES_MAX: usize = 256;
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tidemill_record::{LeaderEpoch, NodeId, PartitionId, ProducerId, TopicId};
 
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
-use crate::limits::{CONFIGS_PER_RESOURCE_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::limits::{CONFIGS_PER_RESOURCE_MAX, GROUPS_WITH_CONFIGS_MAX, PARTITIONS_PER_TOPIC_MAX};
 use crate::quota::Quotas;
 
 /// Config overrides of one resource, by name.
@@ -42,6 +42,8 @@ pub struct Image {
     tombstones: BTreeMap<TopicId, Tombstone>,
     cluster_configs: Configs,
     node_configs: BTreeMap<NodeId, Configs>,
+    /// Of groups that have any; shared until one of them changes.
+    group_configs: Arc<BTreeMap<Arc<str>, Configs>>,
     quotas: Arc<Quotas>,
     next_producer_id: i64,
     partitions_count: usize,
@@ -124,7 +126,7 @@ pub enum ReplayError {
     },
     /// A partition must have replicas, all different.
     Replicas(TopicId),
-    /// More overrides than one resource may have.
+    /// More overrides than one resource may have, or more groups with overrides than there may be.
     TooManyConfigs(Resource),
     /// More users and clients than may have quotas, or one that is neither.
     Quota,
@@ -242,13 +244,26 @@ impl Image {
         self.node_configs.get(&node).unwrap_or(&NONE)
     }
 
+    /// Overrides for one group.
+    #[must_use]
+    pub fn group_configs(&self, group: &str) -> &Configs {
+        static NONE: Configs = Configs::new();
+        self.group_configs.get(group).unwrap_or(&NONE)
+    }
+
+    /// All groups with overrides, by name.
+    pub fn groups_with_configs(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Configs)> {
+        self.group_configs.iter()
+    }
+
     /// The overrides of a resource; none if there is no such topic.
     #[must_use]
-    pub fn configs(&self, resource: Resource) -> Option<&Configs> {
+    pub fn configs(&self, resource: &Resource) -> Option<&Configs> {
         match resource {
-            Resource::Topic(id) => self.topics.get(&id).map(|topic| &topic.configs),
-            Resource::Node(id) => Some(self.node_configs(id)),
+            Resource::Topic(id) => self.topics.get(id).map(|topic| &topic.configs),
+            Resource::Node(id) => Some(self.node_configs(*id)),
             Resource::Cluster => Some(&self.cluster_configs),
+            Resource::Group(name) => Some(self.group_configs(name)),
         }
     }
 
@@ -283,7 +298,7 @@ impl Image {
                 self.tombstones.remove(id).ok_or(ReplayError::UnknownTopic(*id))?;
             }
             Record::ConfigChanged { resource, name, value } => {
-                self.replay_config(*resource, name, value.as_deref())?;
+                self.replay_config(resource, name, value.as_deref())?;
             }
             Record::ProducerIdsGranted { first, count } => {
                 self.replay_producer_ids(*first, *count)?;
@@ -402,34 +417,50 @@ impl Image {
 
     fn replay_config(
         &mut self,
-        resource: Resource,
+        resource: &Resource,
         name: &str,
         value: Option<&str>,
     ) -> Result<(), ReplayError> {
         let current = match resource {
             Resource::Topic(id) => {
-                self.topics.get(&id).map(|t| &t.configs).ok_or(ReplayError::UnknownTopic(id))?
+                self.topics.get(id).map(|t| &t.configs).ok_or(ReplayError::UnknownTopic(*id))?
             }
-            Resource::Node(id) => self.node_configs(id),
+            Resource::Node(id) => self.node_configs(*id),
             Resource::Cluster => &self.cluster_configs,
+            Resource::Group(group) => self.group_configs(group),
         };
         let grows = value.is_some() && !current.contains_key(name);
-        if grows && CONFIGS_PER_RESOURCE_MAX <= current.len() {
-            return Err(ReplayError::TooManyConfigs(resource));
+        let is_new_group = matches!(resource, Resource::Group(_)) && current.is_empty() && grows;
+        if grows && CONFIGS_PER_RESOURCE_MAX <= current.len()
+            || is_new_group && GROUPS_WITH_CONFIGS_MAX <= self.group_configs.len()
+        {
+            return Err(ReplayError::TooManyConfigs(resource.clone()));
         }
         let configs = match resource {
             Resource::Topic(id) => {
-                &mut Arc::make_mut(self.topics.get_mut(&id).expect("found above")).configs
+                &mut Arc::make_mut(self.topics.get_mut(id).expect("found above")).configs
             }
-            Resource::Node(id) => self.node_configs.entry(id).or_default(),
+            Resource::Node(id) => self.node_configs.entry(*id).or_default(),
             Resource::Cluster => &mut self.cluster_configs,
+            Resource::Group(group) => {
+                Arc::make_mut(&mut self.group_configs).entry(Arc::clone(group)).or_default()
+            }
         };
         match value {
             Some(value) => configs.insert(name.to_owned(), value.to_owned()),
             None => configs.remove(name),
         };
+        let is_empty = configs.is_empty();
         // An image has one form: that of a snapshot, which knows no empty set of overrides.
-        self.node_configs.retain(|_, configs| !configs.is_empty());
+        match resource {
+            Resource::Node(id) if is_empty => {
+                self.node_configs.remove(id);
+            }
+            Resource::Group(group) if is_empty => {
+                Arc::make_mut(&mut self.group_configs).remove(group);
+            }
+            _ => {}
+        }
         Ok(())
     }
 

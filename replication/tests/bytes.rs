@@ -77,6 +77,14 @@ fn golden() -> Vec<(Record, String)> {
             "07010200000005000000016100".to_owned(),
         ),
         (
+            Record::ConfigChanged {
+                resource: Resource::Group("g".into()),
+                name: "a".to_owned(),
+                value: Some("b".to_owned()),
+            },
+            "07010400000001670000000161010000000162".to_owned(),
+        ),
+        (
             Record::ProducerIdsGranted { first: 1000, count: 1000 },
             "080100000000000003e800000000000003e8".to_owned(),
         ),
@@ -201,6 +209,9 @@ fn full_image() -> Image {
         set(Resource::Node(NodeId(1)), Some("2")),
         set(Resource::Node(NodeId(2)), Some("2")),
         set(Resource::Node(NodeId(2)), None),
+        set(Resource::Group("g".into()), Some("3")),
+        set(Resource::Group("h".into()), Some("4")),
+        set(Resource::Group("h".into()), None),
         Record::ProducerIdsGranted { first: 0, count: 1000 },
         quota(Some("u"), Bound::Fetch, Some(5)),
         quota(None, Bound::Produce, Some(6)),
@@ -237,6 +248,28 @@ fn an_image_without_quotas_keeps_its_first_form() {
     image.encode(&mut bytes);
     assert_eq!(bytes[0], 2);
     assert_eq!(hex(&bytes[bytes.len() - 16..]), "00000001010001020000000000000009");
+    image.replay(&set(None)).unwrap();
+    bytes.clear();
+    image.encode(&mut bytes);
+    assert_eq!(bytes[0], 1);
+}
+
+/// With configs of groups a snapshot has room for them, behind quotas of which there may be none.
+#[test]
+fn configs_of_groups_lie_behind_quotas() {
+    let mut image = Image::default();
+    let set = |value: Option<&str>| Record::ConfigChanged {
+        resource: Resource::Group("g".into()),
+        name: "a".to_owned(),
+        value: value.map(str::to_owned),
+    };
+    image.replay(&set(Some("b"))).unwrap();
+    let mut bytes = Vec::new();
+    image.encode(&mut bytes);
+    assert_eq!(bytes[0], 3);
+    let groups = "0000000100000001670000000100000001610000000162";
+    assert!(hex(&bytes).ends_with(&format!("00000000{groups}")));
+    assert_eq!(Image::decode(&bytes), Ok(image.clone()));
     image.replay(&set(None)).unwrap();
     bytes.clear();
     image.encode(&mut bytes);

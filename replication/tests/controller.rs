@@ -241,7 +241,7 @@ fn change(name: &str, operation: ConfigOperation, value: Option<&str>) -> Config
     ConfigChange { name: name.to_owned(), operation, value: value.map(str::to_owned) }
 }
 
-fn alter(image: &mut Image, resource: Resource, changes: &[ConfigChange]) -> Result<usize, Error> {
+fn alter(image: &mut Image, resource: &Resource, changes: &[ConfigChange]) -> Result<usize, Error> {
     let records = decide_alter_configs(image, resource, changes, &Configs::new())?;
     records.iter().for_each(|record| image.replay(record).unwrap());
     Ok(records.len())
@@ -258,20 +258,20 @@ fn configs_change_step_by_step() {
 
     // Compaction was accepted once, and what is in the metadata must be changed back to be rid of.
     let (name, value) = ("cleanup.policy".to_owned(), Some("compact".to_owned()));
-    image.replay(&Record::ConfigChanged { resource, name, value }).unwrap();
+    image.replay(&Record::ConfigChanged { resource: resource.clone(), name, value }).unwrap();
     let append = [change("cleanup.policy", Append, Some("delete"))];
-    assert!(matches!(alter(&mut image, resource, &append), Err(Error::InvalidConfig(_))));
-    alter(&mut image, resource, &[change("cleanup.policy", Set, Some("delete"))]).unwrap();
-    assert_eq!(alter(&mut image, resource, &append), Ok(0), "it is there already");
+    assert!(matches!(alter(&mut image, &resource, &append), Err(Error::InvalidConfig(_))));
+    alter(&mut image, &resource, &[change("cleanup.policy", Set, Some("delete"))]).unwrap();
+    assert_eq!(alter(&mut image, &resource, &append), Ok(0), "it is there already");
     assert_eq!(policy(&image).as_deref(), Some("delete"));
     let all = change("cleanup.policy", Subtract, Some("delete"));
-    assert!(matches!(alter(&mut image, resource, &[all]), Err(Error::InvalidConfig(_))));
-    alter(&mut image, resource, &[change("cleanup.policy", Delete, None)]).unwrap();
+    assert!(matches!(alter(&mut image, &resource, &[all]), Err(Error::InvalidConfig(_))));
+    alter(&mut image, &resource, &[change("cleanup.policy", Delete, None)]).unwrap();
     assert_eq!(policy(&image), None);
 
     let both =
         [change("retention.ms", Set, Some("5")), change("retention.bytes", Set, Some("lots"))];
-    assert!(matches!(alter(&mut image, resource, &both), Err(Error::InvalidConfig(_))));
+    assert!(matches!(alter(&mut image, &resource, &both), Err(Error::InvalidConfig(_))));
     assert!(image.topic(id).unwrap().configs.is_empty(), "all or none");
 }
 
@@ -285,19 +285,50 @@ fn wrong_changes_of_configs_are_refused() {
     let node = Resource::Node(NODE);
     let unknown = Resource::Topic(TopicId([9; 16]));
 
-    let mut refused =
-        |resource, changes: &[ConfigChange]| alter(&mut image, resource, changes).unwrap_err();
+    let mut refused = |resource: &Resource, changes: &[ConfigChange]| {
+        alter(&mut image, resource, changes).unwrap_err()
+    };
     let set = |name, value| change(name, Set, value);
-    assert!(matches!(refused(topic, &[set("nothing", Some("1"))]), Error::InvalidConfig(_)));
-    assert!(matches!(refused(topic, &[set("retention.ms", None)]), Error::InvalidRequest(_)));
+    assert!(matches!(refused(&topic, &[set("nothing", Some("1"))]), Error::InvalidConfig(_)));
+    assert!(matches!(refused(&topic, &[set("retention.ms", None)]), Error::InvalidRequest(_)));
     let twice = [set("retention.ms", Some("1")), set("retention.ms", Some("2"))];
-    assert!(matches!(refused(topic, &twice), Error::InvalidRequest(_)));
+    assert!(matches!(refused(&topic, &twice), Error::InvalidRequest(_)));
     let append = change("retention.ms", Append, Some("1"));
-    assert!(matches!(refused(topic, &[append]), Error::InvalidConfig(_)));
-    assert_eq!(refused(unknown, &[set("retention.ms", Some("1"))]), Error::UnknownTopic);
-    assert!(matches!(refused(node, &[set("log.dirs", Some("/"))]), Error::InvalidRequest(_)));
+    assert!(matches!(refused(&topic, &[append]), Error::InvalidConfig(_)));
+    assert_eq!(refused(&unknown, &[set("retention.ms", Some("1"))]), Error::UnknownTopic);
+    assert!(matches!(refused(&node, &[set("log.dirs", Some("/"))]), Error::InvalidRequest(_)));
     let lags = [set("min.compaction.lag.ms", Some("10")), set("max.compaction.lag.ms", Some("5"))];
-    assert!(matches!(refused(topic, &lags), Error::InvalidConfig(_)));
+    assert!(matches!(refused(&topic, &lags), Error::InvalidConfig(_)));
+}
+
+/// Groups have configs of their own, bounded in number, in size and by each other.
+#[test]
+fn configs_of_groups_are_kept_per_group() {
+    use ConfigOperation::{Append, Delete, Set};
+    let mut image = image();
+    let group = Resource::Group("g".into());
+    let (session, interval) = ("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms");
+    let both = [change(session, Set, Some("46000")), change(interval, Set, Some("6000"))];
+    assert_eq!(alter(&mut image, &group, &both), Ok(2));
+    assert_eq!(image.group_configs("g").len(), 2);
+    assert!(image.group_configs("other").is_empty());
+    assert_eq!(image.groups_with_configs().len(), 1);
+
+    let long = format!("{}46000", " ".repeat(200));
+    let refused = [
+        change(session, Set, Some("1")),
+        change(session, Set, Some(&long)),
+        change(session, Append, Some("1")),
+        change("retention.ms", Set, Some("1")),
+        change("share.isolation.level", Set, Some("serializable")),
+    ];
+    for change in refused {
+        let error = alter(&mut image, &group, &[change]).unwrap_err();
+        assert!(matches!(error, Error::InvalidConfig(_)), "{error}");
+    }
+    alter(&mut image, &group, &[change(session, Delete, None), change(interval, Delete, None)])
+        .unwrap();
+    assert_eq!(image.groups_with_configs().len(), 0, "nothing is left of it");
 }
 
 /// A node's override is in force for all topics without their own; the cluster's is behind it.
@@ -310,12 +341,12 @@ fn overrides_of_nodes_reach_topics() {
         let topic = image.topic(id).unwrap();
         resolve_topic_config(image, topic, NODE, &Configs::new()).retention_ms
     };
-    alter(&mut image, Resource::Cluster, &[change("log.retention.ms", Set, Some("3"))]).unwrap();
+    alter(&mut image, &Resource::Cluster, &[change("log.retention.ms", Set, Some("3"))]).unwrap();
     assert_eq!(retention(&image), Some(3));
-    alter(&mut image, Resource::Node(NODE), &[change("log.retention.hours", Set, Some("1"))])
+    alter(&mut image, &Resource::Node(NODE), &[change("log.retention.hours", Set, Some("1"))])
         .unwrap();
     assert_eq!(retention(&image), Some(3_600_000));
-    alter(&mut image, Resource::Topic(id), &[change("retention.ms", Set, Some("-1"))]).unwrap();
+    alter(&mut image, &Resource::Topic(id), &[change("retention.ms", Set, Some("-1"))]).unwrap();
     assert_eq!(retention(&image), None, "no limit");
 }
 
@@ -330,7 +361,7 @@ fn configs_given_anew_replace_all_there_were() {
         let given =
             |(name, value): &(&str, Option<&str>)| ((*name).to_owned(), value.map(str::to_owned));
         let configs: Vec<_> = configs.iter().map(given).collect();
-        let records = decide_replace_configs(&image, resource, &configs, &none)?;
+        let records = decide_replace_configs(&image, &resource, &configs, &none)?;
         records.iter().for_each(|record| image.replay(record).unwrap());
         Ok::<Configs, Error>(image.topic(id).unwrap().configs.clone())
     };
@@ -364,11 +395,11 @@ fn configs_of_the_brokers_own_topics_are_not_changed() {
             vec![change("retention.ms", Set, Some("1"))],
         ];
         for changes in changes {
-            let refused = alter(&mut image, resource, &changes).unwrap_err();
+            let refused = alter(&mut image, &resource, &changes).unwrap_err();
             assert!(refused.to_string().contains(name), "{refused}");
         }
         for configs in [vec![], vec![("retention.ms".to_owned(), Some("1".to_owned()))]] {
-            let refused = decide_replace_configs(&image, resource, &configs, &none).unwrap_err();
+            let refused = decide_replace_configs(&image, &resource, &configs, &none).unwrap_err();
             assert!(matches!(refused, Error::InvalidRequest(_)), "{refused}");
         }
     }

@@ -1,4 +1,4 @@
-//! DescribeConfigs: what is in force for a topic or a node, and where it comes from (KIP-226).
+//! DescribeConfigs: what is in force for a topic, a node or a group, and where it comes from (KIP-226).
 //! ListConfigResources: what can have configs (KIP-1142).
 //!
 //! Every well-known config is told, whether or not it means something here: tools look them up by
@@ -13,8 +13,8 @@ use tidemill_net::kafka::list_config_resources::{
 };
 use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_replication::config::{
-    Described, Kind, Layers, NodeConfig, describe_cluster, describe_node, describe_topic,
-    node_config,
+    Described, Kind, Layers, NodeConfig, describe_cluster, describe_group, describe_node,
+    describe_topic, node_config,
 };
 use tidemill_replication::metadata::Resource;
 
@@ -88,7 +88,11 @@ impl Shard {
                 resource::BROKER => {
                     config_resources.push(named(self.settings.endpoints.node.0.to_string()));
                 }
-                // Loggers, groups and metrics of clients have no configs here.
+                resource::GROUP => {
+                    let names = self.image.groups_with_configs().map(|(name, _)| name.to_string());
+                    config_resources.extend(names.map(named));
+                }
+                // Loggers and metrics of clients have no configs here.
                 _ => {}
             }
         }
@@ -110,6 +114,9 @@ impl Shard {
                 describe_topic(&layers)
             }
             Resource::Cluster => describe_cluster(self.image.cluster_configs()),
+            Resource::Group(name) => {
+                describe_group(self.image.group_configs(&name), &self.settings.file_configs)
+            }
             Resource::Node(node) => {
                 let layers = Layers {
                     topic: None,

@@ -68,12 +68,13 @@ impl Shard {
     }
 
     pub(super) fn finish_consumer_heartbeat(&mut self, reply: ReplyForm, answer: Reply) {
-        let interval = self.settings.config.groups.consumer_heartbeat.as_millis();
+        let interval = self.settings.group_defaults.consumer.heartbeat_ms;
         let response = match answer {
             Reply::Heard(Ok(heard)) => ConsumerGroupHeartbeatResponse {
                 member_id: Some(heard.member.to_string()),
                 member_epoch: heard.epoch,
-                heartbeat_interval_ms: i32::try_from(interval).unwrap_or(i32::MAX),
+                heartbeat_interval_ms: i32::try_from(heard.heartbeat_ms.unwrap_or(interval))
+                    .unwrap_or(i32::MAX),
                 assignment: heard
                     .assignment
                     .map(|partitions| MemberAssignment { topic_partitions: told(&partitions) }),

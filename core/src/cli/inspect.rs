@@ -443,6 +443,7 @@ fn told(record: &MetadataRecord) -> String {
                 Resource::Topic(id) => format!("topic {id}"),
                 Resource::Node(node) => format!("node {node}"),
                 Resource::Cluster => "all nodes".to_owned(),
+                Resource::Group(name) => format!("group {name:?}"),
             };
             match value {
                 Some(value) => format!("{resource}: {name} set to {value}"),

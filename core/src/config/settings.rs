@@ -345,6 +345,120 @@ pub static SETTINGS: &[Setting] = &[
         "How often members of such a group are asked to say that they live.",
     ),
     setting(
+        "group.consumer.min.session.timeout.ms",
+        millis(1, I32_MAX),
+        "45000",
+        "The shortest session that a single group of that kind may be set to.",
+    ),
+    setting(
+        "group.consumer.max.session.timeout.ms",
+        millis(1, I32_MAX),
+        "60000",
+        "The longest session that a single group of that kind may be set to.",
+    ),
+    setting(
+        "group.consumer.min.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "5000",
+        "The shortest such interval that a single group may be set to.",
+    ),
+    setting(
+        "group.consumer.max.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "15000",
+        "The longest such interval that a single group may be set to.",
+    ),
+    setting(
+        "group.share.session.timeout.ms",
+        millis(1, I32_MAX),
+        "45000",
+        "How long a member of a share group may be silent.",
+    ),
+    setting(
+        "group.share.min.session.timeout.ms",
+        millis(1, I32_MAX),
+        "45000",
+        "The shortest session that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.max.session.timeout.ms",
+        millis(1, I32_MAX),
+        "60000",
+        "The longest session that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "5000",
+        "How often members of a share group are asked to say that they live.",
+    ),
+    setting(
+        "group.share.min.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "5000",
+        "The shortest such interval that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.max.heartbeat.interval.ms",
+        millis(1, I32_MAX),
+        "15000",
+        "The longest such interval that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.record.lock.duration.ms",
+        millis(1000, 3_600_000),
+        "30000",
+        "How long a member of a share group may keep a record in hand.",
+    ),
+    setting(
+        "group.share.min.record.lock.duration.ms",
+        millis(1000, 30_000),
+        "15000",
+        "The shortest such time that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.max.record.lock.duration.ms",
+        millis(30_000, 3_600_000),
+        "60000",
+        "The longest such time that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.delivery.count.limit",
+        count(2, 25),
+        "5",
+        "How often a record is given to members of a share group at most.",
+    ),
+    setting(
+        "group.share.min.delivery.count.limit",
+        count(2, 5),
+        "2",
+        "The smallest such number that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.max.delivery.count.limit",
+        count(5, 25),
+        "10",
+        "The greatest such number that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.partition.max.record.locks",
+        count(100, 10_000),
+        "2000",
+        "How many records of a partition the members of a share group have in hand at most.",
+    ),
+    setting(
+        "group.share.min.partition.max.record.locks",
+        count(100, 2000),
+        "100",
+        "The smallest such number that a single share group may be set to.",
+    ),
+    setting(
+        "group.share.max.partition.max.record.locks",
+        count(2000, 10_000),
+        "4000",
+        "The greatest such number that a single share group may be set to.",
+    ),
+    setting(
         "offset.metadata.max.bytes",
         bytes(0, limits::OFFSET_METADATA_BYTES_MAX as i64),
         "4096",
@@ -657,7 +771,7 @@ pub(crate) fn split_endpoint(text: &str) -> Option<(&str, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_replication::config::{Layers, Source, node_config};
+    use tidemill_replication::config::{GROUP_CONFIGS, Layers, Source, node_config};
     use tidemill_replication::metadata::Configs;
 
     use super::*;
@@ -687,6 +801,28 @@ mod tests {
                 let layers = Layers { topic: None, node: &none, cluster: &none, file: &file };
                 let source = definition.effective(&layers).1;
                 assert_eq!(source, Source::File, "{} = {value}", setting.name);
+            }
+        }
+    }
+
+    /// What holds for all groups by a setting must be what a group takes.
+    #[test]
+    fn groups_accept_all_that_a_setting_accepts() {
+        let known = |name: &str| SETTINGS.iter().find(|setting| setting.name == name);
+        for config in GROUP_CONFIGS {
+            let definition = &config.definition;
+            for (name, default) in config.bounds.iter().flatten() {
+                assert_eq!(known(name).unwrap().default, default.to_string(), "{name}");
+            }
+            let on_node = definition.synonyms.first().and_then(|synonym| known(synonym.name));
+            let Some(setting) = on_node else {
+                assert!(config.bounds.is_none(), "{}", definition.name);
+                continue;
+            };
+            assert_eq!(setting.default, definition.default, "{}", setting.name);
+            let Kind::Integer { min, max, .. } = setting.kind else { panic!("{}", setting.name) };
+            for value in [min, max] {
+                definition.kind.check(&value.to_string()).unwrap();
             }
         }
     }

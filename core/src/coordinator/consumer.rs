@@ -96,8 +96,9 @@ impl Watch {
 
     fn touch(&mut self, member: &MemberId, decision: &mut Decision<'_>) {
         let session = self.sessions.entry(Arc::clone(member)).or_default();
-        let (now, timeout) = (decision.times.now, decision.rules.consumer_session);
-        session.touch(now, timeout, decision.group, member, decision.timers);
+        let own = decision.set_ms("consumer.session.timeout.ms").map(Duration::from_millis);
+        let timeout = own.unwrap_or(decision.rules.consumer_session);
+        session.touch(decision.times.now, timeout, decision.group, member, decision.timers);
     }
 
     fn await_revocation(&mut self, id: &MemberId, member: &Member, decision: &mut Decision<'_>) {

@@ -69,6 +69,12 @@ impl Decision<'_> {
         self.outcome.replies.push((to, reply));
     }
 
+    /// A time that this group was set to, in milliseconds; none if it has what all have.
+    pub(super) fn set_ms(&self, config: &str) -> Option<u64> {
+        // Refused when it was set if it were none.
+        self.image.group_configs(self.group).get(config)?.trim().parse().ok()
+    }
+
     pub(super) fn refuse_join(&mut self, to: ReplyTo, error: ErrorCode, member: &MemberId) {
         self.reply(to, Reply::Joined(Box::new(Joined::refused(error, member))));
     }

@@ -372,6 +372,8 @@ pub struct Heard {
     pub member: MemberId,
     /// Its epoch.
     pub epoch: i32,
+    /// How often it is to say that it lives, if its group was set to anything.
+    pub heartbeat_ms: Option<u64>,
     /// What it may read, if that has changed or it asked for it.
     pub assignment: Option<Partitions>,
 }

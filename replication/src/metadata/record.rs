@@ -8,12 +8,13 @@
 //! versions are read for ever.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tidemill_record::{NodeId, TopicId};
 
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
 use crate::limits::{
-    CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX,
+    CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, GROUP_NAME_BYTES_MAX,
     PARTITIONS_PER_TOPIC_MAX, QUOTA_NAME_BYTES_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
 };
 use crate::quota::{Bound, Entity, Who};
@@ -96,7 +97,7 @@ pub enum Record {
 }
 
 /// What can carry config overrides.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Resource {
     /// One topic.
     Topic(TopicId),
@@ -104,6 +105,8 @@ pub enum Resource {
     Node(NodeId),
     /// All nodes.
     Cluster,
+    /// One group, whether or not anybody is in it.
+    Group(Arc<str>),
 }
 
 const CLUSTER_CREATED: u8 = 1;
@@ -119,6 +122,7 @@ const QUOTA_CHANGED: u8 = 9;
 const RESOURCE_TOPIC: u8 = 1;
 const RESOURCE_NODE: u8 = 2;
 const RESOURCE_CLUSTER: u8 = 3;
+const RESOURCE_GROUP: u8 = 4;
 
 /// The only version of every kind so far.
 const VERSION: u8 = 1;
@@ -152,7 +156,7 @@ impl Record {
             }
             Self::TopicDeleted { id } | Self::TopicDeletionFinished { id } => out.put(&id.0),
             Self::ConfigChanged { resource, name, value } => {
-                encode_resource(*resource, out);
+                encode_resource(resource, out);
                 out.put_string(name);
                 out.put_u8(u8::from(value.is_some()));
                 if let Some(value) = value {
@@ -288,7 +292,7 @@ fn decode_configs(reader: &mut Reader<'_>) -> Result<Vec<(String, String)>, Deco
     Ok(configs)
 }
 
-fn encode_resource(resource: Resource, out: &mut Vec<u8>) {
+fn encode_resource(resource: &Resource, out: &mut Vec<u8>) {
     match resource {
         Resource::Topic(id) => {
             out.put_u8(RESOURCE_TOPIC);
@@ -299,6 +303,10 @@ fn encode_resource(resource: Resource, out: &mut Vec<u8>) {
             out.put_i32(id.0);
         }
         Resource::Cluster => out.put_u8(RESOURCE_CLUSTER),
+        Resource::Group(name) => {
+            out.put_u8(RESOURCE_GROUP);
+            out.put_string(name);
+        }
     }
 }
 
@@ -307,6 +315,7 @@ fn decode_resource(reader: &mut Reader<'_>) -> Result<Resource, DecodeError> {
         RESOURCE_TOPIC => Ok(Resource::Topic(TopicId(reader.array()?))),
         RESOURCE_NODE => Ok(Resource::Node(NodeId(reader.i32()?))),
         RESOURCE_CLUSTER => Ok(Resource::Cluster),
+        RESOURCE_GROUP => Ok(Resource::Group(reader.string(GROUP_NAME_BYTES_MAX)?.into())),
         kind => Err(DecodeError::UnknownKind(kind)),
     }
 }
@@ -348,6 +357,7 @@ impl fmt::Display for Resource {
             Self::Topic(id) => write!(f, "topic {id}"),
             Self::Node(id) => write!(f, "node {id}"),
             Self::Cluster => write!(f, "cluster"),
+            Self::Group(name) => write!(f, "group {name:?}"),
         }
     }
 }

@@ -9,11 +9,14 @@
 //! tombstones: count u32, each: id 16, name, partitions u32
 //! configs of the cluster; of nodes: count u32, each: id i32, configs
 //!   configs: count u32, each: name, value
-//! quotas, in version 2: count u32, each: entity, count u8, each: of what u8, rate u64
+//! quotas, from version 2 on: count u32, each: entity, count u8, each: of what u8, rate u64
+//! configs of groups, in version 3: count u32, each: name, configs
 //! ```
 //!
-//! An image without quotas is written as version 1, which programs before them can read.
+//! An image is written in the first version that has room for it: programs before quotas can read
+//! one without them, programs before configs of groups one without these.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_record::{NodeId, TopicId};
@@ -22,19 +25,25 @@ use super::record::{decode_bound, decode_entity, encode_entity};
 use super::{Configs, Image, Node, Partition, Tombstone, Topic, alike_key};
 use crate::identity::{ClusterId, DirectoryId, NodeEpoch};
 use crate::limits::{
-    CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX,
-    PARTITIONS_PER_TOPIC_MAX, QUOTA_ENTITIES_MAX, REPLICAS_MAX, TOPIC_NAME_BYTES_MAX,
+    CONFIG_NAME_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, CONFIGS_PER_RESOURCE_MAX, GROUP_NAME_BYTES_MAX,
+    GROUPS_WITH_CONFIGS_MAX, PARTITIONS_PER_TOPIC_MAX, QUOTA_ENTITIES_MAX, REPLICAS_MAX,
+    TOPIC_NAME_BYTES_MAX,
 };
 use crate::quota::Quotas;
 use crate::wire::{DecodeError, Reader, Write};
 
 const VERSION: u8 = 1;
 const VERSION_WITH_QUOTAS: u8 = 2;
+const VERSION_WITH_GROUPS: u8 = 3;
 
 impl Image {
     /// Appends the image's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let version = if self.quotas.is_empty() { VERSION } else { VERSION_WITH_QUOTAS };
+        let version = match (self.group_configs.is_empty(), self.quotas.is_empty()) {
+            (true, true) => VERSION,
+            (true, false) => VERSION_WITH_QUOTAS,
+            (false, _) => VERSION_WITH_GROUPS,
+        };
         out.put_u8(version);
         out.put(&self.cluster.0);
         out.put_u64(self.records_replayed);
@@ -63,8 +72,15 @@ impl Image {
             out.put_i32(id.0);
             encode_configs(configs, out);
         }
-        if !self.quotas.is_empty() {
+        if VERSION_WITH_QUOTAS <= version {
             encode_quotas(&self.quotas, out);
+        }
+        if VERSION_WITH_GROUPS <= version {
+            out.put_count(self.group_configs.len());
+            for (name, configs) in &*self.group_configs {
+                out.put_string(name);
+                encode_configs(configs, out);
+            }
         }
     }
 
@@ -72,7 +88,7 @@ impl Image {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8()?;
-        if !matches!(version, VERSION | VERSION_WITH_QUOTAS) {
+        if !(VERSION..=VERSION_WITH_GROUPS).contains(&version) {
             return Err(DecodeError::NewerVersion { kind: 0, version });
         }
         let mut image = Self {
@@ -92,8 +108,15 @@ impl Image {
                 return Err(DecodeError::Invalid("a node's configs without content or twice"));
             }
         }
-        if version == VERSION_WITH_QUOTAS {
+        if VERSION_WITH_QUOTAS <= version {
             image.quotas = Arc::new(decode_quotas(&mut reader)?);
+            // Without any it would have been written in another version.
+            if version == VERSION_WITH_QUOTAS && image.quotas.is_empty() {
+                return Err(DecodeError::Invalid("no quotas"));
+            }
+        }
+        if VERSION_WITH_GROUPS <= version {
+            image.group_configs = Arc::new(decode_groups(&mut reader)?);
         }
         reader.finish()?;
         Ok(image)
@@ -225,9 +248,26 @@ fn decode_quotas(reader: &mut Reader<'_>) -> Result<Quotas, DecodeError> {
         }
     }
     // Each once, and each with something to say, or it would be written otherwise.
-    match quotas.iter().len() == count && 0 < count {
+    let found = quotas.iter().len();
+    match found == count {
         true => Ok(quotas),
         false => Err(DecodeError::Invalid("an entity without quotas or twice")),
+    }
+}
+
+fn decode_groups(reader: &mut Reader<'_>) -> Result<BTreeMap<Arc<str>, Configs>, DecodeError> {
+    let mut groups = BTreeMap::new();
+    let count = reader.count(GROUPS_WITH_CONFIGS_MAX, 8)?;
+    for _ in 0..count {
+        let name = reader.string(GROUP_NAME_BYTES_MAX)?.into();
+        let configs = decode_configs(reader)?;
+        if configs.is_empty() || groups.insert(name, configs).is_some() {
+            return Err(DecodeError::Invalid("a group's configs without content or twice"));
+        }
+    }
+    match groups.is_empty() {
+        true => Err(DecodeError::Invalid("no configs of groups")),
+        false => Ok(groups),
     }
 }
 

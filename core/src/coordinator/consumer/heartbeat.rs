@@ -22,6 +22,9 @@ use crate::coordinator::record::{ConsumerRecord, Current, State, Subscription};
 use crate::coordinator::request::{ConsumerHeartbeat, Heard, MemberId};
 use crate::coordinator::timers::TimerId;
 
+/// The config by which a group is set to another time between heartbeats.
+const HEARTBEAT: &str = "consumer.heartbeat.interval.ms";
+
 /// Why a heartbeat is refused.
 #[derive(Debug)]
 pub(in crate::coordinator) struct Refusal {
@@ -147,7 +150,7 @@ impl Consumer {
         let seen = Some(image.records_replayed());
         if let Some(heard) = self.nothing_new(asked, watch.seen == seen) {
             watch.touch(&asked.member, decision);
-            return Ok(heard);
+            return Ok(Heard { heartbeat_ms: decision.set_ms(HEARTBEAT), ..heard });
         }
         let mut draft = Draft::of(self);
         let id = draft.admit(asked, watch, decision)?;
@@ -171,6 +174,7 @@ impl Consumer {
         let heard = Heard {
             member: Arc::clone(&id),
             epoch: member.has.epoch,
+            heartbeat_ms: decision.set_ms(HEARTBEAT),
             assignment: told.then(|| member.has.assigned.clone()),
         };
         draft.finish(decision);
@@ -188,7 +192,8 @@ impl Consumer {
             return None;
         }
         let assignment = asked.is_full().then(|| member.has.assigned.clone());
-        Some(Heard { member: Arc::clone(&asked.member), epoch: member.has.epoch, assignment })
+        let (member, epoch) = (Arc::clone(&asked.member), member.has.epoch);
+        Some(Heard { member, epoch, heartbeat_ms: None, assignment })
     }
 
     /// A member goes; a static one may be back, and its share is kept for it.
@@ -211,8 +216,10 @@ impl Consumer {
             draft.remove(&asked.member, decision.image);
             watch.forget(&asked.member, decision.timers);
         }
+        let heartbeat_ms = decision.set_ms(HEARTBEAT);
+        let member = Arc::clone(&asked.member);
         draft.finish(decision);
-        Ok(Heard { member: Arc::clone(&asked.member), epoch: asked.epoch, assignment: None })
+        Ok(Heard { member, epoch: asked.epoch, heartbeat_ms, assignment: None })
     }
 
     /// The timer of a member's session has gone off.

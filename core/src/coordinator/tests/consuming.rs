@@ -1,6 +1,8 @@
 //! Groups of the newer kind (KIP-848): the coordinator shares out, and nobody reads what another
 //! member has not let go of.
 
+use tidemill_replication::metadata::{Record as MetadataRecord, Resource};
+
 use super::*;
 use crate::coordinator::assignment::Partitions;
 use crate::coordinator::request::{ConsumerDescription, ConsumerHeartbeat, Heard};
@@ -129,6 +131,30 @@ fn a_reader_alone_reads_everything_at_once() {
     let before = scene.log.len();
     scene.beat(reader.says_little()).unwrap();
     assert_eq!(scene.log.len(), before, "and nothing is written");
+}
+
+/// A group that was set to times of its own has these, from the next heartbeat on.
+#[test]
+fn a_group_may_have_a_session_of_its_own() {
+    let mut scene = Scene::new();
+    let mut reader = Reader::new("m");
+    scene.live(&mut reader).unwrap();
+    assert_eq!(scene.beat(reader.says_little()).unwrap().heartbeat_ms, None, "as all have it");
+    let long = SESSION.as_millis() as u64 * 3;
+    let set = |name: &str, value: u64| MetadataRecord::ConfigChanged {
+        resource: Resource::Group(GROUP.into()),
+        name: name.to_owned(),
+        value: Some(value.to_string()),
+    };
+    scene.image.replay(&set("consumer.session.timeout.ms", long)).unwrap();
+    scene.image.replay(&set("consumer.heartbeat.interval.ms", 1234)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(scene.beat(reader.says_little()).unwrap().heartbeat_ms, Some(1234));
+    }
+    scene.pass(SESSION * 2);
+    assert_eq!(scene.describe_consumer().members.len(), 1, "silent, but not for too long");
+    scene.pass(SESSION * 2);
+    assert_eq!(scene.describe_consumer().members.len(), 0);
 }
 
 /// A partition moves in two steps: the old owner lets go of it, then the new one has it.
