@@ -23,8 +23,15 @@ use crate::shard::Shard;
 
 /// The features of the cluster that this broker knows, and the level of each that is in force.
 /// What is in force follows from the program alone.
-const FEATURES: &[Feature<'static>] =
-    &[Feature { name: "transaction.version", supported: (0, 2), finalized: 2 }];
+///
+/// Kafka's others are left out: `metadata.version` and `kraft.version` are about files that we do not
+/// write, the rest about what is not there. No client makes its behaviour depend on them.
+const FEATURES: &[Feature<'static>] = &[
+    // Groups of the newer kind (KIP-848).
+    Feature { name: "group.version", supported: (0, 1), finalized: 1 },
+    // Transactions in which a batch makes its partition a part (KIP-890).
+    Feature { name: "transaction.version", supported: (0, 2), finalized: 2 },
+];
 
 /// Clients look at features only if their epoch is above "unknown"; these never change.
 const FEATURES_EPOCH: i64 = 0;
