@@ -12,6 +12,7 @@
 
 pub mod block;
 pub mod checkpoint;
+pub mod compaction;
 pub mod config;
 pub mod epochs;
 pub mod error;

@@ -47,11 +47,11 @@ pub const PREFIX_BYTES: usize = 12;
 /// The only version of the format that is stored.
 pub(crate) const MAGIC: i8 = 2;
 
-const CODEC_BITS: i16 = 0b111;
+pub(crate) const CODEC_BITS: i16 = 0b111;
 const LOG_APPEND_TIME_BIT: i16 = 1 << 3;
 pub(crate) const TRANSACTIONAL_BIT: i16 = 1 << 4;
 pub(crate) const CONTROL_BIT: i16 = 1 << 5;
-const DELETE_HORIZON_BIT: i16 = 1 << 6;
+pub(crate) const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// What stands before the records of a batch. Its archive is Kafka's header, field for field.
 #[derive(Archive, Serialize, Clone, Copy, Debug, Eq, PartialEq)]
@@ -210,6 +210,12 @@ impl ArchivedBatchHeader {
     /// Whether the base timestamp tells when deletion marks in the batch may be compacted away.
     pub fn has_delete_horizon(&self) -> bool {
         self.attributes() & DELETE_HORIZON_BIT != 0
+    }
+
+    /// When deletion marks in the batch, or the marker it is, may be compacted away, if that was
+    /// decided.
+    pub fn delete_horizon(&self) -> Option<Timestamp> {
+        self.has_delete_horizon().then(|| self.base_timestamp())
     }
 
     /// What the records' timestamps count from.

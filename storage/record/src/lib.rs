@@ -17,6 +17,7 @@ mod id_map;
 mod offset;
 mod recompress;
 mod records;
+mod retain;
 mod validate;
 
 pub use batch::{
@@ -31,4 +32,5 @@ pub use id_map::{IdHasher, IdMap};
 pub use offset::{LeaderEpoch, Offset, Sequence, Timestamp};
 pub use recompress::{Recompressed, recompress};
 pub use records::{Contents, Header, HeaderIter, Headers, Record, RecordError, Records, Summary};
+pub use retain::{Retained, RetainedBatch, emptied, retain};
 pub use validate::{BatchError, Limits, Validated, validate};

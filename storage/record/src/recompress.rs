@@ -8,13 +8,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::batch::{self, Batch, BatchHeader, HEADER_BYTES, PREFIX_BYTES};
+use crate::batch::{self, Batch, BatchHeader, CODEC_BITS, HEADER_BYTES, PREFIX_BYTES};
 use crate::compression::{Codec, compress};
 use crate::offset::Timestamp;
 use crate::records::{Contents, RecordError};
-
-/// The bits of a batch's attributes that name its codec.
-const CODEC_BITS: i16 = 0b111;
 
 /// What walking the records of a batch tells beside the batch made of them.
 #[derive(Clone, Debug)]

@@ -133,6 +133,16 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// The next record together with its bytes, its length included.
+    pub(crate) fn next_with_bytes(
+        &mut self,
+    ) -> Option<Result<(Record<'a>, &'a [u8]), RecordError>> {
+        let before = self.rest;
+        let record = self.next()?;
+        let size_bytes = before.len() - self.rest.len();
+        Some(record.map(|record| (record, &before[..size_bytes])))
+    }
+
     fn read_record(&mut self) -> Result<Record<'a>, RecordError> {
         let mut fields = Fields { rest: self.rest };
         let length = fields.length()?.ok_or(RecordError::NegativeLength { found: -1 })?;
@@ -355,6 +365,32 @@ pub(crate) fn write_record(
         write_bytes(out, Some(header.key));
         write_bytes(out, header.value);
     }
+}
+
+/// The record that `bytes` begin with, its length included, and what follows it; it was read before.
+pub(crate) fn split_record(bytes: &[u8]) -> (&[u8], &[u8]) {
+    const READ: &str = "it was read before";
+    let mut fields = Fields { rest: bytes };
+    let length = fields.length().expect(READ).expect(READ);
+    fields.take(length).expect(READ);
+    bytes.split_at(bytes.len() - fields.rest.len())
+}
+
+/// Writes a record that was read anew, with its timestamp delta `earlier_by` larger: its batch counts
+/// from a time that is so much earlier. None if that is no timestamp delta.
+pub(crate) fn write_shifted(out: &mut BytesMut, record: &[u8], earlier_by: i64) -> Option<()> {
+    const READ: &str = "it was read before";
+    let mut fields = Fields { rest: record };
+    fields.length().expect(READ);
+    let attributes = fields.take(1).expect(READ);
+    let timestamp_delta = fields.varlong().expect(READ).checked_add(earlier_by)?;
+    let body_bytes = attributes.len() + size_of_varlong(timestamp_delta) + fields.rest.len();
+    out.reserve(size_of_varlong(body_bytes as i64) + body_bytes);
+    write_varlong(out, body_bytes as i64);
+    out.put_slice(attributes);
+    write_varlong(out, timestamp_delta);
+    out.put_slice(fields.rest);
+    Some(())
 }
 
 fn write_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
