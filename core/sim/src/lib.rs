@@ -18,6 +18,7 @@ pub mod steady;
 pub mod workload;
 
 pub mod checker;
+pub mod history;
 pub mod value;
 
 pub mod random;

@@ -7,6 +7,7 @@
 //! cargo sim --count 500 --start 1000  runs the seeds from 1000 to 1499
 //! cargo sim --planted                 makes each mistake there is to plant, until it is caught
 //! cargo sim --steady produce 20000    a steady load instead, to count instructions by
+//! cargo sim --judge FILE              finds the anomalies of a history of real clients instead
 //! ```
 //!
 //! A failure prints the one command that repeats it; the exit code is then 1.
@@ -23,6 +24,7 @@ use std::time::Instant;
 
 use sim::broker::Broker;
 use sim::disk::PlantedInDisk;
+use sim::history;
 use sim::run::{Outcome, Plan, run_with};
 use sim::steady::{self, Load};
 use sim::trace::Trace;
@@ -33,7 +35,8 @@ use tidemill_storage::mistake::{Mistake, plant};
 const USAGE: &str = "usage: cargo sim SEED [--trace] [--dump DIR] [--plant MISTAKE]
        cargo sim --count N [--start SEED] [--plant MISTAKE]
        cargo sim --planted [--count N] [--start SEED]
-       cargo sim --steady produce|fetch|follow REQUESTS";
+       cargo sim --steady produce|fetch|follow REQUESTS
+       cargo sim --judge FILE";
 
 /// So many seeds are tried at most until a planted mistake is caught.
 const PLANTED_SEEDS_MAX: u64 = 5_000;
@@ -50,13 +53,15 @@ struct Request {
     all_planted: bool,
     /// A steady load, and so many requests of it.
     steady: Option<(Load, u64)>,
+    /// A history to be judged.
+    judge: Option<PathBuf>,
 }
 
 impl Default for Request {
     fn default() -> Self {
         let (trace, all_planted) = (false, false);
-        let (dump, planted, steady) = (None, None, None);
-        Self { start: 0, count: 1, trace, dump, planted, all_planted, steady }
+        let (dump, planted, steady, judge) = (None, None, None, None);
+        Self { start: 0, count: 1, trace, dump, planted, all_planted, steady, judge }
     }
 }
 
@@ -73,6 +78,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(path) = &request.judge {
+        return judge(path);
+    }
     if request.trace {
         // What the broker logs, among the events that made it do so.
         tracing_subscriber::fmt().without_time().with_writer(std::io::stdout).init();
@@ -114,6 +122,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Request, String> {
                 let load = Load::named(&name).ok_or(format!("{name} is no load"))?;
                 request.steady = Some((load, number(&value()?)?));
             }
+            "--judge" => request.judge = Some(value()?.into()),
             "--plant" => request.planted = Some(mistake(&value()?)?),
             seed => request.start = number(seed)?,
         }
@@ -155,6 +164,22 @@ fn mistake(text: &str) -> Result<Planted, String> {
         let names: Vec<&str> = MISTAKES.iter().map(|(name, _)| *name).collect();
         format!("{text} is no mistake; there are {}", names.join(", "))
     })
+}
+
+/// Prints what a history shows; the exit code is 1 if that is more than is allowed.
+fn judge(path: &Path) -> ExitCode {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string());
+    match text.and_then(|text| history::parse(&text)) {
+        Ok(operations) => {
+            let report = history::judge(operations, false);
+            println!("{report}");
+            ExitCode::from(u8::from(!report.is_clean()))
+        }
+        Err(complaint) => {
+            eprintln!("{}: {complaint}", path.display());
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn run_one(request: &Request) -> u64 {
