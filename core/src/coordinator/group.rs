@@ -343,6 +343,14 @@ impl Group {
                     Kind::Classic(classic) => classic.check_commit(&commit, decision),
                     Kind::Consumer(consumer) => consumer.check_commit(&commit),
                 };
+                // Producers know of groups what was known before the newer kind: any other error
+                // ends them for good, where this one makes them abort and go on.
+                let allowed = match allowed {
+                    Err(ErrorCode::StaleMemberEpoch) => Err(ErrorCode::IllegalGeneration),
+                    // It is in the generation, though it waits for its share.
+                    Err(ErrorCode::RebalanceInProgress) => Ok(()),
+                    allowed => allowed,
+                };
                 match allowed {
                     Err(error) => Reply::Refused(error),
                     Ok(()) => {

@@ -11,9 +11,9 @@ const T: TopicId = TopicId([1; 16]);
 
 /// A member as its client keeps it.
 #[derive(Clone)]
-struct Reader {
-    member: MemberId,
-    epoch: i32,
+pub(super) struct Reader {
+    pub(super) member: MemberId,
+    pub(super) epoch: i32,
     instance: Option<Arc<str>>,
     topics: Vec<Arc<str>>,
     regex: Option<Arc<str>>,
@@ -110,7 +110,7 @@ impl Scene {
     }
 
     /// So many readers, each with its share.
-    fn of_readers(count: usize) -> (Self, Vec<Reader>) {
+    pub(super) fn of_readers(count: usize) -> (Self, Vec<Reader>) {
         let mut scene = Self::new();
         let mut readers: Vec<Reader> =
             (0..count).map(|number| Reader::new(&format!("m{number}"))).collect();

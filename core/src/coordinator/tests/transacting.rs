@@ -7,10 +7,14 @@ use super::*;
 const PRODUCER: ProducerId = ProducerId(9);
 
 fn commit(scene: &mut Scene, producer: ProducerId, offset: i64) -> Asked {
+    commit_as(scene, nobody(), producer, offset)
+}
+
+fn commit_as(scene: &mut Scene, who: Who, producer: ProducerId, offset: i64) -> Asked {
     let committed = Committed { offset, leader_epoch: -1, ..Committed::default() };
     let commit = Commit {
         group: GROUP.into(),
-        who: nobody(),
+        who,
         unknown_group: ErrorCode::IllegalGeneration,
         knows_epochs: true,
         offsets: vec![("t".into(), 0, committed)],
@@ -105,4 +109,32 @@ fn an_end_waits_for_commits_under_way() {
     assert!(ended(&mut scene, asked));
     scene.disk = Disk::Takes;
     assert_eq!(scene.committed("t", 0), Some(7));
+}
+
+/// A producer was told STALE_MEMBER_EPOCH when its group shared out anew, which none knows: it was
+/// the end of it. ILLEGAL_GENERATION makes it abort and go on.
+#[test]
+fn a_stale_epoch_was_the_end_of_a_producer() {
+    let (mut scene, readers) = Scene::of_readers(1);
+    let reader = &readers[0];
+    let stale = commit_as(&mut scene, who(&reader.member, 0), PRODUCER, 5);
+    assert!(matches!(scene.reply(stale), Reply::Refused(ErrorCode::IllegalGeneration)));
+    let stranger = commit_as(&mut scene, who("stranger", reader.epoch), PRODUCER, 5);
+    assert!(matches!(scene.reply(stranger), Reply::Refused(ErrorCode::UnknownMemberId)));
+    let taken = commit_as(&mut scene, who(&reader.member, reader.epoch), PRODUCER, 5);
+    assert!(matches!(scene.reply(taken), Reply::Committed(_)));
+}
+
+/// While shares were waited for, a producer of the generation was told REBALANCE_IN_PROGRESS, which
+/// was the end of it, too. The generation is all that counts.
+#[test]
+fn a_rebalance_under_way_was_the_end_of_a_producer() {
+    let (mut scene, clients) = Scene::stable(1);
+    let newcomer = scene.join_named(&mut Client::new());
+    scene.join(&clients[0]);
+    let joined = scene.joined(newcomer).clone();
+    let old = commit_as(&mut scene, who(&joined.member, joined.generation - 1), PRODUCER, 5);
+    assert!(matches!(scene.reply(old), Reply::Refused(ErrorCode::IllegalGeneration)));
+    let taken = commit_as(&mut scene, who(&joined.member, joined.generation), PRODUCER, 5);
+    assert!(matches!(scene.reply(taken), Reply::Committed(_)));
 }

@@ -16,6 +16,7 @@ from running import Run
 CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
+    "java-transactions": "java_transactions",
     "client-kafka": "client_kafka",
     "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",
