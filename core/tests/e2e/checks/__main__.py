@@ -16,7 +16,9 @@ from running import Run
 CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
+    "kafka-groups": "kafka_groups",
     "java-transactions": "java_transactions",
+    "streams": "streams",
     "client-kafka": "client_kafka",
     "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",

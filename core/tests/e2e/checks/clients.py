@@ -6,6 +6,7 @@ that each partition had when it began, and fails if an offset is missing on the 
 """
 
 import subprocess
+import threading
 import time
 
 from corpus import KEY_END, RECORD_END, records_of
@@ -139,6 +140,85 @@ def messages(address, topic, partitions=None, start=None):
                 yield message
     finally:
         consumer.close()
+
+
+def committed(address, topic):
+    """(partition, key, value) of all that read_committed shows now, each partition in its order."""
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+
+    consumer = Consumer({
+        "bootstrap.servers": address,
+        "group.id": "unused: partitions are assigned by hand",
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "log_level": 2,
+    })
+    rows = []
+    try:
+        unread = set(consumer.list_topics(topic, WAIT_SECONDS).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
+        deadline = time.monotonic() + WAIT_SECONDS
+        while unread:
+            demand(time.monotonic() < deadline, f"{topic}: nothing came for {WAIT_SECONDS} s")
+            for message in consumer.consume(1000, 0.1):
+                deadline = time.monotonic() + WAIT_SECONDS
+                error = message.error()
+                if error and error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard(message.partition())
+                    continue
+                demand(not error, f"{topic} {message.partition()}: {error}")
+                rows.append((message.partition(), message.key(), message.value()))
+    finally:
+        consumer.close()
+    return rows
+
+
+class Feeder:
+    """Writes records on a thread of its own, so many a second, whatever becomes of the broker; each
+    is stored once."""
+
+    def __init__(self, address, topic, records, per_second):
+        from confluent_kafka import Producer
+
+        self.refused = []
+        self.written = 0
+        self.producer = Producer({
+            "bootstrap.servers": address,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "message.timeout.ms": 300_000,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 200,
+            "log_level": 2,
+        })
+        arguments = (topic, records, per_second)
+        self.thread = threading.Thread(target=self.run, args=arguments, daemon=True)
+        self.thread.start()
+
+    def run(self, topic, records, per_second):
+        begun = time.monotonic()
+        for number, (key, value) in enumerate(records):
+            due = begun + number / per_second
+            self.producer.poll(max(0, due - time.monotonic()))
+            self.producer.produce(topic, value, key, on_delivery=self.told)
+
+    def told(self, error, message):
+        if error:
+            self.refused.append(str(error))
+        else:
+            self.written += 1
+
+    @property
+    def is_feeding(self):
+        return self.thread.is_alive()
+
+    def end(self):
+        """Waits until all is written."""
+        self.thread.join()
+        left = self.producer.flush(WAIT_SECONDS)
+        demand(not left and not self.refused,
+               f"{left} records unsent, {len(self.refused)} refused: {self.refused[:1]}")
 
 
 def consume_kafka_python(address, topic):

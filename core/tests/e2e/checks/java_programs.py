@@ -75,6 +75,10 @@ class Java:
             with self.news:
                 self.news.wait(0.2)
 
+    def demand_alive(self):
+        demand(self.process.poll() is None,
+               f"{self.name} ended with {self.process.poll()}: {self.last_words()}")
+
     def tell(self):
         """The word that our programs wait for."""
         self.process.stdin.write("\n")
