@@ -23,6 +23,7 @@ CHECKS = {
     "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",
     "kill-9": "kill_9",
+    "anomalies": "anomalies",
     "full-disk": "full_disk",
     "many-partitions": "many_partitions",
     "golden": "golden",
