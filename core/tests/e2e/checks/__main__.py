@@ -19,6 +19,7 @@ CHECKS = {
     "kafka-groups": "kafka_groups",
     "java-transactions": "java_transactions",
     "streams": "streams",
+    "flink": "flink",
     "client-kafka": "client_kafka",
     "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",
