@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`node`] starts one [`shard`] per core; a shard's turn takes requests off its
 //! [`connection`]s, [`dispatch`]es them to the [`api`], which calls the [`partition`]s at home
-//! here or, by [`message`], elsewhere. [`groups`] brings the [`coordinator`]s of groups to the partitions they are kept in,
-//! [`transactions`] does so for those of [`transaction`]s.
-//! [`startup`] is how a node gets there, [`controller`] how
+//! here or, by [`message`], elsewhere. [`coordinator_log`] keeps
+//! what coordinators decide and brings them to their partitions: the [`coordinator`]s of groups
+//! ([`groups`]), those of [`transaction`]s ([`transactions`]). [`startup`] is how a node gets there, [`controller`] how
 //! its metadata changes. [`measure`] is what a shard
 //! knows of itself, [`admin`] how people see it. [`config`] says what it is told, [`limits`] how far anything may grow.
 
@@ -27,6 +27,7 @@ pub mod admin;
 pub mod background;
 pub mod controller;
 pub mod coordinator;
+pub mod coordinator_log;
 pub mod disk;
 pub mod groups;
 pub mod startup;

@@ -36,6 +36,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Origin};
 use crate::connection::{Connection, ConnectionId};
 use crate::controller::{self, Controller, Proposal};
+use crate::coordinator::Coordinator as GroupCoordinator;
 use crate::coordinator::request::Request as GroupRequest;
 use crate::disk::{Disk, Owner};
 use crate::groups::Groups;
@@ -51,6 +52,7 @@ use crate::quota::Spending;
 use crate::startup::{StartError, Startup};
 use crate::token::{TokenKind, split};
 use crate::topic_rules;
+use crate::transaction::Coordinator as TransactionCoordinator;
 use crate::transactions::Transactions;
 
 /// How often idle connections are looked for.
@@ -358,9 +360,9 @@ impl Shard {
             self.retention_at = times.now.after(self.settings.config.retention_check);
             home.storage.retention(times.wall_ms, times.now.nanos);
         }
-        passed += self.tick_groups(times);
+        passed += self.tick_coordinators::<GroupCoordinator>(times);
         passed += self.pass_quotas(times.now);
-        passed += self.tick_transactions(times);
+        passed += self.tick_coordinators::<TransactionCoordinator>(times);
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
@@ -403,8 +405,8 @@ impl Shard {
         let controller = self.controller.as_ref().and_then(Controller::next_deadline);
         let stops_later = self.is_stopping() && now < self.stop_by;
         let stop = stops_later.then_some(self.stop_by);
-        let groups = self.groups.next_deadline();
-        let transactions = self.transactions.next_deadline();
+        let groups = self.groups.coordinators.next_deadline();
+        let transactions = self.transactions.coordinators.next_deadline();
         let jobs = self.jobs.next_deadline();
         let quotas = self.spending.next_deadline(self.is_serving());
         let coordinators = [groups, transactions];
@@ -454,7 +456,7 @@ impl Shard {
             moved |= self.step_start(edge);
             moved |= self.step_events(times);
             moved |= self.step_controller(times);
-            moved |= self.step_groups(times);
+            moved |= self.step_coordinators::<GroupCoordinator>(times);
             moved |= self.step_transactions(times);
             moved |= self.deliver_answers(times);
             moved |= self.resume_fetches(times);
@@ -563,12 +565,14 @@ impl Shard {
                 if let GroupRequest::EndTransaction { producer, .. } = *request {
                     self.refuse_late_commits(partition, producer);
                 }
-                self.ask_coordinator(partition, *request, to, times);
+                self.ask::<GroupCoordinator>(partition, *request, to, times);
             }
             Call::GroupInTransaction(question) => {
                 self.verify_commit(partition, *question, to, times);
             }
-            Call::Transaction(request) => self.ask_transactions(partition, *request, to, times),
+            Call::Transaction(request) => {
+                self.ask::<TransactionCoordinator>(partition, *request, to, times);
+            }
             call => {
                 let home = self.home.as_mut().expect("shards call each other after adoption");
                 home.call(partition, call, to, times);

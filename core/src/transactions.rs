@@ -1,94 +1,53 @@
-//! The transaction coordinators at home on this shard: how they come to know their transactions,
-//! how what they decide gets to the disk, and how partitions are told how a transaction ended.
+//! The transaction coordinators at home on this shard: where they are kept, and how partitions are
+//! told how a transaction ended.
 //!
-//! There is one for each partition of `__transaction_state` whose home this is. It reads the whole
-//! partition before it answers; until then clients are told that it is loading. Reading begins
-//! when all shards serve, because what follows from it may be markers for any of them.
+//! How they come to know their transactions, and how what they decide gets to the disk, is the same
+//! for all coordinators: see [`crate::coordinator_log::at_home`]. Their reading begins when all
+//! shards serve, because what follows from it may be markers for any of them.
 //!
 //! This is also where a partition at home here asks the coordinator of a transaction, wherever that
 //! lives, whether a batch belongs to it.
 //!
-//! Start reading at `Shard::ask_transactions`.
+//! Start reading at `Shard::step_transactions`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemill_net::kafka::{ErrorCode, TopicRef};
-use tidemill_record::{
-    Batch, Contents, Marker, Offset, Outcome, PartitionId, Producer, ProducerId, TopicId,
-    TopicPartition,
-};
+use tidemill_record::{Marker, Outcome, Producer, ProducerId, TopicPartition};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
-use tidemill_replication::metadata::Record as MetadataRecord;
-use tidemill_runtime::edge::Instant;
+use tidemill_replication::metadata::{Image, Record as MetadataRecord};
 
 use crate::api::Job;
-use crate::coordinator::partition_of;
+use crate::coordinator::Coordinator as GroupCoordinator;
 use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
+use crate::coordinator_log::Logged;
+use crate::coordinator_log::at_home::{AtHome, Coordinators, LogJob};
 use crate::job::{JobId, ReplyTo};
-use crate::limits::{OFFSETS_BATCH_BYTES_MAX, OFFSETS_LOAD_BYTES, TRANSACTIONS_BYTES_MAX};
-use crate::message::{Acks, Answer, Call, GroupQuestion, ReadCall};
+use crate::limits::TRANSACTIONS_BYTES_MAX;
+use crate::message::{Answer, Call, GroupQuestion};
 use crate::partition::Times;
 use crate::partition::transactions::Verification;
-use crate::placement;
 use crate::shard::{Settings, Shard};
-use crate::transaction::record::{DecodeError, Record};
 use crate::transaction::request::{Reply, Request};
-use crate::transaction::{Append, Coordinator, Mark, Rules};
-
-/// How often a partition that cannot be read is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+use crate::transaction::{Coordinator, Mark, Rules};
 
 /// The transaction coordinators of one shard.
 pub struct Transactions {
+    /// Those at home here.
+    pub coordinators: Coordinators<Coordinator>,
     rules: Arc<Rules>,
-    /// What they are kept in, once it was made.
-    topic: Option<TopicId>,
-    coordinators: BTreeMap<TopicPartition, Stage>,
-    /// Those whose partition is still to be read, one after the other.
-    to_load: VecDeque<TopicPartition>,
-    loading: Option<Loading>,
     /// Clients are served, so all shards can be told things.
     is_serving: bool,
-    /// Those that may have something to say or to write.
-    touched: BTreeSet<TopicPartition>,
-    /// When the first of them wants to know the time.
-    deadline: Option<Instant>,
-    /// What all transactional ids take in memory.
-    bytes: usize,
     /// Commits of offsets that wait for coordinators, by the partition of their groups.
     commits: BTreeMap<(TopicPartition, ProducerId), Vec<JobId>>,
-}
-
-enum Stage {
-    Loading(Coordinator),
-    Ready(Coordinator),
-}
-
-/// A partition that is being read.
-struct Loading {
-    partition: TopicPartition,
-    next: Offset,
-    records: u64,
-    bytes: usize,
-    told: bool,
 }
 
 /// What a job of the shard's own does for transactions.
 #[derive(Debug)]
 pub enum TransactionJob {
-    /// Reads the partition that is being loaded.
-    Load,
-    /// Appends a coordinator's batch.
-    Append {
-        /// Whose.
-        partition: TopicPartition,
-        /// The coordinator's name for it.
-        number: u64,
-    },
-    /// Drops the beginning of a coordinator's log; if it cannot, the next time it can.
-    Trim,
+    /// What all coordinators need.
+    Log(LogJob),
     /// Tells a partition how a transaction ended.
     Mark {
         /// Whose coordinator asked for it.
@@ -117,52 +76,40 @@ impl Transactions {
             timeout_max_ms: transactions.timeout_max_ms,
             expiration_ms: transactions.expiration.as_millis() as i64,
             expiry_interval: transactions.expiry_interval,
-            rewrite_bytes: settings.group_rewrite_bytes,
         };
         Self {
+            coordinators: Coordinators::default(),
             rules: Arc::new(rules),
-            topic: None,
-            coordinators: BTreeMap::new(),
-            to_load: VecDeque::new(),
-            loading: None,
             is_serving: false,
-            touched: BTreeSet::new(),
-            deadline: None,
-            bytes: 0,
             commits: BTreeMap::new(),
         }
     }
+}
 
-    /// Whether a topic belongs to the coordinators, so that clients change nothing in it.
-    #[inline]
-    pub fn are_kept_in(&self, topic: TopicId) -> bool {
-        self.topic == Some(topic)
+impl AtHome for Coordinator {
+    const TOPIC: &'static str = TRANSACTIONS_TOPIC;
+    const THINGS: &'static str = "transactions";
+    const BYTES_MAX: usize = TRANSACTIONS_BYTES_MAX;
+
+    fn of(shard: &mut Shard) -> (&mut Coordinators<Self>, &Image) {
+        (&mut shard.transactions.coordinators, &shard.image)
     }
 
-    /// When `Shard::tick_transactions` is wanted.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadline
+    fn new(shard: &mut Shard) -> Logged<Self> {
+        let coordinator = Self::new(Arc::clone(&shard.transactions.rules));
+        Logged::new(coordinator, shard.settings.group_rewrite_bytes)
     }
 
-    fn ready(&mut self, partition: TopicPartition) -> Option<&mut Coordinator> {
-        match self.coordinators.get_mut(&partition) {
-            Some(Stage::Ready(coordinator)) => Some(coordinator),
-            Some(Stage::Loading(_)) | None => None,
-        }
+    fn job(job: LogJob) -> Job {
+        Job::Transactions(TransactionJob::Log(job))
     }
 
-    /// Counts anew what is due and what is held.
-    fn count(&mut self) {
-        let ready = self.coordinators.values().filter_map(|stage| match stage {
-            Stage::Ready(coordinator) => Some(coordinator),
-            Stage::Loading(_) => None,
-        });
-        let (mut bytes, mut deadline) = (0, None::<Instant>);
-        for coordinator in ready {
-            bytes += coordinator.bytes();
-            deadline = deadline.into_iter().chain(coordinator.next_deadline()).min();
-        }
-        (self.bytes, self.deadline) = (bytes, deadline);
+    fn answer(reply: Reply) -> Answer {
+        Answer::Transaction(Box::new(reply))
+    }
+
+    fn step_on(shard: &mut Shard, partition: TopicPartition, times: Times) {
+        shard.step_ends(partition, times);
     }
 }
 
@@ -170,41 +117,12 @@ impl Shard {
     /// The partition whose coordinator a transactional id belongs to; none before the first one
     /// was looked for.
     pub(crate) fn partition_of_transaction(&self, id: &str) -> Option<TopicPartition> {
-        let topic = self.image.topic_named(TRANSACTIONS_TOPIC)?;
-        let number = partition_of(id, topic.partitions.len() as i32);
-        Some(TopicPartition { topic: topic.id, partition: PartitionId(number) })
+        self.partition_of::<Coordinator>(id)
     }
 
     /// All partitions that transactions are kept in.
     pub(crate) fn partitions_of_transactions(&self) -> Vec<TopicPartition> {
-        let topic = self.image.topic_named(TRANSACTIONS_TOPIC);
-        let all = topic.into_iter().flat_map(|topic| {
-            let numbers = 0..topic.partitions.len() as i32;
-            numbers.map(|number| TopicPartition { topic: topic.id, partition: PartitionId(number) })
-        });
-        all.collect()
-    }
-
-    /// Asks the coordinator of a partition at home here.
-    pub(crate) fn ask_transactions(
-        &mut self,
-        partition: TopicPartition,
-        request: Request,
-        reply_to: ReplyTo,
-        times: Times,
-    ) {
-        let has_room = self.transactions.bytes < TRANSACTIONS_BYTES_MAX;
-        let refused = match self.transactions.coordinators.get_mut(&partition) {
-            Some(Stage::Ready(coordinator)) => {
-                coordinator.request(request, reply_to, has_room, times);
-                self.transactions.touched.insert(partition);
-                return;
-            }
-            Some(Stage::Loading(_)) => ErrorCode::CoordinatorLoadInProgress,
-            None => ErrorCode::NotCoordinator,
-        };
-        let home = self.home.as_mut().expect("clients are served after adoption");
-        home.answer(reply_to, Answer::Transaction(Box::new(Reply::Refused(refused))));
+        self.partitions_of::<Coordinator>()
     }
 
     // Coming and going.
@@ -212,17 +130,7 @@ impl Shard {
     /// Takes up the coordinators of all partitions that are at home here: clients are served.
     pub(crate) fn adopt_transactions(&mut self, times: Times) {
         self.transactions.is_serving = true;
-        self.transactions.topic = self.image.topic_named(TRANSACTIONS_TOPIC).map(|topic| topic.id);
-        for partition in self.partitions_of_transactions() {
-            let is_here = placement::home(partition, self.settings.shards) == self.id;
-            if is_here && !self.transactions.coordinators.contains_key(&partition) {
-                let coordinator = Coordinator::new(Arc::clone(&self.transactions.rules));
-                let stage = Stage::Loading(coordinator);
-                self.transactions.coordinators.insert(partition, stage);
-                self.transactions.to_load.push_back(partition);
-            }
-        }
-        self.load_next_transactions(times);
+        self.take_up_all::<Coordinator>(times);
     }
 
     /// Does what a record of the metadata means for transactions.
@@ -231,125 +139,8 @@ impl Shard {
             && name == TRANSACTIONS_TOPIC
             && self.transactions.is_serving
         {
-            self.adopt_transactions(times);
+            self.take_up_all::<Coordinator>(times);
         }
-    }
-
-    /// The node stops: all who wait are told to look for the coordinator again.
-    pub(crate) fn close_transactions(&mut self) {
-        for (partition, stage) in &mut self.transactions.coordinators {
-            if let Stage::Ready(coordinator) = stage {
-                coordinator.close(ErrorCode::NotCoordinator);
-                self.transactions.touched.insert(*partition);
-            }
-        }
-    }
-
-    // Loading.
-
-    fn load_next_transactions(&mut self, times: Times) {
-        while self.transactions.loading.is_none() {
-            let Some(partition) = self.transactions.to_load.pop_front() else { return };
-            let home = self.home.as_ref().expect("coordinators come after adoption");
-            let Some((start, _)) = home.bounds(partition) else { continue };
-            let loading = Loading { partition, next: start, records: 0, bytes: 0, told: false };
-            self.transactions.loading = Some(loading);
-            self.load_transactions_on(times);
-        }
-    }
-
-    /// Reads on, or ends if all is read.
-    fn load_transactions_on(&mut self, times: Times) {
-        let Some(loading) = &self.transactions.loading else { return };
-        let (partition, from) = (loading.partition, loading.next);
-        let home = self.home.as_ref().expect("coordinators come after adoption");
-        let Some((_, end)) = home.bounds(partition) else {
-            self.transactions.coordinators.remove(&partition);
-            self.transactions.loading = None;
-            return self.load_next_transactions(times);
-        };
-        if end <= from {
-            return self.transactions_loaded(times);
-        }
-        let job = self.jobs.insert(Job::Transactions(TransactionJob::Load));
-        let read = ReadCall {
-            from,
-            limit_bytes: OFFSETS_LOAD_BYTES,
-            min_one: true,
-            read_committed: false,
-            current_leader_epoch: None,
-            last_fetched_epoch: None,
-        };
-        self.call(job, [(0, partition, Call::Read(read))], times);
-    }
-
-    fn transactions_loaded(&mut self, times: Times) {
-        let loading = self.transactions.loading.take();
-        let Some(Loading { partition, records, bytes, .. }) = loading else { return };
-        let stage = self.transactions.coordinators.remove(&partition);
-        if let Some(Stage::Loading(mut coordinator)) = stage {
-            coordinator.loaded(bytes, times);
-            if 0 < records {
-                let transactions = coordinator.ids_count();
-                let partition = partition.partition.0;
-                tracing::info!(partition, transactions, records, "transactions are known again");
-            }
-            self.transactions.coordinators.insert(partition, Stage::Ready(coordinator));
-            self.transactions.touched.insert(partition);
-        }
-        self.load_next_transactions(times);
-    }
-
-    fn load_of_transactions_answered(&mut self, job: JobId, answer: Answer, times: Times) {
-        let refusal = match answer {
-            Answer::Read(read) => match self.replay_transactions(&read.batches) {
-                Ok(()) => {
-                    self.jobs.remove(job);
-                    return self.load_transactions_on(times);
-                }
-                Err(error) => error.to_string(),
-            },
-            Answer::Refused { error, .. } => error.to_string(),
-            other => unreachable!("a read is answered as such, not with {other:?}"),
-        };
-        let Some(loading) = &mut self.transactions.loading else { return };
-        if !loading.told {
-            loading.told = true;
-            let partition = loading.partition.partition.0;
-            let from = loading.next.0;
-            tracing::error!(partition, from, refusal, "transactions cannot be read; tried again");
-        }
-        self.jobs.set_deadline(job, times.now.after(RETRY));
-    }
-
-    /// The time to try again has come.
-    pub(crate) fn transaction_job_expired(&mut self, id: JobId, times: Times) {
-        self.jobs.remove(id);
-        self.load_transactions_on(times);
-    }
-
-    fn replay_transactions(&mut self, runs: &[bytes::Bytes]) -> Result<(), DecodeError> {
-        let Some(loading) = &mut self.transactions.loading else { return Ok(()) };
-        let stage = self.transactions.coordinators.get_mut(&loading.partition);
-        let Some(Stage::Loading(coordinator)) = stage else { return Ok(()) };
-        for run in runs {
-            loading.bytes += run.len();
-            let mut rest = &run[..];
-            while !rest.is_empty() {
-                let (batch, after) = Batch::parse(rest).map_err(|_| DecodeError::DamagedBatch)?;
-                let contents = Contents::open(&batch, OFFSETS_BATCH_BYTES_MAX as usize);
-                let contents = contents.map_err(|_| DecodeError::DamagedBatch)?;
-                for record in contents.records() {
-                    let record = record.map_err(|_| DecodeError::DamagedBatch)?;
-                    let key = record.key.ok_or(DecodeError::DamagedBatch)?;
-                    coordinator.replay(Record::decode(key, record.value)?);
-                    loading.records += 1;
-                }
-                loading.next = batch.next_offset();
-                rest = after;
-            }
-        }
-        Ok(())
     }
 
     // Producer ids.
@@ -361,12 +152,13 @@ impl Shard {
         id: Result<i64, ErrorCode>,
         times: Times,
     ) {
-        let Some(coordinator) = self.transactions.ready(partition) else { return };
+        let coordinators = &mut self.transactions.coordinators;
+        let Some(logged) = coordinators.ready(partition) else { return };
         match id {
-            Ok(id) => coordinator.give_id(ProducerId(id), times),
-            Err(_) => coordinator.no_id(times),
+            Ok(id) => logged.coordinator.give_id(ProducerId(id), times),
+            Err(_) => logged.coordinator.no_id(times),
         }
-        self.transactions.touched.insert(partition);
+        coordinators.touch(partition);
     }
 
     // Verifying.
@@ -437,7 +229,9 @@ impl Shard {
             }
         }
         match told_to_writer(error_of(reply), question.transaction.may_be_told_to_abort) {
-            ErrorCode::None => self.ask_coordinator(partition, question.request, reply_to, times),
+            ErrorCode::None => {
+                self.ask::<GroupCoordinator>(partition, question.request, reply_to, times);
+            }
             // What a commit may be told, and helps: to look for the coordinator again.
             ErrorCode::NotEnoughReplicas => {
                 let refused = GroupReply::Refused(ErrorCode::CoordinatorNotAvailable);
@@ -483,41 +277,28 @@ impl Shard {
 
     /// An answer for a job of the transactions' own.
     pub(crate) fn transaction_job_answered(&mut self, id: JobId, answer: Answer, times: Times) {
-        let Some(Job::Transactions(job)) = self.jobs.get_mut(id) else { return };
-        if matches!(job, TransactionJob::Load) {
-            return self.load_of_transactions_answered(id, answer, times);
+        match self.jobs.get_mut(id) {
+            Some(Job::Transactions(TransactionJob::Log(job))) => {
+                let job = *job;
+                return self.log_job_answered::<Coordinator>(id, job, answer, times);
+            }
+            Some(Job::Transactions(_)) => {}
+            _ => return,
         }
         let Some(Job::Transactions(job)) = self.jobs.remove(id) else { return };
-        let partition = match job {
-            TransactionJob::Load => unreachable!("seen above"),
-            TransactionJob::Trim => return,
-            TransactionJob::Append { partition, number } => {
-                let Some(coordinator) = self.transactions.ready(partition) else { return };
-                match answer {
-                    Answer::Appended { base_offset, .. } => {
-                        coordinator.appended(number, base_offset, times);
-                    }
-                    Answer::Refused { error, .. } => {
-                        coordinator.refused(number, told_to_client(error), times);
-                    }
-                    other => unreachable!("an append is answered as such, not with {other:?}"),
-                }
-                partition
-            }
+        match job {
+            TransactionJob::Log(_) => unreachable!("seen above"),
             TransactionJob::Mark { partition, mark } => {
-                let Some(coordinator) = self.transactions.ready(partition) else { return };
-                coordinator.marked(&mark, marked(&answer), times);
-                partition
+                self.part_told(partition, &mark, marked(&answer), times);
             }
             TransactionJob::Verify(verification) => {
-                return self.verified(&verification, &reply_of(answer), times);
+                self.verified(&verification, &reply_of(answer), times);
             }
             TransactionJob::VerifyCommit { partition, question, reply_to } => {
                 let waits = WaitingCommit { partition, question, reply_to };
-                return self.commit_verified(id, waits, &reply_of(answer), times);
+                self.commit_verified(id, waits, &reply_of(answer), times);
             }
-        };
-        self.transactions.touched.insert(partition);
+        }
     }
 
     /// Tells and writes what coordinators have decided, and asks what partitions want to know; true
@@ -528,44 +309,37 @@ impl Shard {
             moved = true;
             self.verify(asked, times);
         }
-        if self.transactions.touched.is_empty() {
-            return moved;
-        }
-        for partition in std::mem::take(&mut self.transactions.touched) {
-            self.step_transaction_coordinator(partition, times);
-        }
-        self.transactions.count();
-        true
+        self.step_coordinators::<Coordinator>(times) || moved
     }
 
-    fn step_transaction_coordinator(&mut self, partition: TopicPartition, times: Times) {
-        let Some(coordinator) = self.transactions.ready(partition) else { return };
-        let replies = coordinator.take_replies();
-        let marks = coordinator.take_marks();
-        let ids_wanted = coordinator.take_ids_wanted();
-        let appends = std::iter::from_fn(|| coordinator.poll_append(times.wall_ms));
-        let mut calls: Vec<(TransactionJob, Call)> = appends
-            .map(|Append { number, batch }| {
-                let append = Call::Append { batch, acks: Acks::InSync, zstd_allowed: false };
-                (TransactionJob::Append { partition, number }, append)
-            })
-            .collect();
-        let trim = coordinator.take_trim();
-        calls.extend(trim.map(|before| (TransactionJob::Trim, Call::Trim { before: before.0 })));
-        let home = self.home.as_mut().expect("coordinators come after adoption");
-        for (reply_to, reply) in replies {
-            home.answer(reply_to, Answer::Transaction(Box::new(reply)));
-        }
-        for (job, call) in calls {
-            let job = self.jobs.insert(Job::Transactions(job));
-            home.call(partition, call, ReplyTo { shard: self.id, job, index: 0 }, times);
-        }
+    /// Tells partitions of the ends that a coordinator has decided, and gets it the producer ids that
+    /// it wants.
+    fn step_ends(&mut self, partition: TopicPartition, times: Times) {
+        let Some(logged) = self.transactions.coordinators.ready(partition) else { return };
+        let marks = logged.coordinator.take_marks();
+        let ids_wanted = logged.coordinator.take_ids_wanted();
+        let home = self.home.as_ref().expect("coordinators come after adoption");
         let epoch = home.leader_epoch(partition).map_or(0, |epoch| epoch.0);
         for mark in marks {
             self.tell_partition(partition, mark, epoch, times);
         }
         for _ in 0..ids_wanted {
             self.want_producer_id(partition, times);
+        }
+    }
+
+    /// A partition was told how a transaction ended, or could not be told.
+    fn part_told(
+        &mut self,
+        coordinator: TopicPartition,
+        mark: &Mark,
+        result: Result<(), ErrorCode>,
+        times: Times,
+    ) {
+        let coordinators = &mut self.transactions.coordinators;
+        if let Some(logged) = coordinators.ready(coordinator) {
+            logged.coordinator.marked(mark, result, times);
+            coordinators.touch(coordinator);
         }
     }
 
@@ -580,11 +354,7 @@ impl Shard {
         let (topic, number) = (&mark.part.0, mark.part.1);
         let Ok(part) = self.find_partition(TopicRef::Name(topic), number) else {
             // It was deleted, and its records with it.
-            if let Some(ready) = self.transactions.ready(coordinator) {
-                ready.marked(&mark, Ok(()), times);
-                self.transactions.touched.insert(coordinator);
-            }
-            return;
+            return self.part_told(coordinator, &mark, Ok(()), times);
         };
         let marker = Marker { outcome: mark.outcome, coordinator_epoch };
         let producer: Producer = mark.producer;
@@ -600,24 +370,6 @@ impl Shard {
         let job = TransactionJob::Mark { partition: coordinator, mark };
         let job = self.jobs.insert(Job::Transactions(job));
         self.call(job, [(0, part, call)], times);
-    }
-
-    /// Time has passed; tells how many coordinators were told.
-    pub(crate) fn tick_transactions(&mut self, times: Times) -> usize {
-        if self.transactions.deadline.is_none_or(|deadline| times.now < deadline) {
-            return 0;
-        }
-        let mut ticked = 0;
-        for (partition, stage) in &mut self.transactions.coordinators {
-            if let Stage::Ready(coordinator) = stage
-                && coordinator.next_deadline().is_some_and(|deadline| deadline <= times.now)
-            {
-                coordinator.tick(times);
-                self.transactions.touched.insert(*partition);
-                ticked += 1;
-            }
-        }
-        ticked
     }
 }
 
@@ -665,18 +417,6 @@ fn marked(answer: &Answer) -> Result<(), ErrorCode> {
         } => Ok(()),
         Answer::Refused { error, .. } => Err(*error),
         other => unreachable!("a marker is answered as an append, not with {other:?}"),
-    }
-}
-
-/// What a client is told about a transaction whose record could not be appended. What helps is to
-/// look for the coordinator again.
-fn told_to_client(error: ErrorCode) -> ErrorCode {
-    match error {
-        ErrorCode::KafkaStorageError | ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
-        ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
-        _ => ErrorCode::UnknownServerError,
     }
 }
 

@@ -39,12 +39,14 @@ use tidemill_runtime::edge::Instant;
 
 use crate::connection::ReplySlot;
 use crate::controller::Outcome;
-use crate::groups::GroupJob;
+use crate::coordinator::Coordinator as GroupCoordinator;
+use crate::coordinator_log::at_home::LogJob;
 use crate::job::JobId;
 use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
+use crate::transaction::Coordinator as TransactionCoordinator;
 use crate::transactions::TransactionJob;
 
 /// Leaves out what was named before. A request can name one thing as often as it likes, and what is
@@ -86,7 +88,7 @@ pub enum Job {
     /// Waits until there is a topic for groups.
     FindCoordinator(Box<groups::Find>),
     /// Of the groups' own: see [`crate::groups`].
-    Groups(GroupJob),
+    Groups(LogJob),
     /// Of the transactions' own: see [`crate::transactions`].
     Transactions(TransactionJob),
 }
@@ -182,7 +184,10 @@ impl Shard {
                 }
             }
             Some(Job::Fetch(_)) => self.fetch_answered(id, index, answer, times),
-            Some(Job::Groups(_)) => self.group_job_answered(id, answer, times),
+            Some(Job::Groups(job)) => {
+                let job = *job;
+                self.log_job_answered::<GroupCoordinator>(id, job, answer, times);
+            }
             Some(Job::Transactions(_)) => self.transaction_job_answered(id, answer, times),
             Some(_) => unreachable!("only jobs that call are answered"),
             None => {}
@@ -213,8 +218,8 @@ impl Shard {
                 self.finish_collect(id);
             }
             Some(Job::Fetch(_)) => self.fetch_expired(id, times),
-            Some(Job::Groups(_)) => self.group_job_expired(id, times),
-            Some(Job::Transactions(_)) => self.transaction_job_expired(id, times),
+            Some(Job::Groups(_)) => self.log_job_expired::<GroupCoordinator>(id, times),
+            Some(Job::Transactions(_)) => self.log_job_expired::<TransactionCoordinator>(id, times),
             Some(Job::TransactionProducerId(_)) => {}
             Some(Job::ProducerIdGrant) | None => {}
             Some(

@@ -190,7 +190,8 @@ impl Shard {
             let id = self.find_partition(TopicRef::Name(asked.topic), asked.partition)?;
             let writes = matches!(asked.call, Call::Trim { .. } | Call::Mark { .. });
             if writes
-                && (self.groups.are_kept_in(id.topic) || self.transactions.are_kept_in(id.topic))
+                && (self.groups.coordinators.are_kept_in(id.topic)
+                    || self.transactions.coordinators.are_kept_in(id.topic))
             {
                 return Err(ErrorCode::InvalidTopicException);
             }

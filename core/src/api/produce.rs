@@ -145,7 +145,8 @@ impl Shard {
                 Err(ErrorCode::UnsupportedForMessageFormat)
             } else {
                 partition_of(found, partition.topic, partition.partition).and_then(|id| {
-                    if self.groups.are_kept_in(id.topic) || self.transactions.are_kept_in(id.topic)
+                    if self.groups.coordinators.are_kept_in(id.topic)
+                        || self.transactions.coordinators.are_kept_in(id.topic)
                     {
                         return Err(ErrorCode::InvalidTopicException);
                     }

@@ -31,6 +31,7 @@ use tidemill_replication::controller::OFFSETS_TOPIC;
 
 use super::{Collect, Job, ReplyForm, name_once};
 use crate::controller::Proposal;
+use crate::coordinator_log::at_home::LogJob;
 use crate::limits::GROUP_NAME_BYTES_MAX;
 use crate::message::{Answer, Call};
 use crate::partition::Times;
@@ -139,7 +140,7 @@ impl Shard {
 
     fn may_be_added(&self, topic: &str, partition: i32) -> ErrorCode {
         match self.find_partition(TopicRef::Name(topic), partition) {
-            Ok(found) if self.transactions.are_kept_in(found.topic) => {
+            Ok(found) if self.transactions.coordinators.are_kept_in(found.topic) => {
                 ErrorCode::InvalidTopicException
             }
             Ok(_) => ErrorCode::None,
@@ -155,7 +156,7 @@ impl Shard {
     ) {
         let Some(part) = self.part_of_group(&request.group_id) else {
             // The client comes again: nobody waits for the topic of groups.
-            let job = self.jobs.insert(Job::Transactions(TransactionJob::Trim));
+            let job = self.jobs.insert(Job::Transactions(TransactionJob::Log(LogJob::Trim)));
             self.jobs.remove(job);
             self.propose(job, Proposal::OffsetsTopic, 0, times);
             let error = ErrorCode::CoordinatorNotAvailable;

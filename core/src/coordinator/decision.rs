@@ -19,15 +19,6 @@ use crate::job::ReplyTo;
 use crate::partition::Times;
 use crate::random::Random;
 
-/// The time, and the topics there are.
-#[derive(Clone, Copy, Debug)]
-pub struct Now<'a> {
-    /// What the clocks show.
-    pub times: Times,
-    /// The cluster's metadata.
-    pub image: &'a Image,
-}
-
 /// What a group does if its records could not be written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum IfRefused {

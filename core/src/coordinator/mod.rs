@@ -23,10 +23,11 @@
 //!
 //! What it does not do: it knows no sockets, no versions of the wire and no other coordinator.
 //!
-//! Start reading at [`Coordinator::request`]; then `classic.rs` for what a group does.
+//! Start reading at [`Coordinate::request`]; then `classic.rs` for what a group does.
 
 pub mod assignment;
 mod classic;
+mod concerned;
 mod consumer;
 mod decision;
 mod group;
@@ -34,28 +35,26 @@ mod member;
 pub mod offsets;
 pub mod record;
 pub mod request;
-mod rewrite;
 mod timers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{BatchBuilder, Codec, Offset, ProducerId, Timestamp};
+use tidemill_record::ProducerId;
 use tidemill_runtime::edge::Instant;
 
-pub use self::decision::Now;
-
+use self::concerned::Concerned;
 use self::decision::{Decision, IfRefused, Outcome};
-use self::group::{Event, Group};
+use self::group::{Event, Group, Part};
 use self::record::Record;
 use self::request::{ByTopic, FetchOffsets, List, Listed, Reply, Request};
-use self::rewrite::{Rewrite, Turn};
 use self::timers::Timers;
+use crate::coordinator_log::{self as log, Coordinate, Now};
 use crate::job::ReplyTo;
-use crate::limits::{GROUP_APPEND_BYTES, GROUPS_EXPIRED_PER_TURN, GROUPS_PER_PARTITION_MAX};
+use crate::limits::{GROUPS_EXPIRED_PER_TURN, GROUPS_PER_PARTITION_MAX};
 use crate::random::Random;
 
 /// The times and bounds that the node's settings give to its groups.
@@ -71,23 +70,12 @@ pub struct Rules {
     pub consumer_session: Duration,
     /// The largest record about one group.
     pub record_bytes_max: usize,
-    /// The log is written anew when so much was written, or four times what there is.
-    pub rewrite_bytes: usize,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
     pub expiry_interval: Duration,
-}
-
-/// The number of the partition a group belongs to: Kafka's, so that its tools agree.
-pub fn partition_of(group: &str, partitions: i32) -> i32 {
-    assert!(0 < partitions);
-    // Java's String.hashCode, and Kafka's absolute value of it.
-    let units = group.encode_utf16();
-    let hash = units.fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    hash.checked_abs().unwrap_or(0) % partitions
 }
 
 /// The groups of one partition.
@@ -100,21 +88,14 @@ pub struct Coordinator {
     /// Ends of transactions that are being written.
     ends: BTreeMap<u64, End>,
     ends_begun: u64,
-    /// Decided, not yet handed out to be appended.
-    unsent: VecDeque<Write>,
-    /// Handed out, in order.
-    in_flight: VecDeque<Flight>,
-    appends: u64,
+    concerned: Concerned,
+    decided: Vec<Write>,
     expiry_at: Instant,
     /// Where a look at all groups goes on.
     expiry_after: Option<Arc<str>>,
     bytes: isize,
     /// It takes nothing more, and this is what it answers.
     closed: Option<ErrorCode>,
-    /// Bytes of the log since all that is remembered was written once more.
-    log_bytes: usize,
-    rewrite: Option<Rewrite>,
-    trim_to: Option<Offset>,
 }
 
 /// The end of a transaction, which may concern many groups.
@@ -127,29 +108,25 @@ struct End {
 }
 
 /// The records of one decision.
-struct Write {
+pub struct Write {
     group: Arc<str>,
     records: Vec<Record>,
-    /// How many of them were handed out.
-    sent: usize,
     outcome: Outcome,
 }
 
-/// One batch on its way to the disk, and the writes whose last record is in it.
-struct Flight {
-    number: u64,
-    writes: Vec<Write>,
-    /// It repeats what is remembered.
-    is_rewrite: bool,
+impl log::Write for Write {
+    type Record = Record;
+
+    fn records(&self) -> &[Record] {
+        &self.records
+    }
 }
 
-/// A batch to be appended to the coordinator's partition.
+/// Something that was written: a part of a group.
 #[derive(Debug)]
-pub struct Append {
-    /// Its name, for what comes of it.
-    pub number: u64,
-    /// The batch.
-    pub batch: BytesMut,
+pub struct Place {
+    group: Arc<str>,
+    part: Part,
 }
 
 impl Coordinator {
@@ -163,38 +140,42 @@ impl Coordinator {
             replies: Vec::new(),
             ends: BTreeMap::new(),
             ends_begun: 0,
-            unsent: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            appends: 0,
+            concerned: Concerned::default(),
+            decided: Vec::new(),
             expiry_at: Instant::default(),
             expiry_after: None,
             bytes: 0,
             closed: None,
-            log_bytes: 0,
-            rewrite: None,
-            trim_to: None,
         }
     }
+}
 
-    // Replaying.
+impl Coordinate for Coordinator {
+    type Request = Request;
+    type Reply = Reply;
+    type Record = Record;
+    type Write = Write;
+    type Place = Place;
 
-    /// Lets a record of the log have happened: at a start, before anything is asked.
-    pub fn replay(&mut self, record: Record) {
-        let group = Arc::clone(record.group());
+    // A start.
+
+    fn replay(&mut self, record: Record) {
+        let (group, producer) = (Arc::clone(record.group()), record.producer());
         let entry = self.groups.entry(Arc::clone(&group)).or_default();
         let before = entry.bytes();
         entry.replay(record);
         self.bytes += entry.bytes() - before;
+        if let Some(producer) = producer {
+            self.concerned.look_for(producer, &group, entry);
+        }
         if entry.is_vacant() {
             self.groups.remove(&group);
         }
     }
 
-    /// All records were replayed, from a log of so many bytes: from now on members are expected to
-    /// speak up. Offsets of topics that are gone go too; a crash may have come before that was
-    /// written.
-    pub fn loaded(&mut self, log_bytes: usize, now: Now<'_>) {
-        self.log_bytes = log_bytes;
+    /// From now on members are expected to speak up. Offsets of topics that are gone go too; a
+    /// crash may have come before that was written.
+    fn loaded(&mut self, now: Now<'_>) {
         let names: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for group in &names {
             self.decide(group, now, Group::loaded);
@@ -214,9 +195,7 @@ impl Coordinator {
 
     // What happens.
 
-    /// Something is asked. The answer comes out of [`Coordinator::take_replies`], at once or when
-    /// it is durable, or when others have done their part. Without `has_room` nothing new is kept.
-    pub fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, now: Now<'_>) {
+    fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, now: Now<'_>) {
         if let Some(error) = self.closed {
             return self.replies.push((reply_to, Reply::Refused(error)));
         }
@@ -255,6 +234,115 @@ impl Coordinator {
         self.happens(&group, Event::Asked(request, reply_to), now);
     }
 
+    fn tick(&mut self, now: Now<'_>) {
+        if self.closed.is_some() {
+            return;
+        }
+        while let Some((id, group, alarm)) = self.timers.pop(now.times.now) {
+            self.happens(&group, Event::Rang(id, alarm), now);
+        }
+        if self.expiry_at <= now.times.now {
+            self.expire_some(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let goes_on = self.closed.is_none();
+        let expiry = (goes_on && !self.groups.is_empty()).then_some(self.expiry_at);
+        self.timers.next().filter(|_| goes_on).into_iter().chain(expiry).min()
+    }
+
+    fn close(&mut self, error: ErrorCode) {
+        self.closed = Some(error);
+        self.timers = Timers::default();
+        let ends = std::mem::take(&mut self.ends).into_values();
+        self.replies.extend(ends.map(|end| (end.reply_to, Reply::Refused(error))));
+        for entry in self.groups.values_mut() {
+            let refused = entry.take_waiting().into_iter().map(|to| (to, Reply::Refused(error)));
+            self.replies.extend(refused);
+        }
+    }
+
+    // What it has decided.
+
+    fn decided(&mut self) -> &mut Vec<Write> {
+        &mut self.decided
+    }
+
+    fn written(&mut self, write: Write, now: Now<'_>) {
+        let Write { group, records, outcome } = write;
+        let Outcome { replies, blocks, becomes, ends, ends_transaction, .. } = outcome;
+        if let Some(entry) = self.groups.get_mut(&group) {
+            let mut producers: Vec<ProducerId> =
+                records.iter().filter_map(Record::producer).collect();
+            producers.dedup();
+            let before = entry.bytes();
+            entry.written(blocks);
+            entry.have_happened(records, becomes, &mut self.timers);
+            self.bytes += entry.bytes() - before;
+            for producer in producers {
+                self.concerned.look_for(producer, &group, entry);
+            }
+        }
+        self.replies.extend(replies);
+        if let Some(number) = ends_transaction {
+            self.transaction_ended(number, None);
+        }
+        if ends {
+            self.remove(&group, now);
+        } else {
+            self.go_on(&group, now);
+        }
+    }
+
+    fn refused(&mut self, write: Write, error: ErrorCode, now: Now<'_>) {
+        let Write { group, outcome, .. } = write;
+        let Outcome { replies, blocks, if_refused, ends_transaction, .. } = outcome;
+        if let Some(number) = ends_transaction {
+            self.transaction_ended(number, Some(error));
+        }
+        self.replies.extend(replies.into_iter().map(|(to, _)| (to, Reply::Refused(error))));
+        if let Some(entry) = self.groups.get_mut(&group) {
+            entry.written(blocks);
+        }
+        let shares = if_refused == IfRefused::Rebalance;
+        self.decide(&group, now, |entry, decision| entry.write_failed(shares, decision));
+        self.go_on(&group, now);
+    }
+
+    fn replies(&mut self) -> &mut Vec<(ReplyTo, Reply)> {
+        &mut self.replies
+    }
+
+    fn refusal(error: ErrorCode) -> Reply {
+        Reply::Refused(error)
+    }
+
+    // What it remembers.
+
+    fn remembered_after<'a>(
+        &'a self,
+        place: Option<&'a Place>,
+    ) -> impl Iterator<Item = (Place, Vec<Record>)> + 'a {
+        let from = place.map_or(Bound::Unbounded, |place| Bound::Included(&place.group));
+        let groups = self.groups.range::<Arc<str>, _>((from, Bound::Unbounded));
+        groups.flat_map(move |(group, entry)| {
+            let begun = place.filter(|place| place.group == *group).map(|place| &place.part);
+            let parts = entry.remembered_after(group, begun);
+            parts.map(|(part, records)| (Place { group: Arc::clone(group), part }, records))
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        usize::try_from(self.bytes).unwrap_or(0)
+    }
+
+    fn count(&self) -> usize {
+        self.groups.len()
+    }
+}
+
+impl Coordinator {
     /// A transaction has ended: so has what it committed, in all groups. The answer comes when all
     /// of it is durable.
     fn end_transaction(
@@ -264,10 +352,7 @@ impl Coordinator {
         reply_to: ReplyTo,
         now: Now<'_>,
     ) {
-        // What is on its way may be of this transaction.
-        let has = |entry: &Group| entry.offsets.has_pending_of(producer) || entry.is_busy();
-        let concerned = self.groups.iter().filter(|(_, entry)| has(entry));
-        let concerned: Vec<Arc<str>> = concerned.map(|(group, _)| Arc::clone(group)).collect();
+        let concerned = self.concerned.by(producer);
         let number = self.ends_begun;
         self.ends_begun += 1;
         // One more than there are, so that it does not end before all have begun.
@@ -293,26 +378,6 @@ impl Coordinator {
         self.replies.push((reply_to, reply));
     }
 
-    /// Time has passed.
-    pub fn tick(&mut self, now: Now<'_>) {
-        if self.closed.is_some() {
-            return;
-        }
-        while let Some((id, group, alarm)) = self.timers.pop(now.times.now) {
-            self.happens(&group, Event::Rang(id, alarm), now);
-        }
-        if self.expiry_at <= now.times.now {
-            self.expire_some(now);
-        }
-    }
-
-    /// When [`Coordinator::tick`] is wanted.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let goes_on = self.closed.is_none();
-        let expiry = (goes_on && !self.groups.is_empty()).then_some(self.expiry_at);
-        self.timers.next().filter(|_| goes_on).into_iter().chain(expiry).min()
-    }
-
     /// A topic is gone: nobody will ask for its offsets, and a new one of its name must not find
     /// them.
     pub fn topic_deleted(&mut self, topic: &Arc<str>, now: Now<'_>) {
@@ -326,142 +391,17 @@ impl Coordinator {
         }
     }
 
-    /// The partition goes, or the node stops: all who wait for others are told `error`, and from
-    /// now on everybody who asks. What is being written is still told when it is durable.
-    pub fn close(&mut self, error: ErrorCode) {
-        self.closed = Some(error);
-        self.timers = Timers::default();
-        let ends = std::mem::take(&mut self.ends).into_values();
-        self.replies.extend(ends.map(|end| (end.reply_to, Reply::Refused(error))));
-        for entry in self.groups.values_mut() {
-            let refused = entry.take_waiting().into_iter().map(|to| (to, Reply::Refused(error)));
-            self.replies.extend(refused);
-        }
-    }
-
-    // Writing.
-
-    /// The next batch to append, if there is one. Its end is told by [`Coordinator::appended`] or
-    /// [`Coordinator::refused`].
-    pub fn poll_append(&mut self, wall_ms: i64) -> Option<Append> {
-        match self.poll_rewrite(wall_ms) {
-            Turn::Mine(append) => return Some(append),
-            Turn::Waits => return None,
-            Turn::Others => {}
-        }
-        let begun = self.unsent.front()?.sent;
-        // The rest of a write goes out when its beginning is durable: if that fails, all fails.
-        if 0 < begun && !self.in_flight.is_empty() {
-            return None;
-        }
-        let mut builder = BatchBuilder::new(Codec::None);
-        let (mut bytes, mut writes) = (0, Vec::new());
-        while let Some(write) = self.unsent.front_mut() {
-            while let Some(record) = write.records.get(write.sent)
-                && bytes < GROUP_APPEND_BYTES
-            {
-                let (key, value) = record.encode();
-                bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
-                builder.append(Timestamp(wall_ms), Some(&key), value.as_deref());
-                write.sent += 1;
-            }
-            if write.sent < write.records.len() {
-                break;
-            }
-            writes.extend(self.unsent.pop_front());
-        }
-        Some(self.send(builder, writes, false))
-    }
-
-    fn send(&mut self, builder: BatchBuilder, writes: Vec<Write>, is_rewrite: bool) -> Append {
-        let (number, batch) = (self.appends, builder.build());
-        self.appends += 1;
-        self.log_bytes += batch.len();
-        self.in_flight.push_back(Flight { number, writes, is_rewrite });
-        Append { number, batch }
-    }
-
-    /// A batch is durable, and begins at this offset.
-    pub fn appended(&mut self, number: u64, base_offset: Offset, now: Now<'_>) {
-        let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
-        if is_rewrite {
-            self.rewritten(base_offset);
-        }
-        self.begin_rewrite_if_due();
-        for Write { group, records, outcome, .. } in writes {
-            let Outcome { replies, blocks, becomes, ends, ends_transaction, .. } = outcome;
-            if let Some(entry) = self.groups.get_mut(&group) {
-                let before = entry.bytes();
-                entry.written(blocks);
-                entry.have_happened(records, becomes, &mut self.timers);
-                self.bytes += entry.bytes() - before;
-            }
-            self.replies.extend(replies);
-            if let Some(number) = ends_transaction {
-                self.transaction_ended(number, None);
-            }
-            if ends {
-                self.remove(&group, now);
-            } else {
-                self.go_on(&group, now);
-            }
-        }
-    }
-
-    /// A batch was not appended, and never will be.
-    pub fn refused(&mut self, number: u64, error: ErrorCode, now: Now<'_>) {
-        let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
-        let mut failed = writes;
-        if is_rewrite {
-            self.rewrite = None;
-        }
-        // What it began cannot be ended.
-        if self.unsent.front().is_some_and(|write| 0 < write.sent) {
-            failed.extend(self.unsent.pop_front());
-        }
-        for Write { group, outcome, .. } in failed {
-            let Outcome { replies, blocks, if_refused, ends_transaction, .. } = outcome;
-            if let Some(number) = ends_transaction {
-                self.transaction_ended(number, Some(error));
-            }
-            self.replies.extend(replies.into_iter().map(|(to, _)| (to, Reply::Refused(error))));
-            if let Some(entry) = self.groups.get_mut(&group) {
-                entry.written(blocks);
-            }
-            let shares = if_refused == IfRefused::Rebalance;
-            self.decide(&group, now, |entry, decision| entry.write_failed(shares, decision));
-            self.go_on(&group, now);
-        }
-    }
-
-    fn landed(&mut self, number: u64) -> Option<Flight> {
-        let place = self.in_flight.iter().position(|flight| flight.number == number)?;
-        self.in_flight.remove(place)
-    }
-
-    /// The replies since the last time.
-    pub fn take_replies(&mut self) -> Vec<(ReplyTo, Reply)> {
-        std::mem::take(&mut self.replies)
-    }
-
-    /// What all groups take in memory, about.
-    pub fn bytes(&self) -> usize {
-        usize::try_from(self.bytes).unwrap_or(0)
-    }
-
-    /// How many groups there are.
-    pub fn groups_count(&self) -> usize {
-        self.groups.len()
-    }
-
     // Deciding.
 
     /// Lets something happen to a group, now or when what it waits for is over.
     fn happens(&mut self, group: &Arc<str>, event: Event, now: Now<'_>) {
         let Some(entry) = self.groups.get_mut(group) else { return };
-        if let Some(event) = entry.queue(event) {
-            self.decide(group, now, |entry, decision| entry.happen(event, decision));
-            self.go_on(group, now);
+        match entry.queue(event) {
+            Some(event) => {
+                self.decide(group, now, |entry, decision| entry.happen(event, decision));
+                self.go_on(group, now);
+            }
+            None => self.concerned.is_busy(group),
         }
     }
 
@@ -470,7 +410,11 @@ impl Coordinator {
         while let Some(event) = self.groups.get_mut(group).and_then(Group::next_event) {
             self.decide(group, now, |entry, decision| entry.happen(event, decision));
         }
-        if self.groups.get(group).is_some_and(Group::is_vacant) {
+        let Some(entry) = self.groups.get(group) else { return };
+        if !entry.is_busy() {
+            self.concerned.is_quiet(group);
+        }
+        if entry.is_vacant() {
             self.remove(group, now);
         }
     }
@@ -503,14 +447,17 @@ impl Coordinator {
             return;
         }
         entry.writing(outcome.blocks);
+        self.concerned.is_busy(group);
         let records = std::mem::take(&mut outcome.records);
-        self.unsent.push_back(Write { group: Arc::clone(group), records, sent: 0, outcome });
+        self.decided.push(Write { group: Arc::clone(group), records, outcome });
     }
 
     /// Forgets a group; what waits for it finds none, or makes a new one.
     fn remove(&mut self, group: &Arc<str>, now: Now<'_>) {
         let Some(entry) = self.groups.remove(group) else { return };
         self.bytes -= entry.bytes();
+        self.concerned.is_quiet(group);
+        assert!(!entry.offsets.has_pending(), "they would be waited for, and never end");
         for event in entry.end(&mut self.timers) {
             match event {
                 Event::Asked(request, reply_to) => self.request(request, reply_to, true, now),
@@ -576,7 +523,6 @@ impl Coordinator {
 
     /// Looks for offsets that nobody uses any more, at some groups at a time.
     fn expire_some(&mut self, now: Now<'_>) {
-        use std::ops::Bound;
         let from = match self.expiry_after.take() {
             Some(last) => Bound::Excluded(last),
             None => Bound::Unbounded,

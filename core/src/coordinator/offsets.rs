@@ -113,7 +113,15 @@ impl Offsets {
 
     /// Whether an open transaction of this producer has committed anything.
     pub fn has_pending_of(&self, producer: ProducerId) -> bool {
-        self.pending.keys().any(|(id, ..)| *id == producer)
+        self.pending_of(producer).next().is_some()
+    }
+
+    fn pending_of(
+        &self,
+        producer: ProducerId,
+    ) -> impl Iterator<Item = (&PendingKey, &Committed)> + Clone {
+        let from = (producer, Arc::default(), i32::MIN);
+        self.pending.range(from..).take_while(move |((id, ..), _)| *id == producer)
     }
 
     /// The records that end a producer's transaction. What counts comes first: a crash may lose
@@ -124,7 +132,7 @@ impl Offsets {
         producer: ProducerId,
         commit: bool,
     ) -> Vec<Record> {
-        let of_producer = self.pending.iter().filter(|((id, ..), _)| *id == producer);
+        let of_producer = self.pending_of(producer);
         let counts = of_producer.clone().filter(|_| commit).map(|((_, topic, partition), kept)| {
             let (group, topic) = (Arc::clone(group), Arc::clone(topic));
             Record::Offset { group, topic, partition: *partition, committed: kept.clone() }

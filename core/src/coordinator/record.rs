@@ -18,11 +18,12 @@ use std::sync::Arc;
 pub use consumer::{ConsumerRecord, Current, State, Subscription};
 
 use bytes::{Bytes, BytesMut};
-use tidemill_net::cursor::{Reader, WireError, Writer};
+use tidemill_net::cursor::{Reader, Writer};
 use tidemill_record::ProducerId;
 
 use super::offsets::Committed;
 use super::request::MemberId;
+use crate::coordinator_log::{DecodeError, LogRecord};
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -140,40 +141,6 @@ pub struct MemberState {
     pub assignment: Bytes,
 }
 
-/// Why a record cannot be read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum DecodeError {
-    /// It breaks off, or a field is not what it should be.
-    Malformed(WireError),
-    /// A version that is not ours.
-    UnknownVersion {
-        /// Of the key or of the value.
-        part: &'static str,
-        /// The version found.
-        found: i16,
-    },
-    /// The batch around it is not what it should be.
-    DamagedBatch,
-}
-
-impl From<WireError> for DecodeError {
-    fn from(error: WireError) -> Self {
-        Self::Malformed(error)
-    }
-}
-
-impl std::fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Malformed(error) => write!(f, "a damaged record: {error}"),
-            Self::UnknownVersion { part, found } => write!(f, "a {part} of version {found}"),
-            Self::DamagedBatch => f.write_str("a damaged batch"),
-        }
-    }
-}
-
-impl std::error::Error for DecodeError {}
-
 impl Record {
     /// The group it is about.
     pub fn group(&self) -> &Arc<str> {
@@ -188,8 +155,19 @@ impl Record {
         }
     }
 
-    /// Its key and its value; no value means that the key is to be forgotten.
-    pub fn encode(&self) -> (BytesMut, Option<BytesMut>) {
+    /// Whose transaction it is of, if it is of one.
+    pub fn producer(&self) -> Option<ProducerId> {
+        match self {
+            Self::Pending { producer, .. } | Self::PendingRemoved { producer, .. } => {
+                Some(*producer)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl LogRecord for Record {
+    fn encode(&self) -> (BytesMut, Option<BytesMut>) {
         let mut key = BytesMut::new();
         let mut out = Writer::new(&mut key);
         match self {
@@ -232,8 +210,7 @@ impl Record {
         (key, value)
     }
 
-    /// Reads a record of the log.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, DecodeError> {
+    fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, DecodeError> {
         let mut key = Reader::new(key);
         match key.i16()? {
             OFFSET_KEY => {
@@ -297,7 +274,7 @@ fn decode_offset(value: &[u8]) -> Result<Committed, DecodeError> {
     let mut value = Reader::new(value);
     let version = value.i16()?;
     if version != OFFSET_VALUE && version != OFFSET_VALUE_EXPIRING {
-        return Err(DecodeError::UnknownVersion { part: "value", found: version });
+        return Err(DecodeError::Unknown { what: "version of a value", found: version });
     }
     Ok(Committed {
         offset: value.i64()?,
@@ -337,7 +314,7 @@ fn decode_group(value: &[u8]) -> Result<GroupState, DecodeError> {
     let mut value = Reader::new(value);
     let version = value.i16()?;
     if version != GROUP_VALUE {
-        return Err(DecodeError::UnknownVersion { part: "value", found: version });
+        return Err(DecodeError::Unknown { what: "version of a value", found: version });
     }
     let mut state = GroupState {
         protocol_type: value.string(false)?.into(),

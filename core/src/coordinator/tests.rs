@@ -10,10 +10,10 @@ mod statics;
 mod transacting;
 mod writing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use tidemill_record::{Batch, Contents, NodeId, TopicId};
+use tidemill_record::{Batch, Contents, NodeId, Offset, TopicId};
 use tidemill_replication::metadata::{self, Image};
 use tidemill_runtime::edge::ShardId;
 
@@ -23,6 +23,7 @@ use super::request::{
     Synced, Who,
 };
 use super::*;
+use crate::coordinator_log::{LogRecord, Logged};
 use crate::job::Jobs;
 use crate::partition::Times;
 
@@ -44,7 +45,7 @@ enum Disk {
 }
 
 struct Scene {
-    coordinator: Coordinator,
+    coordinator: Logged<Coordinator>,
     times: Times,
     image: Image,
     jobs: Jobs<()>,
@@ -68,7 +69,6 @@ fn rules() -> Rules {
         new_member_timeout: Duration::from_mins(5),
         consumer_session: SESSION,
         record_bytes_max: 1 << 20,
-        rewrite_bytes: 1 << 30,
         offset_metadata_bytes_max: 100,
         offsets_retention_ms: RETENTION.as_millis() as i64,
         expiry_interval: Duration::from_mins(10),
@@ -81,8 +81,14 @@ impl Scene {
     }
 
     fn with(rules: Rules) -> Self {
+        Self::with_log(rules, 1 << 30)
+    }
+
+    /// A log that is written anew when it has grown by so much.
+    fn with_log(rules: Rules, rewrite_bytes: usize) -> Self {
         let times = Times { now: Instant { nanos: 1 }, wall_ms: 1_000_000 };
-        let mut coordinator = Coordinator::new(Arc::new(rules), 7);
+        let coordinator = Coordinator::new(Arc::new(rules), 7);
+        let mut coordinator = Logged::new(coordinator, rewrite_bytes);
         let image = image();
         coordinator.loaded(0, Now { times, image: &image });
         Self {
@@ -302,7 +308,7 @@ impl Scene {
     /// The process ends here; another one takes up what is durable.
     fn crash(&mut self) {
         self.under_way.clear();
-        self.coordinator = Coordinator::new(Arc::new(rules()), 8);
+        self.coordinator = Logged::new(Coordinator::new(Arc::new(rules()), 8), 1 << 30);
         for record in self.log.clone() {
             self.coordinator.replay(record);
         }
@@ -429,15 +435,4 @@ fn records_of(batch: &[u8]) -> Vec<Record> {
         Record::decode(record.key.unwrap(), record.value).unwrap()
     });
     records.collect()
-}
-
-/// Groups belong to the partitions that Kafka's tools look for them in: the hash is Java's.
-#[test]
-fn a_group_belongs_to_the_partition_its_name_hashes_to() {
-    assert_eq!(partition_of("", 50), 0);
-    assert_eq!(partition_of("a", 50), 97 % 50);
-    assert_eq!(partition_of("my-group", 50), 12, "its hash is -1,906,497,762");
-    assert_eq!(partition_of("größe", 50), 7);
-    assert_eq!(partition_of("𝄞", 50), 44, "which Java keeps as two units");
-    assert_eq!(partition_of("polygenelubricants", 50), 0, "its hash has no positive counterpart");
 }

@@ -15,10 +15,12 @@ use std::time::Duration;
 use tidemill_runtime::edge::{Edge, Instant, Op, ShardId};
 
 use super::{IDLE_CHECK, Notice, Shard, Stage};
+use crate::coordinator::Coordinator as GroupCoordinator;
 use crate::message::{Adoption, Message};
 use crate::partition::{Home, Times};
 use crate::token::{TokenKind, token};
 use crate::topic_rules;
+use crate::transaction::Coordinator as TransactionCoordinator;
 
 /// How long a clean stop waits for clients to take their replies.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -63,7 +65,7 @@ impl Shard {
         let storage = tidemill_storage::ShardStorage::new(config, recovered);
         self.home = Some(Home::new(storage, self.settings.network_share()));
         topic_rules::adopt_all(self);
-        self.adopt_groups(times);
+        self.take_up_all::<GroupCoordinator>(times);
         self.retention_at = times.now.after(self.settings.config.retention_check);
         self.idle_check_at = times.now.after(IDLE_CHECK);
         self.stage = Stage::Serving;
@@ -111,8 +113,8 @@ impl Shard {
         for job in self.jobs.ids() {
             self.fetch_expired(job, times);
         }
-        self.close_groups();
-        self.close_transactions();
+        self.close_coordinators::<GroupCoordinator>();
+        self.close_coordinators::<TransactionCoordinator>();
         let home = self.home.as_mut().expect("a serving shard has a home");
         home.stop(times.now);
     }

@@ -6,15 +6,9 @@
 //!
 //! It is pure: requests and the time go in; records, replies and markers to be written come out.
 //! What must outlive the process is written to the partition, in Kafka's own format ([`record`]),
-//! and read back at the next start:
+//! and read back at the next start: how, is in [`crate::coordinator_log`].
 //!
-//! ```text
-//! request ── decide ──┬── reply                       (nothing was written)
-//!                     └── record ── appended ── durable ──> state changes, reply, markers
-//!                                       └── refused ──────> the error; nothing has changed
-//! ```
-//!
-//! The state changes only when the record that says so is durable ([`Coordinator::replay`]), live
+//! The state changes only when the record that says so is durable ([`Coordinate::replay`]), live
 //! and at a start alike. So a crash at any point leaves each transaction either open, to be ended
 //! by its producer or its timeout, or prepared: then its partitions are told again, until all know.
 //!
@@ -23,28 +17,27 @@
 //!
 //! What it does not do: it knows no sockets, no versions of the wire and no other coordinator.
 //!
-//! Start reading at [`Coordinator::request`]; then `state.rs` for what may become of an id.
+//! Start reading at [`Coordinate::request`]; then `state.rs` for what may become of an id.
 
 pub mod record;
 pub mod request;
-mod rewrite;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{BatchBuilder, Codec, Offset, Outcome, Producer, ProducerId, Timestamp};
+use tidemill_record::{Outcome, Producer, ProducerId};
 use tidemill_runtime::edge::Instant;
 
 use self::record::Record;
 use self::request::{Filter, Reply, Request};
-use self::rewrite::{Rewrite, Turn};
 use self::state::{Decision, Part, State, Status};
+use crate::coordinator_log::{self as log, Coordinate, Now};
 use crate::job::ReplyTo;
-use crate::limits::{GROUP_APPEND_BYTES, TRANSACTIONS_PER_PARTITION_MAX, TRANSACTIONS_WAITING_MAX};
+use crate::limits::{TRANSACTIONS_PER_PARTITION_MAX, TRANSACTIONS_WAITING_MAX};
 use crate::partition::Times;
 
 /// How long after a failure a partition is told again.
@@ -59,8 +52,6 @@ pub struct Rules {
     pub expiration_ms: i64,
     /// `transaction.remove.expired.transaction.cleanup.interval.ms`
     pub expiry_interval: Duration,
-    /// The log is written anew when so much was written, or four times what there is.
-    pub rewrite_bytes: usize,
 }
 
 /// The transactional ids of one partition.
@@ -70,11 +61,7 @@ pub struct Coordinator {
     timers: BTreeSet<(Instant, Arc<str>)>,
     replies: Vec<(ReplyTo, Reply)>,
     marks: Vec<Mark>,
-    /// Decided, not yet handed out to be appended.
-    unsent: VecDeque<Write>,
-    /// Handed out, in order.
-    in_flight: VecDeque<Flight>,
-    appends: u64,
+    decided: Vec<Write>,
     /// Producer ids to give out.
     spare_ids: VecDeque<ProducerId>,
     /// The ids that wait for a producer id.
@@ -84,10 +71,6 @@ pub struct Coordinator {
     bytes: usize,
     /// It takes nothing more, and this is what it answers.
     closed: Option<ErrorCode>,
-    /// Bytes of the log since all that is remembered was written once more.
-    log_bytes: usize,
-    rewrite: Option<Rewrite>,
-    trim_to: Option<Offset>,
 }
 
 /// One transactional id.
@@ -118,26 +101,17 @@ enum Event {
 }
 
 /// One decision on its way to the log.
-struct Write {
+pub struct Write {
     record: Record,
     reply: Option<(ReplyTo, Reply)>,
 }
 
-/// One batch on its way to the disk, and what is in it.
-struct Flight {
-    number: u64,
-    writes: Vec<Write>,
-    /// It repeats what is remembered.
-    is_rewrite: bool,
-}
+impl log::Write for Write {
+    type Record = Record;
 
-/// A batch to be appended to the coordinator's partition.
-#[derive(Debug)]
-pub struct Append {
-    /// Its name, for what comes of it.
-    pub number: u64,
-    /// The batch.
-    pub batch: BytesMut,
+    fn records(&self) -> &[Record] {
+        std::slice::from_ref(&self.record)
+    }
 }
 
 /// A partition is to be told how a transaction ended. What comes of it is told by
@@ -186,26 +160,28 @@ impl Coordinator {
             timers: BTreeSet::new(),
             replies: Vec::new(),
             marks: Vec::new(),
-            unsent: VecDeque::new(),
-            in_flight: VecDeque::new(),
-            appends: 0,
+            decided: Vec::new(),
             spare_ids: VecDeque::new(),
             starving: VecDeque::new(),
             ids_wanted: 0,
             expiry_at: Instant::default(),
             bytes: 0,
             closed: None,
-            log_bytes: 0,
-            rewrite: None,
-            trim_to: None,
         }
     }
+}
 
-    // Replaying.
+impl Coordinate for Coordinator {
+    type Request = Request;
+    type Reply = Reply;
+    type Record = Record;
+    type Write = Write;
+    type Place = Arc<str>;
 
-    /// Lets a record of the log have happened: at a start, before anything is asked, and from then
-    /// on with every record that is durable.
-    pub fn replay(&mut self, record: Record) {
+    // A start.
+
+    /// Also called, from then on, with every record that is durable.
+    fn replay(&mut self, record: Record) {
         let Record { id, state } = record;
         let entry = self.ids.entry(Arc::clone(&id)).or_default();
         let before = entry.state.as_ref().map_or(0, |state| bytes_of(&id, state));
@@ -217,10 +193,9 @@ impl Coordinator {
         }
     }
 
-    /// All records were replayed, from a log of so many bytes: what is prepared goes on, what is
-    /// open has its time.
-    pub fn loaded(&mut self, log_bytes: usize, times: Times) {
-        self.log_bytes = log_bytes;
+    /// What is prepared goes on, what is open has its time.
+    fn loaded(&mut self, now: Now<'_>) {
+        let times = now.times;
         let ids: Vec<Arc<str>> = self.ids.keys().cloned().collect();
         for id in &ids {
             self.enter(id, times);
@@ -230,9 +205,8 @@ impl Coordinator {
 
     // What happens.
 
-    /// Something is asked. The answer comes out of [`Coordinator::take_replies`], at once or when
-    /// it is durable. Without `has_room` nothing new is kept.
-    pub fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, times: Times) {
+    fn request(&mut self, request: Request, reply_to: ReplyTo, has_room: bool, now: Now<'_>) {
+        let times = now.times;
         if let Some(error) = self.closed {
             return self.refuse(reply_to, error);
         }
@@ -271,6 +245,107 @@ impl Coordinator {
         self.happens(&id, Event::Asked(request, reply_to), times);
     }
 
+    fn tick(&mut self, now: Now<'_>) {
+        let times = now.times;
+        if self.closed.is_some() {
+            return;
+        }
+        while let Some((at, id)) = self.timers.first().cloned() {
+            if times.now < at {
+                break;
+            }
+            self.set_timer(&id, None);
+            self.happens(&id, Event::Rang, times);
+        }
+        if self.expiry_at <= times.now {
+            self.expire(times);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let goes_on = self.closed.is_none();
+        let expiry = (goes_on && !self.ids.is_empty()).then_some(self.expiry_at);
+        let timer = self.timers.first().map(|(at, _)| *at).filter(|_| goes_on);
+        timer.into_iter().chain(expiry).min()
+    }
+
+    fn close(&mut self, error: ErrorCode) {
+        self.closed = Some(error);
+        self.timers.clear();
+        for entry in self.ids.values_mut() {
+            entry.timer = None;
+            for event in entry.waiting.drain(..) {
+                if let Event::Asked(_, reply_to) = event {
+                    self.replies.push((reply_to, Reply::Refused(error)));
+                }
+            }
+        }
+    }
+
+    // What it has decided.
+
+    fn decided(&mut self) -> &mut Vec<Write> {
+        &mut self.decided
+    }
+
+    fn written(&mut self, write: Write, now: Now<'_>) {
+        let Write { record, reply } = write;
+        let id = Arc::clone(&record.id);
+        if let Some(entry) = self.ids.get_mut(&id) {
+            entry.is_writing = false;
+        }
+        self.replay(record);
+        self.replies.extend(reply);
+        self.enter(&id, now.times);
+        self.go_on(&id, now.times);
+    }
+
+    fn refused(&mut self, write: Write, error: ErrorCode, now: Now<'_>) {
+        let (Write { record, reply }, times) = (write, now.times);
+        let refused = reply.map(|(reply_to, _)| (reply_to, Reply::Refused(error)));
+        self.replies.extend(refused);
+        if let Some(entry) = self.ids.get_mut(&record.id) {
+            entry.is_writing = false;
+            // What the coordinator does by itself is tried again.
+            if entry.state.is_some() && entry.timer.is_none() {
+                self.set_timer(&record.id, Some(times.now.after(RETRY)));
+            }
+        }
+        self.go_on(&record.id, times);
+    }
+
+    fn replies(&mut self) -> &mut Vec<(ReplyTo, Reply)> {
+        &mut self.replies
+    }
+
+    fn refusal(error: ErrorCode) -> Reply {
+        Reply::Refused(error)
+    }
+
+    // What it remembers.
+
+    fn remembered_after<'a>(
+        &'a self,
+        place: Option<&'a Arc<str>>,
+    ) -> impl Iterator<Item = (Arc<str>, Vec<Record>)> + 'a {
+        let from = place.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.ids.range::<Arc<str>, _>((from, Bound::Unbounded));
+        behind.filter_map(|(id, entry)| {
+            let record = Record { id: Arc::clone(id), state: Some(entry.state.clone()?) };
+            Some((Arc::clone(id), vec![record]))
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn count(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+impl Coordinator {
     fn refuse(&mut self, reply_to: ReplyTo, error: ErrorCode) {
         self.replies.push((reply_to, Reply::Refused(error)));
     }
@@ -294,46 +369,6 @@ impl Coordinator {
                 entry.failed.insert(mark.part.clone());
                 if entry.timer.is_none() {
                     self.set_timer(&mark.id, Some(times.now.after(RETRY)));
-                }
-            }
-        }
-    }
-
-    /// Time has passed.
-    pub fn tick(&mut self, times: Times) {
-        if self.closed.is_some() {
-            return;
-        }
-        while let Some((at, id)) = self.timers.first().cloned() {
-            if times.now < at {
-                break;
-            }
-            self.set_timer(&id, None);
-            self.happens(&id, Event::Rang, times);
-        }
-        if self.expiry_at <= times.now {
-            self.expire(times);
-        }
-    }
-
-    /// When [`Coordinator::tick`] is wanted.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let goes_on = self.closed.is_none();
-        let expiry = (goes_on && !self.ids.is_empty()).then_some(self.expiry_at);
-        let timer = self.timers.first().map(|(at, _)| *at).filter(|_| goes_on);
-        timer.into_iter().chain(expiry).min()
-    }
-
-    /// The partition goes, or the node stops: all who wait are told `error`, and from now on
-    /// everybody who asks. What is being written is still told when it is durable.
-    pub fn close(&mut self, error: ErrorCode) {
-        self.closed = Some(error);
-        self.timers.clear();
-        for entry in self.ids.values_mut() {
-            entry.timer = None;
-            for event in entry.waiting.drain(..) {
-                if let Event::Asked(_, reply_to) = event {
-                    self.replies.push((reply_to, Reply::Refused(error)));
                 }
             }
         }
@@ -372,97 +407,9 @@ impl Coordinator {
         }
     }
 
-    // Writing.
-
-    /// The next batch to append, if there is one. Its end is told by [`Coordinator::appended`] or
-    /// [`Coordinator::refused`].
-    pub fn poll_append(&mut self, wall_ms: i64) -> Option<Append> {
-        match self.poll_rewrite(wall_ms) {
-            Turn::Mine(append) => return Some(append),
-            Turn::Waits => return None,
-            Turn::Others => {}
-        }
-        let mut builder = BatchBuilder::new(Codec::None);
-        let (mut bytes, mut writes) = (0, Vec::new());
-        while bytes < GROUP_APPEND_BYTES
-            && let Some(write) = self.unsent.pop_front()
-        {
-            bytes += put(&mut builder, &write.record, wall_ms);
-            writes.push(write);
-        }
-        (!writes.is_empty()).then(|| self.send(builder, writes, false))
-    }
-
-    fn send(&mut self, builder: BatchBuilder, writes: Vec<Write>, is_rewrite: bool) -> Append {
-        let (number, batch) = (self.appends, builder.build());
-        self.appends += 1;
-        self.log_bytes += batch.len();
-        self.in_flight.push_back(Flight { number, writes, is_rewrite });
-        Append { number, batch }
-    }
-
-    /// A batch is durable, and begins at this offset.
-    pub fn appended(&mut self, number: u64, base_offset: Offset, times: Times) {
-        let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
-        if is_rewrite {
-            self.rewritten(base_offset);
-        }
-        self.begin_rewrite_if_due();
-        for Write { record, reply } in writes {
-            let id = Arc::clone(&record.id);
-            if let Some(entry) = self.ids.get_mut(&id) {
-                entry.is_writing = false;
-            }
-            self.replay(record);
-            self.replies.extend(reply);
-            self.enter(&id, times);
-            self.go_on(&id, times);
-        }
-    }
-
-    /// A batch was not appended, and never will be.
-    pub fn refused(&mut self, number: u64, error: ErrorCode, times: Times) {
-        let Some(Flight { writes, is_rewrite, .. }) = self.landed(number) else { return };
-        if is_rewrite {
-            self.rewrite = None;
-        }
-        for Write { record, reply } in writes {
-            let refused = reply.map(|(reply_to, _)| (reply_to, Reply::Refused(error)));
-            self.replies.extend(refused);
-            if let Some(entry) = self.ids.get_mut(&record.id) {
-                entry.is_writing = false;
-                // What the coordinator does by itself is tried again.
-                if entry.state.is_some() && entry.timer.is_none() {
-                    self.set_timer(&record.id, Some(times.now.after(RETRY)));
-                }
-            }
-            self.go_on(&record.id, times);
-        }
-    }
-
-    fn landed(&mut self, number: u64) -> Option<Flight> {
-        let place = self.in_flight.iter().position(|flight| flight.number == number)?;
-        self.in_flight.remove(place)
-    }
-
-    /// The replies since the last time.
-    pub fn take_replies(&mut self) -> Vec<(ReplyTo, Reply)> {
-        std::mem::take(&mut self.replies)
-    }
-
     /// The partitions that are to be told, since the last time.
     pub fn take_marks(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.marks)
-    }
-
-    /// What all transactional ids take in memory, about.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// How many transactional ids there are.
-    pub fn ids_count(&self) -> usize {
-        self.ids.len()
     }
 
     // Deciding.
@@ -523,7 +470,7 @@ impl Coordinator {
         let entry = self.ids.get_mut(id).expect("it was just looked at");
         entry.is_writing = true;
         let record = Record { id: Arc::clone(id), state };
-        self.unsent.push_back(Write { record, reply });
+        self.decided.push(Write { record, reply });
     }
 
     fn starve(&mut self, id: &Arc<str>, event: Event) {
@@ -673,12 +620,6 @@ fn mark(id: &Arc<str>, state: &State, part: &Part) -> Mark {
         _ => Outcome::Abort,
     };
     Mark { id: Arc::clone(id), producer: state.producer, outcome, part: part.clone() }
-}
-
-fn put(builder: &mut BatchBuilder, record: &Record, wall_ms: i64) -> usize {
-    let (key, value) = record.encode();
-    builder.append(Timestamp(wall_ms), Some(&key), value.as_deref());
-    key.len() + value.map_or(0, |value| value.len())
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tidemill_net::cursor::{Reader, WireError, Writer};
+use tidemill_net::cursor::{Reader, Writer};
 use tidemill_record::{Producer, ProducerEpoch, ProducerId};
 
 use super::state::{Part, State, Status};
+use crate::coordinator_log::{DecodeError, LogRecord};
 
 const KEY_VERSION: i16 = 0;
 const VALUE_VERSION: i16 = 1;
@@ -39,47 +40,8 @@ pub struct Record {
     pub state: Option<State>,
 }
 
-/// Why a record cannot be read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum DecodeError {
-    /// It breaks off, or a field is not what it should be.
-    Malformed(WireError),
-    /// A version that is not ours.
-    UnknownVersion {
-        /// The version found.
-        found: i16,
-    },
-    /// A state nobody knows.
-    UnknownStatus {
-        /// Its number.
-        found: i8,
-    },
-    /// The batch around it is not what it should be.
-    DamagedBatch,
-}
-
-impl From<WireError> for DecodeError {
-    fn from(error: WireError) -> Self {
-        Self::Malformed(error)
-    }
-}
-
-impl std::fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Malformed(error) => write!(f, "a damaged record: {error}"),
-            Self::UnknownVersion { found } => write!(f, "a record of version {found}"),
-            Self::UnknownStatus { found } => write!(f, "a transaction in state {found}"),
-            Self::DamagedBatch => f.write_str("a damaged batch"),
-        }
-    }
-}
-
-impl std::error::Error for DecodeError {}
-
-impl Record {
-    /// Its key and its value; no value means that the key is to be forgotten.
-    pub fn encode(&self) -> (BytesMut, Option<BytesMut>) {
+impl LogRecord for Record {
+    fn encode(&self) -> (BytesMut, Option<BytesMut>) {
         let mut key = BytesMut::new();
         let mut out = Writer::new(&mut key);
         out.i16(KEY_VERSION);
@@ -87,12 +49,11 @@ impl Record {
         (key, self.state.as_ref().map(encode_state))
     }
 
-    /// Reads a record of the log.
-    pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, DecodeError> {
+    fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Self, DecodeError> {
         let mut key = Reader::new(key);
         let found = key.i16()?;
         if found != KEY_VERSION {
-            return Err(DecodeError::UnknownVersion { found });
+            return Err(DecodeError::Unknown { what: "version of a key", found });
         }
         let id = key.string(false)?.into();
         Ok(Self { id, state: value.map(decode_state).transpose()? })
@@ -144,13 +105,14 @@ fn decode_state(value: &[u8]) -> Result<State, DecodeError> {
     let mut value = Reader::new(value);
     let found = value.i16()?;
     if found != VALUE_VERSION {
-        return Err(DecodeError::UnknownVersion { found });
+        return Err(DecodeError::Unknown { what: "version of a value", found });
     }
     let producer = Producer { id: ProducerId(value.i64()?), epoch: ProducerEpoch(value.i16()?) };
     let timeout_ms = value.i32()?;
     let status = value.i8()?;
     let known = usize::try_from(status).ok().and_then(|status| Status::ALL.get(status));
-    let status = *known.ok_or(DecodeError::UnknownStatus { found: status })?;
+    let status = *known
+        .ok_or(DecodeError::Unknown { what: "state of a transaction", found: i16::from(status) })?;
     let mut partitions: BTreeSet<Part> = BTreeSet::new();
     for _ in 0..value.count(true, 3)? {
         let topic: Arc<str> = value.string(true)?.into();

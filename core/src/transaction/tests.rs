@@ -1,15 +1,18 @@
 //! The rules of transactions, told as short stories: a coordinator, clients, and a log that may
 //! fail or be lost behind any record.
 
-use tidemill_record::ProducerEpoch;
+use tidemill_record::{Offset, ProducerEpoch};
+use tidemill_replication::metadata::Image;
 use tidemill_runtime::edge::ShardId;
 
 use super::*;
+use crate::coordinator_log::{Append, LogRecord, Logged};
 use crate::job::Jobs;
 
 /// A coordinator, its log, and what it has answered.
 struct Scene {
-    coordinator: Coordinator,
+    coordinator: Logged<Coordinator>,
+    image: Image,
     log: Vec<Record>,
     now_ms: i64,
     /// How far the time of day was set back.
@@ -31,7 +34,6 @@ fn rules() -> Arc<Rules> {
         timeout_max_ms: 900_000,
         expiration_ms: 1_000_000,
         expiry_interval: Duration::from_millis(10_000),
-        rewrite_bytes: 1 << 20,
     })
 }
 
@@ -49,10 +51,13 @@ fn producer(id: i64, epoch: i16) -> Producer {
 
 impl Scene {
     fn new() -> Self {
-        let mut coordinator = Coordinator::new(rules());
-        coordinator.loaded(0, Times { now: Instant::default(), wall_ms: 0 });
+        let mut coordinator = Logged::new(Coordinator::new(rules()), 1 << 20);
+        let image = Image::default();
+        let times = Times { now: Instant::default(), wall_ms: 0 };
+        coordinator.loaded(0, Now { times, image: &image });
         Self {
             coordinator,
+            image,
             log: Vec::new(),
             now_ms: 0,
             set_back_ms: 0,
@@ -73,9 +78,9 @@ impl Scene {
 
     /// The process dies; another one reads what is in the log.
     fn restart(&mut self) {
-        let mut coordinator = Coordinator::new(rules());
+        let mut coordinator = Logged::new(Coordinator::new(rules()), 1 << 20);
         self.log.iter().cloned().for_each(|record| coordinator.replay(record));
-        coordinator.loaded(0, self.times());
+        coordinator.loaded(0, Now { times: self.times(), image: &self.image });
         self.coordinator = coordinator;
         self.marks.clear();
         self.held.clear();
@@ -86,10 +91,11 @@ impl Scene {
     /// Whatever is to be written is, and producer ids are to be had.
     fn settle(&mut self) {
         loop {
-            let wanted = self.coordinator.take_ids_wanted();
+            let wanted = self.coordinator.coordinator.take_ids_wanted();
             for _ in 0..wanted {
                 self.next_id += 1;
-                self.coordinator.give_id(ProducerId(self.next_id), self.times());
+                let (id, times) = (ProducerId(self.next_id), self.times());
+                self.coordinator.coordinator.give_id(id, times);
             }
             let append = self.coordinator.poll_append(self.now_ms);
             let done = append.is_none() && wanted == 0;
@@ -105,7 +111,7 @@ impl Scene {
         }
         let replies = self.coordinator.take_replies().into_iter();
         self.answers.extend(replies.map(|(to, reply)| (to.index, reply)));
-        self.marks.extend(self.coordinator.take_marks());
+        self.marks.extend(self.coordinator.coordinator.take_marks());
     }
 
     fn land(&mut self, append: &Append) {
@@ -117,14 +123,14 @@ impl Scene {
             self.log.push(Record::decode(key, record.value).expect("ours"));
         }
         self.appended += 1;
-        let times = self.times();
-        self.coordinator.appended(append.number, Offset(self.appended), times);
+        let now = Now { times: self.times(), image: &self.image };
+        self.coordinator.appended(append.number, Offset(self.appended), now);
     }
 
     fn ask(&mut self, request: Request) -> u32 {
         self.asked += 1;
-        let times = self.times();
-        self.coordinator.request(request, reply_to(self.asked), true, times);
+        let now = Now { times: self.times(), image: &self.image };
+        self.coordinator.request(request, reply_to(self.asked), true, now);
         self.settle();
         self.asked
     }
@@ -171,7 +177,7 @@ impl Scene {
         let marks = std::mem::take(&mut self.marks);
         for mark in &marks {
             let times = self.times();
-            self.coordinator.marked(mark, Ok(()), times);
+            self.coordinator.coordinator.marked(mark, Ok(()), times);
         }
         self.settle();
         marks.iter().map(|mark| (mark.part.1, mark.producer, mark.outcome)).collect()
@@ -179,8 +185,7 @@ impl Scene {
 
     fn wait(&mut self, ms: i64) {
         self.now_ms += ms;
-        let times = self.times();
-        self.coordinator.tick(times);
+        self.coordinator.tick(Now { times: self.times(), image: &self.image });
         self.settle();
     }
 
@@ -386,8 +391,8 @@ fn a_partition_that_fails_is_told_again() {
     scene.end(from, true);
     let marks = std::mem::take(&mut scene.marks);
     let times = scene.times();
-    scene.coordinator.marked(&marks[0], Ok(()), times);
-    scene.coordinator.marked(&marks[1], Err(ErrorCode::KafkaStorageError), times);
+    scene.coordinator.coordinator.marked(&marks[0], Ok(()), times);
+    scene.coordinator.coordinator.marked(&marks[1], Err(ErrorCode::KafkaStorageError), times);
     scene.settle();
     assert!(scene.marks.is_empty());
     scene.wait(RETRY.as_millis() as i64);
@@ -443,8 +448,8 @@ fn a_reply_waits_for_its_record() {
         scene.ask(Request::End { id: "x".into(), producer: from, commit: true, is_newer: false });
     assert!(scene.answers.is_empty() && scene.held.len() == 1, "the end waits for the add");
     let append = scene.held.pop_front().unwrap();
-    let times = scene.times();
-    scene.coordinator.refused(append.number, ErrorCode::NotCoordinator, times);
+    let now = Now { times: scene.times(), image: &scene.image };
+    scene.coordinator.refused(append.number, ErrorCode::NotCoordinator, now);
     scene.holds = false;
     scene.settle();
     assert_eq!(scene.answer(added), Some(refused(ErrorCode::NotCoordinator)));
@@ -484,7 +489,7 @@ fn unused_ids_expire() {
     assert_eq!(scene.status(), None);
     assert_eq!(scene.log.last().map(|record| record.state.is_none()), Some(true));
     scene.restart();
-    assert_eq!(scene.coordinator.ids_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
 }
 
 /// Tools find the transactions that have been open for too long.
@@ -516,7 +521,7 @@ fn nonsense_is_refused() {
     let unknown = refused(ErrorCode::InvalidProducerIdMapping);
     assert_eq!(scene.add(producer(1, 0), 0), unknown);
     assert_eq!(scene.end(producer(1, 0), true), unknown);
-    assert_eq!(scene.coordinator.ids_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
     scene.coordinator.close(ErrorCode::NotCoordinator);
     assert_eq!(scene.told(init(1000)), refused(ErrorCode::NotCoordinator));
 }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tidemill_net::cursor::{Reader, Writer};
 
-use super::DecodeError;
 use crate::coordinator::assignment::Partitions;
 use crate::coordinator::request::MemberId;
+use crate::coordinator_log::DecodeError;
 
 /// Of the group.
 pub(super) const GROUP_KEY: i16 = 3;
@@ -109,7 +109,7 @@ impl State {
     fn from_number(number: i8) -> Result<Self, DecodeError> {
         let all = [Self::Stable, Self::Unrevoked, Self::Unreleased];
         let found = all.into_iter().find(|state| state.number() == number);
-        found.ok_or(DecodeError::UnknownVersion { part: "state", found: i16::from(number) })
+        found.ok_or(DecodeError::Unknown { what: "state of a member", found: i16::from(number) })
     }
 }
 
@@ -164,7 +164,7 @@ impl ConsumerRecord {
         if let Some(value) = &mut value {
             let version = value.i16()?;
             if version != VALUE {
-                return Err(DecodeError::UnknownVersion { part: "value", found: version });
+                return Err(DecodeError::Unknown { what: "version of a value", found: version });
             }
         }
         let value = value.as_mut();
@@ -190,7 +190,7 @@ impl ConsumerRecord {
                 let member = key.string(false)?.into();
                 Self::Current(member, value.map(read_current).transpose()?)
             }
-            found => return Err(DecodeError::UnknownVersion { part: "key", found }),
+            found => return Err(DecodeError::Unknown { what: "kind of key", found }),
         })
     }
 }
@@ -300,6 +300,7 @@ fn read_current(value: &mut Reader<'_>) -> Result<Current, DecodeError> {
 mod tests {
     use super::super::Record;
     use super::*;
+    use crate::coordinator_log::LogRecord;
     use tidemill_record::TopicId;
 
     fn partitions() -> Partitions {

@@ -125,9 +125,9 @@ fn offsets_are_kept_for_so_long_after_the_group_was_left() {
     assert_eq!(scene.committed("t", 0), Some(5));
     scene.pass(Duration::from_mins(11));
     assert_eq!(scene.committed("t", 0), None);
-    assert_eq!(scene.coordinator.groups_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
     scene.crash();
-    assert_eq!(scene.coordinator.groups_count(), 0, "and is not found again");
+    assert_eq!(scene.coordinator.count(), 0, "and is not found again");
 }
 
 /// Offsets of a topic that a group has stopped reading go, though it lives on; offsets committed
@@ -184,7 +184,7 @@ fn a_group_is_deleted_when_nobody_is_in_it() {
     assert!(matches!(scene.reply(deleted), Reply::Deleted(ErrorCode::None)));
     for _ in 0..2 {
         assert_eq!(scene.committed("t", 0), None);
-        assert_eq!(scene.coordinator.groups_count(), 0);
+        assert_eq!(scene.coordinator.count(), 0);
         assert_eq!(scene.coordinator.bytes(), 0);
         scene.crash();
     }
@@ -225,12 +225,13 @@ fn offsets_go_with_their_topic() {
     let mut scene = Scene::new();
     scene.commit(nobody(), &[("t", 0, 5), ("u", 0, 7)]).unwrap();
     let before = scene.log.clone();
-    scene.coordinator.topic_deleted(&"t".into(), Now { times: scene.times, image: &scene.image });
+    let now = Now { times: scene.times, image: &scene.image };
+    scene.coordinator.coordinator.topic_deleted(&"t".into(), now);
     scene.write();
     assert_eq!(scene.committed("t", 0), None);
     assert_eq!(scene.committed("u", 0), Some(7));
 
-    scene.coordinator = Coordinator::new(Arc::new(rules()), 9);
+    scene.coordinator = Logged::new(Coordinator::new(Arc::new(rules()), 9), 1 << 30);
     before.into_iter().for_each(|record| scene.coordinator.replay(record));
     let mut image = Image::default();
     add_topic(&mut image, 2, "u", 4);

@@ -318,7 +318,7 @@ fn what_cannot_be_is_refused() {
     let regex = Some("(".into());
     let irregular = refused(ConsumerHeartbeat { regex, ..all });
     assert_eq!(irregular, ErrorCode::InvalidRegularExpression);
-    assert_eq!(scene.coordinator.groups_count(), 0, "and nothing is kept of it");
+    assert_eq!(scene.coordinator.count(), 0, "and nothing is kept of it");
 }
 
 /// Commits and fetches carry the member's epoch, and a stale one is told as such.
@@ -389,7 +389,7 @@ fn an_empty_group_changes_its_kind() {
 fn a_group_of_readers_is_written_anew_and_deleted() {
     let (mut scene, mut readers) = Scene::of_readers(3);
     scene.commit(who(&readers[0].member, readers[0].epoch), &[("t", 0, 5)]).unwrap();
-    scene.coordinator.log_bytes = 2 << 30;
+    scene.coordinator.pretend_log_bytes(2 << 30);
     scene.commit(who(&readers[0].member, readers[0].epoch), &[("t", 0, 6)]).unwrap();
     let cut = scene.coordinator.take_trim().unwrap();
     scene.log.drain(..cut.0 as usize);
@@ -405,7 +405,7 @@ fn a_group_of_readers_is_written_anew_and_deleted() {
     let deleted = scene.delete();
     assert!(matches!(scene.reply(deleted), Reply::Deleted(ErrorCode::None)));
     scene.crash();
-    assert_eq!((scene.coordinator.groups_count(), scene.coordinator.bytes()), (0, 0));
+    assert_eq!((scene.coordinator.count(), scene.coordinator.bytes()), (0, 0));
 }
 
 /// A full disk kept the end of a silent member from being written, and the member stayed for ever,

@@ -45,7 +45,7 @@ fn a_name_that_does_not_come_again_is_forgotten() {
     let asked = scene.join(&client);
     client.join.member = Arc::clone(&scene.joined(asked).member);
     scene.pass(SESSION);
-    assert_eq!(scene.coordinator.groups_count(), 0, "and the group with it");
+    assert_eq!(scene.coordinator.count(), 0, "and the group with it");
     let asked = scene.join(&client);
     assert_eq!(scene.joined(asked).error, ErrorCode::UnknownMemberId);
 }
@@ -350,7 +350,7 @@ fn a_member_without_a_protocol_is_refused() {
     client.join.protocol_type = "".into();
     let asked = scene.join(&client);
     assert_eq!(scene.joined(asked).error, ErrorCode::InconsistentGroupProtocol);
-    assert_eq!(scene.coordinator.groups_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
 }
 
 /// A group takes so many members and no more; those that are in it stay.
@@ -437,7 +437,7 @@ fn an_unknown_group_knows_nobody() {
     assert!(matches!(scene.reply(delete), Reply::Deleted(ErrorCode::GroupIdNotFound)));
     let describe = scene.ask(Request::Describe { group: GROUP.into() });
     assert!(matches!(scene.reply(describe), Reply::Described(None)));
-    assert_eq!(scene.coordinator.groups_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
 }
 
 /// Groups are listed by the states and types asked for, whatever the case.

@@ -138,3 +138,45 @@ fn a_rebalance_under_way_was_the_end_of_a_producer() {
     let taken = commit_as(&mut scene, who(&joined.member, joined.generation), PRODUCER, 5);
     assert!(matches!(scene.reply(taken), Reply::Committed(_)));
 }
+
+/// To end a transaction all groups of the partition were looked through. What is kept of the
+/// transactions instead says the same, whatever happens to the groups.
+#[test]
+fn the_groups_of_a_transaction_are_found_without_looking_at_the_others() {
+    let mut scene = Scene::new();
+    let mut random = Random::new(5);
+    for step in 0..3000 {
+        let mut draw = |below: u64| random.next_u64() % below;
+        let group: Arc<str> = format!("group {}", draw(6)).into();
+        let producer = Producer { id: ProducerId(draw(4) as i64), epoch: ProducerEpoch(0) };
+        let offsets = vec![("t".into(), draw(3) as i32, Committed::default())];
+        scene.disk = [Disk::Takes, Disk::Waits, Disk::Waits, Disk::Full][draw(4) as usize];
+        let what = draw(8);
+        let commit = Commit {
+            group: Arc::clone(&group),
+            who: nobody(),
+            unknown_group: ErrorCode::IllegalGeneration,
+            knows_epochs: true,
+            offsets,
+        };
+        match what {
+            0..3 => scene.ask(Request::CommitInTransaction(commit, producer.id)),
+            3 => scene.ask(Request::Commit(commit)),
+            4 | 5 => scene.ask(Request::EndTransaction { producer, commit: step % 2 == 0 }),
+            _ => scene.ask(Request::Delete { group }),
+        };
+        if what == 6 {
+            scene.settle();
+        }
+        if step % 100 == 99 {
+            scene.crash();
+        }
+        let coordinator = &scene.coordinator.coordinator;
+        for producer in (0..4).map(ProducerId) {
+            let has = |entry: &Group| entry.offsets.has_pending_of(producer) || entry.is_busy();
+            let found = coordinator.groups.iter().filter(|(_, entry)| has(entry));
+            let found: Vec<Arc<str>> = found.map(|(group, _)| Arc::clone(group)).collect();
+            assert_eq!(coordinator.concerned.by(producer), found);
+        }
+    }
+}

@@ -159,7 +159,7 @@ fn a_large_deletion_goes_out_in_parts() {
     }
     assert!(1 < batches);
     assert_eq!(scene.log.len() - before, 20_001);
-    assert_eq!(scene.coordinator.groups_count(), 0);
+    assert_eq!(scene.coordinator.count(), 0);
 }
 
 /// If a part of a large write fails, all of it has failed, and the next one is whole.
@@ -169,7 +169,7 @@ fn a_write_of_which_a_part_fails_has_failed() {
     scene.disk = Disk::Full;
     let offsets: Vec<(&str, i32, i64)> = (0..20_000).map(|p| ("topic", p, 1)).collect();
     assert_eq!(scene.commit(nobody(), &offsets), Err(ErrorCode::NotCoordinator));
-    assert_eq!(scene.coordinator.groups_count(), 0, "nothing of the group is left");
+    assert_eq!(scene.coordinator.count(), 0, "nothing of the group is left");
     scene.disk = Disk::Takes;
     scene.commit(nobody(), &offsets).unwrap();
     assert_eq!(scene.committed("topic", 19_999), Some(1));
@@ -228,7 +228,7 @@ fn memory_is_counted_up_and_down() {
 #[test]
 fn a_log_that_repeats_itself_is_cut() {
     for crash_after in 0..40 {
-        let mut scene = Scene::with(Rules { rewrite_bytes: 20_000, ..rules() });
+        let mut scene = Scene::with_log(rules(), 20_000);
         let mut client = Client::new();
         scene.stabilize(std::slice::from_mut(&mut client));
         let offsets: Vec<(&str, i32, i64)> = (0..50).map(|partition| ("t", partition, 7)).collect();
@@ -246,7 +246,7 @@ fn a_log_that_repeats_itself_is_cut() {
 
         // The next time it is cut off somewhere.
         scene.disk = Disk::Waits;
-        scene.coordinator.log_bytes = 1 << 20;
+        scene.coordinator.pretend_log_bytes(1 << 20);
         for round in 0..crash_after {
             let commit = scene.commit_as(member.clone(), &[("t", 1, 10 + round)]);
             while scene.is_waiting(commit) {
@@ -277,7 +277,7 @@ fn a_rewrite_undoes_nothing() {
     scene.commit(nobody(), &[("t", 0, 1)]).unwrap();
     scene.disk = Disk::Waits;
     scene.commit_as(nobody(), &[("t", 0, 2)]);
-    scene.coordinator.log_bytes = 2 << 30;
+    scene.coordinator.pretend_log_bytes(2 << 30);
     scene.commit_as(nobody(), &[("t", 0, 3)]);
     let (number, records) = scene.under_way.pop_front().unwrap();
     scene.log.extend(records);
@@ -297,10 +297,10 @@ fn a_rewrite_undoes_nothing() {
 /// A group with more offsets than a batch holds is written anew in several.
 #[test]
 fn a_large_group_is_written_anew_in_parts() {
-    let mut scene = Scene::with(Rules { rewrite_bytes: 1000, ..rules() });
+    let mut scene = Scene::with_log(rules(), 1000);
     let offsets: Vec<(&str, i32, i64)> = (0..20_000).map(|p| ("topic", p, 5)).collect();
     scene.commit(nobody(), &offsets).unwrap();
-    scene.coordinator.log_bytes = 1 << 30;
+    scene.coordinator.pretend_log_bytes(1 << 30);
     scene.commit(nobody(), &[("topic", 0, 6)]).unwrap();
     let cut = scene.coordinator.take_trim().unwrap();
     scene.log.drain(..cut.0 as usize);

@@ -8,34 +8,26 @@
 //! A batch repeats what is durable. So nothing else is on its way when it is written, or it could
 //! land behind something newer and undo it.
 
-use std::sync::Arc;
+use tidemill_record::{BatchBuilder, Codec, Offset};
 
-use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp};
-
-use super::group::Part;
-use super::record::Record;
-use super::{Append, Coordinator};
+use super::logged::put;
+use super::{Append, Coordinate, Logged};
 use crate::limits::GROUP_APPEND_BYTES;
 
 /// The log may be so many times larger than what is remembered.
 const TIMES_LARGER: usize = 4;
 
 /// A rewrite under way.
-#[derive(Debug, Default)]
-pub(super) struct Rewrite {
+#[derive(Debug)]
+pub(super) struct Rewrite<P> {
     /// Where it goes on.
-    after: Option<Place>,
+    after: Option<P>,
     /// Where the first batch lies.
     first: Option<Offset>,
     /// Others have their turn before the next batch.
     yields: bool,
-}
-
-/// Something that was written: a part of a group.
-#[derive(Debug)]
-struct Place {
-    group: Arc<str>,
-    part: Part,
+    /// Bytes of the log when it began: as long as it has not ended, they are still there.
+    before_bytes: usize,
 }
 
 /// Who may write next.
@@ -48,26 +40,28 @@ pub(super) enum Turn {
     Others,
 }
 
-impl Coordinator {
+impl<C: Coordinate> Logged<C> {
     /// The log may go up to here.
     pub fn take_trim(&mut self) -> Option<Offset> {
         self.trim_to.take()
     }
 
     pub(super) fn begin_rewrite_if_due(&mut self) {
-        let allowed = self.rules.rewrite_bytes.max(TIMES_LARGER * self.bytes());
-        if allowed < self.log_bytes && self.rewrite.is_none() && self.closed.is_none() {
-            self.log_bytes = 0;
-            self.rewrite = Some(Rewrite::default());
+        let allowed = self.rewrite_bytes.max(TIMES_LARGER * self.bytes());
+        let allowed = allowed.max(self.again_above_bytes);
+        if allowed < self.log_bytes && self.rewrite.is_none() && !self.is_closed {
+            self.again_above_bytes = 0;
+            let before_bytes = std::mem::take(&mut self.log_bytes);
+            let rewrite = Rewrite { after: None, first: None, yields: false, before_bytes };
+            self.rewrite = Some(rewrite);
         }
     }
 
     /// The next batch of a rewrite, if there is one under way.
     pub(super) fn poll_rewrite(&mut self, wall_ms: i64) -> Turn {
-        let begun = self.unsent.front().is_some_and(|write| 0 < write.sent);
         let Some(rewrite) = &mut self.rewrite else { return Turn::Others };
         // A write that was begun is ended first, and nobody is kept waiting for long.
-        if begun || (rewrite.yields && !self.unsent.is_empty()) {
+        if 0 < self.begun || (rewrite.yields && !self.unsent.is_empty()) {
             rewrite.yields = false;
             return Turn::Others;
         }
@@ -76,17 +70,15 @@ impl Coordinator {
         }
         let mut builder = BatchBuilder::new(Codec::None);
         let (mut bytes, mut last) = (0, None);
-        for (place, records) in self.remembered_after(self.rewrite.as_ref()) {
+        for (place, records) in self.coordinator.remembered_after(rewrite.after.as_ref()) {
             if GROUP_APPEND_BYTES <= bytes {
                 break;
             }
-            for (key, value) in records.iter().map(Record::encode) {
-                bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
-                builder.append(Timestamp(wall_ms), Some(&key), value.as_deref());
+            for record in &records {
+                bytes += put(&mut builder, record, wall_ms);
             }
             last = Some(place);
         }
-        let rewrite = self.rewrite.as_mut().expect("seen above");
         rewrite.yields = true;
         if last.is_none() {
             // All is written: the log may begin with it.
@@ -105,19 +97,12 @@ impl Coordinator {
         }
     }
 
-    /// What is remembered and was not written yet.
-    fn remembered_after<'a>(
-        &'a self,
-        rewrite: Option<&'a Rewrite>,
-    ) -> impl Iterator<Item = (Place, Vec<Record>)> + 'a {
-        use std::ops::Bound;
-        let after = rewrite.and_then(|rewrite| rewrite.after.as_ref());
-        let from = after.map_or(Bound::Unbounded, |place| Bound::Included(&place.group));
-        let groups = self.groups.range::<Arc<str>, _>((from, Bound::Unbounded));
-        groups.flat_map(move |(group, entry)| {
-            let begun = after.filter(|place| place.group == *group).map(|place| &place.part);
-            let parts = entry.remembered_after(group, begun);
-            parts.map(|(part, records)| (Place { group: Arc::clone(group), part }, records))
-        })
+    /// A batch of a rewrite was refused. Nothing can go, so the log is as large as it was; it is
+    /// tried again when as much was written as the batch that is tried.
+    pub(super) fn give_up_rewrite(&mut self) {
+        if let Some(rewrite) = self.rewrite.take() {
+            self.log_bytes += rewrite.before_bytes;
+            self.again_above_bytes = self.log_bytes + GROUP_APPEND_BYTES;
+        }
     }
 }
