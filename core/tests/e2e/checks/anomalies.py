@@ -134,16 +134,19 @@ def one(run, number, combination, seconds, classes, judge):
 def torment(broker, load, trouble, seconds, chance):
     """Makes trouble until the load has had its time; how often."""
     count, end = 0, time.monotonic() + seconds
+    # The longest outlasts what clients wait for an answer; short runs are to see something else, too.
+    outages = [0.3, 1, 3, 7, 11] if trouble == "pause" else [0, 0.2, 1, 3, 11]
+    outages = [outage for outage in outages if outage <= seconds / 5]
     time.sleep(min(2, seconds / 4))
     while time.monotonic() < end and load.poll() is None:
         if trouble == "kill":
             broker.kill()
-            time.sleep(chance.choice([0, 0.2, 1, 3, 11]))
+            time.sleep(chance.choice(outages))
             broker.start()
         else:
             os.kill(broker.pid, signal.SIGSTOP)
             try:
-                time.sleep(chance.choice([0.3, 1, 3, 7, 11]))
+                time.sleep(chance.choice(outages))
             finally:
                 os.kill(broker.pid, signal.SIGCONT)
         count += 1
