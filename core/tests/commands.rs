@@ -90,6 +90,40 @@ fn topics_are_made_listed_described_and_deleted() {
     assert!(complaint(&gone).contains("UNKNOWN_TOPIC_OR_PARTITION"));
 }
 
+/// What belongs to topics, brokers, groups and clients is set, shown and taken off by one command.
+#[test]
+fn settings_of_everything_are_set_shown_and_taken_off() {
+    let broker = Broker::start("commands-config", &["--shards", "1"]);
+    let at = ["--bootstrap-server", &broker.address()];
+    let run = |arguments: &[&str]| output(&[arguments, &at[..]].concat(), "");
+    run(&["topic", "create", "words"]);
+    let cases = [
+        (&["topic", "words"][..], "retention.ms", "60000"),
+        (&["broker"], "log.retention.ms", "70000"),
+        (&["broker", "1"], "max.connections", "500"),
+        (&["group", "readers"], "consumer.session.timeout.ms", "50000"),
+        (&["client", "loader"], "producer_byte_rate", "1000"),
+        (&["user"], "consumer_byte_rate", "2000"),
+    ];
+    for (whose, name, value) in cases {
+        let with =
+            |command: &str, more: &[&str]| run(&[&["config", command][..], whose, more].concat());
+        let set = format!("{name}={value}");
+        let told = with("set", &["-X", &set]);
+        assert!(told.contains(&format!("{name} is {value}")), "{told}");
+        let shown = with("get", &[]);
+        assert!(shown.contains(&format!("{name} = {value}\n")), "{whose:?}: {shown}");
+        with("delete", &["-X", name]);
+        assert!(!with("get", &[]).contains(name), "{whose:?}");
+    }
+    let all = run(&["config", "get", "group", "readers", "--all"]);
+    assert!(all.contains("consumer.session.timeout.ms = 45000    [default]"), "{all}");
+    let wrong = ["config", "set", "group", "readers", "-X", "consumer.session.timeout.ms=1"];
+    assert!(complaint(&[&wrong[..], &at].concat()).contains("45000"));
+    let nobody = [&["config", "get", "topic"][..], &at].concat();
+    assert_eq!(tidemill(&nobody, "").status.code(), Some(2));
+}
+
 /// Settings are set, deleted, appended to and subtracted from; all of a command or nothing. A
 /// misspelled one is told with the one that was meant.
 #[test]

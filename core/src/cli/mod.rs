@@ -8,6 +8,7 @@
 
 mod brokers;
 mod check;
+mod configs;
 mod consume;
 mod failure;
 mod group;
@@ -46,7 +47,8 @@ enum Command {
     Start(start::Start),
     /// Look whether this machine can run the broker, and at full speed.
     Check(check::Check),
-    /// List all settings with their values, bounds and meaning.
+    /// List all settings with their values, bounds and meaning; get, set and delete those of topics,
+    /// brokers and groups, and quotas.
     Config(settings::Config),
     /// Make, list, describe, configure, grow, trim and delete topics.
     #[command(subcommand)]

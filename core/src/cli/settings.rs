@@ -1,8 +1,10 @@
-//! `tidemill config`: every setting, its value and who gave it, its bounds and its meaning.
+//! `tidemill config`: every setting, its value and who gave it, its bounds and its meaning. What is
+//! changed while brokers run is in `configs.rs`.
 
 use clap::Args;
 use serde_json::json;
 
+use super::configs::ConfigCommand;
 use super::failure::Failure;
 use super::start::Given;
 use super::{Output, print_line};
@@ -10,7 +12,10 @@ use crate::config::settings::{Kind, Unit, Value};
 
 /// `tidemill config …`
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Config {
+    #[command(subcommand)]
+    command: Option<ConfigCommand>,
     #[command(flatten)]
     given: Given,
     #[command(flatten)]
@@ -19,6 +24,9 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if let Some(command) = self.command {
+            return command.run();
+        }
         let config = self.given.config()?;
         if self.output.is_json() {
             let rows = config.described().map(|(setting, value, origin)| {

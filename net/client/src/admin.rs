@@ -6,6 +6,7 @@
 mod asking;
 mod groups;
 mod partitions;
+mod quotas;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 
 pub use self::groups::{GroupOffsets, GroupView, ListedGroup, MemberView};
+pub use self::quotas::{Quota, QuotaOf};
 
 /// Told what keeps a call from ending.
 type Listener = Box<dyn FnMut(&Error) + Send>;
@@ -94,6 +96,10 @@ pub enum ConfigResource {
     Topic(String),
     /// A node.
     Node(i32),
+    /// All nodes: what was set for all of them.
+    Nodes,
+    /// A group, whether or not anybody is in it.
+    Group(String),
 }
 
 impl ConfigResource {
@@ -101,13 +107,17 @@ impl ConfigResource {
         match self {
             ConfigResource::Topic(name) => (resource::TOPIC, name.clone()),
             ConfigResource::Node(id) => (resource::BROKER, id.to_string()),
+            ConfigResource::Nodes => (resource::BROKER, String::new()),
+            ConfigResource::Group(name) => (resource::GROUP, name.clone()),
         }
     }
 
     /// Settings of a node are asked for at that node.
     fn peer(&self) -> Peer {
         match self {
-            ConfigResource::Topic(_) => Peer::Any,
+            ConfigResource::Topic(_) | ConfigResource::Nodes | ConfigResource::Group(_) => {
+                Peer::Any
+            }
             ConfigResource::Node(id) => Peer::Node(*id),
         }
     }
@@ -116,6 +126,8 @@ impl ConfigResource {
         match self {
             ConfigResource::Topic(name) => format!("topic {name}"),
             ConfigResource::Node(id) => format!("node {id}"),
+            ConfigResource::Nodes => "all nodes".to_owned(),
+            ConfigResource::Group(name) => format!("group {name}"),
         }
     }
 }
@@ -324,7 +336,7 @@ impl Admin {
         })
     }
 
-    /// All settings of a topic or a node.
+    /// All settings of a topic, a node or a group.
     pub fn describe_configs(
         &mut self,
         of: &ConfigResource,
@@ -351,7 +363,7 @@ impl Admin {
         )
     }
 
-    /// Changes settings of a topic or a node, all or none.
+    /// Changes settings of a topic, a node or a group, all or none.
     pub fn alter_configs(
         &mut self,
         of: &ConfigResource,

@@ -96,7 +96,7 @@ mod versions;
 
 pub use admin::{
     Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, GroupOffsets, GroupView,
-    ListedGroup, MemberView, NewTopic,
+    ListedGroup, MemberView, NewTopic, Quota, QuotaOf,
 };
 pub use backoff::Backoff;
 pub use cluster::{

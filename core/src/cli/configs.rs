@@ -1,0 +1,246 @@
+//! `tidemill config get | set | delete`: what is set on topics, brokers and groups of any Kafka cluster,
+//! and the quotas of its clients, as `kafka-configs` has it.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use tidemill_client::kafka::describe_configs::{DescribeConfigsResourceResult, source};
+use tidemill_client::{ConfigChange, ConfigResource, Quota, QuotaOf};
+
+use super::brokers::Bootstrap;
+use super::failure::Failure;
+use super::{Output, print_line};
+
+/// `tidemill config COMMAND …`
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Show what is set; with --all also what is not, with the value in force.
+    Get(Get),
+    /// Give settings values, all or none.
+    Set(Set),
+    /// Take settings off: what holds for all holds again.
+    Delete(Delete),
+}
+
+/// Whose settings.
+#[derive(Args, Debug)]
+struct Whose {
+    /// What they belong to.
+    of: Of,
+    /// Its name; of a broker its id. Without one: all brokers, or all users or clients that have no
+    /// quotas of their own.
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Of {
+    /// A topic.
+    Topic,
+    /// A broker, by its id, or all of them.
+    Broker,
+    /// A group, whether or not anybody is in it.
+    Group,
+    /// The quotas of a user.
+    User,
+    /// The quotas of a client, by how it calls itself.
+    Client,
+}
+
+/// `tidemill config get …`
+#[derive(Args, Debug)]
+pub(super) struct Get {
+    #[command(flatten)]
+    whose: Whose,
+    /// Also what is not set, with its default.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
+}
+
+/// `tidemill config set …`
+#[derive(Args, Debug)]
+pub(super) struct Set {
+    #[command(flatten)]
+    whose: Whose,
+    /// A setting and its value, such as consumer.session.timeout.ms=50000; may be repeated.
+    #[arg(short = 'X', long = "config", value_name = "NAME=VALUE", required = true)]
+    #[arg(value_parser = setting)]
+    settings: Vec<(String, String)>,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
+}
+
+/// `tidemill config delete …`
+#[derive(Args, Debug)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    whose: Whose,
+    /// A setting; may be repeated.
+    #[arg(short = 'X', long = "config", value_name = "NAME", required = true)]
+    settings: Vec<String>,
+    #[command(flatten)]
+    bootstrap: Bootstrap,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("NAME=VALUE".to_owned()),
+    }
+}
+
+/// One or the other way to set something.
+enum Target {
+    Resource(ConfigResource),
+    Quota(QuotaOf),
+}
+
+impl ConfigCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Get(get) => get.run(),
+            Self::Set(set) => set.run(),
+            Self::Delete(delete) => delete.run(),
+        }
+    }
+}
+
+impl Whose {
+    fn target(&self) -> Result<Target, Failure> {
+        let missing = |what: &str| Failure::usage(format!("which {what}?"));
+        Ok(match (self.of, &self.name) {
+            (Of::Topic, Some(name)) => Target::Resource(ConfigResource::Topic(name.clone())),
+            (Of::Topic, None) => return Err(missing("topic")),
+            (Of::Group, Some(name)) => Target::Resource(ConfigResource::Group(name.clone())),
+            (Of::Group, None) => return Err(missing("group")),
+            (Of::Broker, None) => Target::Resource(ConfigResource::Nodes),
+            (Of::Broker, Some(id)) => {
+                let id = id.parse();
+                let id = id.map_err(|_| Failure::usage("a broker is named by its id, a number"))?;
+                Target::Resource(ConfigResource::Node(id))
+            }
+            (Of::User, name) => Target::Quota(QuotaOf::User(name.clone())),
+            (Of::Client, name) => Target::Quota(QuotaOf::Client(name.clone())),
+        })
+    }
+
+    fn in_words(&self) -> String {
+        let kind = format!("{:?}", self.of).to_lowercase();
+        match (&self.name, self.of) {
+            (Some(name), _) => format!("{kind} {name}"),
+            (None, Of::Broker) => "all brokers".to_owned(),
+            (None, _) => format!("{kind}s without quotas of their own"),
+        }
+    }
+}
+
+impl Get {
+    fn run(self) -> Result<(), Failure> {
+        let target = self.whose.target()?;
+        let mut admin = self.bootstrap.admin(false)?;
+        let rows: Vec<(String, String, &str)> = match target {
+            Target::Resource(resource) => {
+                let all = admin.describe_configs(&resource);
+                let all = all.map_err(|error| self.bootstrap.failure(error))?;
+                all.into_iter().filter(|config| self.all || is_own(self.whose.of, config)).map(told)
+            }
+            .collect(),
+            Target::Quota(of) => {
+                let quotas = admin.quotas(&of).map_err(|error| self.bootstrap.failure(error))?;
+                let row = |quota: Quota| (quota.name, quota.value.to_string(), "set");
+                quotas.into_iter().map(row).collect()
+            }
+        };
+        if self.output.is_json() {
+            let rows = rows.iter().map(
+                |(name, value, origin)| json!({ "name": name, "value": value, "origin": origin }),
+            );
+            return print_line(&json!(rows.collect::<Vec<_>>()).to_string());
+        }
+        if rows.is_empty() {
+            return print_line(&format!("nothing is set of {}", self.whose.in_words()));
+        }
+        for (name, value, origin) in rows {
+            let origin = if self.all { format!("    [{origin}]") } else { String::new() };
+            print_line(&format!("{name} = {value}{origin}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether it was set on what was asked for, and not somewhere above it.
+fn is_own(of: Of, config: &DescribeConfigsResourceResult) -> bool {
+    match of {
+        Of::Topic => config.config_source == source::TOPIC,
+        Of::Group => config.config_source == source::GROUP,
+        _ => matches!(
+            config.config_source,
+            source::DYNAMIC_BROKER | source::DYNAMIC_DEFAULT_BROKER | source::STATIC_BROKER
+        ),
+    }
+}
+
+fn told(config: DescribeConfigsResourceResult) -> (String, String, &'static str) {
+    let origin = match config.config_source {
+        source::TOPIC => "topic",
+        source::GROUP => "group",
+        source::DYNAMIC_BROKER => "broker",
+        source::DYNAMIC_DEFAULT_BROKER => "all brokers",
+        source::STATIC_BROKER => "file",
+        _ => "default",
+    };
+    (config.name, config.value.unwrap_or_default(), origin)
+}
+
+impl Set {
+    fn run(self) -> Result<(), Failure> {
+        let Self { whose, settings, bootstrap } = self;
+        let mut admin = bootstrap.admin(false)?;
+        let done = match whose.target()? {
+            Target::Resource(resource) => {
+                let change = |(name, value): &(String, String)| {
+                    ConfigChange::Set(name.clone(), value.clone())
+                };
+                let changes: Vec<_> = settings.iter().map(change).collect();
+                admin.alter_configs(&resource, &changes)
+            }
+            Target::Quota(of) => {
+                let quota = |(name, value): &(String, String)| match value.parse() {
+                    Ok(rate) => Ok((name.clone(), Some(rate))),
+                    Err(_) => Err(Failure::usage(format!("{name}: {value} is no number"))),
+                };
+                let changes = settings.iter().map(quota).collect::<Result<Vec<_>, _>>()?;
+                admin.alter_quotas(&of, &changes)
+            }
+        };
+        done.map_err(|error| bootstrap.failure(error))?;
+        let whose = whose.in_words();
+        settings
+            .iter()
+            .try_for_each(|(name, value)| print_line(&format!("{whose}: {name} is {value}")))
+    }
+}
+
+impl Delete {
+    fn run(self) -> Result<(), Failure> {
+        let Self { whose, settings, bootstrap } = self;
+        let mut admin = bootstrap.admin(false)?;
+        let done = match whose.target()? {
+            Target::Resource(resource) => {
+                let changes = settings.iter().cloned().map(ConfigChange::Reset);
+                admin.alter_configs(&resource, &changes.collect::<Vec<_>>())
+            }
+            Target::Quota(of) => {
+                let changes = settings.iter().map(|name| (name.clone(), None));
+                admin.alter_quotas(&of, &changes.collect::<Vec<_>>())
+            }
+        };
+        done.map_err(|error| bootstrap.failure(error))?;
+        let whose = whose.in_words();
+        settings
+            .iter()
+            .try_for_each(|name| print_line(&format!("{whose}: {name} is not set any more")))
+    }
+}

@@ -1,0 +1,90 @@
+//! Quotas: how much users and clients may do.
+
+use tidemill_net::kafka::alter_client_quotas::{
+    AlterClientQuotasRequest, QuotaChange, QuotaChanges,
+};
+use tidemill_net::kafka::describe_client_quotas::{
+    ComponentFilter, DescribeClientQuotasRequest, QuotaEntity, entity_type, match_type,
+};
+
+use super::{Admin, controller};
+use crate::cluster::Peer;
+use crate::error::Error;
+
+/// Whose quotas.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum QuotaOf {
+    /// A user; without a name, all that have none of their own.
+    User(Option<String>),
+    /// A client, by how it calls itself; without a name, all that have none of their own.
+    Client(Option<String>),
+}
+
+/// One quota.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quota {
+    /// Its name, `producer_byte_rate` for instance.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+}
+
+impl QuotaOf {
+    fn parts(&self) -> (&'static str, &Option<String>) {
+        match self {
+            Self::User(name) => (entity_type::USER, name),
+            Self::Client(name) => (entity_type::CLIENT_ID, name),
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let (kind, name) = self.parts();
+        format!("{kind} {}", name.as_deref().unwrap_or("(default)"))
+    }
+}
+
+impl Admin {
+    /// The quotas that are set for these, and for no others.
+    pub fn quotas(&mut self, of: &QuotaOf) -> Result<Vec<Quota>, Error> {
+        let (kind, name) = of.parts();
+        let match_type = if name.is_some() { match_type::EXACT } else { match_type::DEFAULT };
+        let component =
+            ComponentFilter { entity_type: kind.to_owned(), match_type, matched: name.clone() };
+        let request = DescribeClientQuotasRequest { components: vec![component], strict: true };
+        let what = format!("cannot tell the quotas of {}", of.in_words());
+        let entries = self.call(
+            what,
+            |_| Peer::Any,
+            &request,
+            |answer| {
+                let entries = answer.entries.clone().unwrap_or_default();
+                Some((answer.error_code, answer.error_message.clone(), entries))
+            },
+        )?;
+        let values = entries.into_iter().flat_map(|entry| entry.values);
+        Ok(values.map(|quota| Quota { name: quota.key, value: quota.value }).collect())
+    }
+
+    /// Sets quotas, or takes them off where there is no value; all or none.
+    pub fn alter_quotas(
+        &mut self,
+        of: &QuotaOf,
+        changes: &[(String, Option<f64>)],
+    ) -> Result<(), Error> {
+        let (kind, name) = of.parts();
+        let change = |(name, value): &(String, Option<f64>)| QuotaChange {
+            key: name.clone(),
+            value: value.unwrap_or_default(),
+            remove: value.is_none(),
+        };
+        let entity = QuotaEntity { entity_type: kind.to_owned(), entity_name: name.clone() };
+        let changes =
+            QuotaChanges { entity: vec![entity], ops: changes.iter().map(change).collect() };
+        let request = AlterClientQuotasRequest { entries: vec![changes], validate_only: false };
+        let what = format!("cannot change the quotas of {}", of.in_words());
+        self.call(what, controller, &request, |answer| {
+            let altered = answer.entries.first()?;
+            Some((altered.error_code, altered.error_message.clone(), ()))
+        })
+    }
+}
