@@ -31,6 +31,12 @@ pub mod tally;
 pub mod usage;
 pub mod watch;
 
+pub mod asking;
+pub mod figures;
+pub mod groups;
+pub mod stage;
+pub mod txn;
+
 pub mod report;
 pub mod search;
 pub mod verdict;

@@ -6,8 +6,10 @@
 //! Start reading at [`Bench::run`].
 
 mod floor;
+mod groups;
 mod options;
 mod steps;
+mod txn;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -24,6 +26,7 @@ use crate::sink::{self, Manners, Misdeed};
 use crate::trouble::Trouble;
 use crate::watch::Watch;
 use floor::Floor;
+use groups::Groups;
 use options::{BrokerOptions, LoadOptions, MakingOptions, ReadOptions, RunOptions};
 
 /// `tidemill bench …`
@@ -53,6 +56,14 @@ enum What {
     E2e(RunArguments),
     /// Produce to a topic while others read it from its beginning.
     Mixed(RunArguments),
+    /// Put load on the coordinators of groups: members that come and go, offsets, new groups.
+    Groups {
+        /// What to measure.
+        #[command(subcommand)]
+        groups: Groups,
+    },
+    /// Put load of transactions, in either flow, and read what is committed.
+    Txn(txn::Txn),
     /// What this machine does without a broker: the same load on a sink, and the disk alone.
     Floor {
         /// What to measure.
@@ -136,6 +147,8 @@ impl Bench {
             What::Mixed(run) => produce("mixed", run, 1, json),
             What::Consume(run) => consume(run, json),
             What::Floor { floor } => floor.run(json),
+            What::Groups { groups } => groups.run(json),
+            What::Txn(txn) => txn.run(json),
             What::Sink(sink) => sink.run(),
             What::Worker => worker::serve(),
         }

@@ -173,7 +173,7 @@ fn config(text: &str) -> Result<(String, String), String> {
     Ok((split.0.to_owned(), split.1.to_owned()))
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     let number = text.parse::<usize>().ok().filter(|number| 0 < *number);
     number.ok_or_else(|| "a whole number, at least one".to_owned())
 }

@@ -217,6 +217,8 @@ pub struct Connection<A> {
     config: ConnectionConfig,
     state: State,
     versions: Versions,
+    /// APIs that are spoken in older versions than both sides know.
+    at_most: Vec<(ApiKey, i16)>,
     next_correlation_id: i32,
     in_flight: VecDeque<InFlight<A>>,
     /// No deadline in flight is earlier; perhaps none is this early.
@@ -237,6 +239,7 @@ impl<A> Connection<A> {
             config,
             state: State::Unconnected,
             versions: Versions::UNKNOWN,
+            at_most: Vec::new(),
             next_correlation_id: 0,
             in_flight: VecDeque::new(),
             earliest_deadline: None,
@@ -377,9 +380,15 @@ impl<A> Connection<A> {
         &self.versions
     }
 
+    /// From now on speaks this API in no newer version, as an older client would.
+    pub fn speak_at_most(&mut self, api: ApiKey, version: i16) {
+        self.at_most.push((api, version));
+    }
+
     /// Whether the broker takes topics by their ids, in Produce and Fetch.
     pub fn takes_topic_ids(&self, api: ApiKey) -> bool {
-        self.versions.pick(api, i16::MAX).is_some_and(|version| TOPIC_IDS_FROM <= version)
+        let highest = self.highest(api);
+        self.versions.pick(api, highest).is_some_and(|version| TOPIC_IDS_FROM <= version)
     }
 
     /// Sends a request in the highest common version; the reply is due within `timeout`.
@@ -478,8 +487,14 @@ impl<A> Connection<A> {
         if !self.has_room(now) {
             return Err(SendError::NoRoom);
         }
+        let highest = highest.min(self.highest(api));
         let version = self.versions.pick(api, highest).filter(|version| lowest <= *version);
         version.ok_or(SendError::NoCommonVersion { api, theirs: self.versions.of(api) })
+    }
+
+    fn highest(&self, api: ApiKey) -> i16 {
+        let own = self.at_most.iter().filter(|(known, _)| *known == api);
+        own.map(|(_, version)| *version).min().unwrap_or(i16::MAX)
     }
 
     fn take_correlation_id(&mut self) -> i32 {

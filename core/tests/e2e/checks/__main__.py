@@ -31,6 +31,7 @@ CHECKS = {
     "histogram-logs": "histogram_logs",
     "prometheus": "prometheus",
     "load": "load",
+    "groups": "groups",
     "load-faults": "load_faults",
     "honest-load": "honest_load",
     "big-restart": "big_restart",

@@ -1,0 +1,94 @@
+//! `tidemill bench txn`: load of transactions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tidemill_client::kafka::find_coordinator::key_type;
+use tidemill_runtime::clock;
+
+use super::options::{BrokerOptions, MakingOptions, at_least_one};
+use crate::amount::{seconds, some_seconds};
+use crate::asking::Asking;
+use crate::figures::Figures;
+use crate::stage;
+use crate::trouble::Trouble;
+use crate::txn::reader::Reader;
+use crate::txn::{Flow, MARK_BYTES, Shape, Transactions};
+
+/// What load.
+#[derive(Args, Debug)]
+pub(super) struct Txn {
+    #[command(flatten)]
+    broker: BrokerOptions,
+    #[command(flatten)]
+    making: MakingOptions,
+    /// How transactions get their partitions.
+    #[arg(long, value_enum, default_value_t = Flow::Newer)]
+    flow: Flow,
+    /// Producers, each with a transactional id and connections of its own.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    producers: usize,
+    /// Records of each transaction.
+    #[arg(long, default_value_t = 100, value_parser = at_least_one)]
+    records: usize,
+    /// Partitions of each transaction.
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    partitions_each: usize,
+    /// Bytes per record's value, at least 17.
+    #[arg(long, default_value_t = 100)]
+    value_bytes: usize,
+    /// Abort every so many-th transaction; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    abort_every: u64,
+    /// Transactions per second of each producer; 0 for one after the other.
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
+    /// How long is measured.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
+    seconds: Duration,
+    /// Seconds before that.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    warm_up: Duration,
+}
+
+impl Txn {
+    /// Measures, and prints the figures.
+    pub(super) fn run(&self, json: bool) -> Result<(), Trouble> {
+        if self.value_bytes < MARK_BYTES {
+            return Err(Trouble::usage(format!("a value has at least {MARK_BYTES} bytes")));
+        }
+        let topic = Arc::new(self.broker.prepare(&self.making)?);
+        let shape = Shape {
+            flow: self.flow,
+            producers: self.producers,
+            records: self.records,
+            partitions: self.partitions_each.min(topic.leaders.len()),
+            value_bytes: self.value_bytes,
+            abort_every: self.abort_every,
+            rate: self.rate.max(0.0),
+            warm_up: self.warm_up,
+            window: self.seconds,
+            broker: self.broker.pid,
+        };
+        let run = clock::wall_clock_ms().unsigned_abs();
+        let ids: Vec<String> =
+            (0..self.producers).map(|nth| format!("{}-{run:x}-{nth}", topic.name)).collect();
+        let mut asking = Asking::open(topic.leaders[0])?;
+        let coordinators = asking.coordinators(key_type::TRANSACTION, &ids)?;
+        let reader = Reader::start(&self.broker.broker, &topic, run)?;
+        let (play, addresses) = Transactions::new(&shape, &topic, &ids, &coordinators, run);
+        let play = stage::run(&addresses, play)?;
+        let committed = play.counts().committed_records;
+        let read = reader.end(committed)?;
+
+        let flow = format!("{:?}", self.flow).to_lowercase();
+        let mut figures = Figures::of(format!("transactions, {flow} flow"));
+        let producers = self.producers;
+        figures.tell("producers", format!("{producers} producers"), producers);
+        play.tell(&mut figures);
+        read.tell(committed, &mut figures);
+        figures.print(json)?;
+        self.broker.clean_up(false)
+    }
+}

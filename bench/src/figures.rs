@@ -1,0 +1,150 @@
+//! What a load of requests has come to, for people and for programs: numbers with their units,
+//! latencies with their quantiles, and what was not as it should be.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use tidemill_perf::histogram::histogram_json;
+use tidemill_perf::units;
+
+use crate::trouble::Trouble;
+
+/// The longest latency that is told apart from longer ones.
+const NANOS_MAX: u64 = 600_000_000_000;
+
+/// Latencies of one kind.
+#[derive(Clone, Debug)]
+pub struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, NANOS_MAX, 3).expect("these bounds are fine"))
+    }
+}
+
+impl Latencies {
+    /// One more.
+    pub fn record(&mut self, latency: Duration) {
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(NANOS_MAX);
+        self.0.saturating_record(nanos.max(1));
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The longest.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        Duration::from_nanos(self.0.max())
+    }
+}
+
+/// The figures of a run.
+#[derive(Debug)]
+pub struct Figures {
+    name: String,
+    lines: Vec<(&'static str, String, Value)>,
+    latencies: Vec<(&'static str, &'static str, Latencies)>,
+    complaints: Vec<String>,
+}
+
+impl Figures {
+    /// None yet.
+    #[must_use]
+    pub fn of(name: impl Into<String>) -> Self {
+        let (lines, latencies) = (Vec::new(), Vec::new());
+        Self { name: name.into(), lines, latencies, complaints: Vec::new() }
+    }
+
+    /// A number, under its name for programs and as people read it.
+    pub fn tell(&mut self, name: &'static str, shown: impl Into<String>, value: impl Into<Value>) {
+        self.lines.push((name, shown.into(), value.into()));
+    }
+
+    /// Latencies, in words and under their name for programs.
+    pub fn tell_latencies(&mut self, words: &'static str, tag: &'static str, of: &Latencies) {
+        self.latencies.push((words, tag, of.clone()));
+    }
+
+    /// Something was not as it should be.
+    pub fn complain(&mut self, what: impl Into<String>) {
+        self.complaints.push(what.into());
+    }
+
+    /// Prints them, and tells whether all was well.
+    pub fn print(&self, as_json: bool) -> Result<(), Trouble> {
+        match as_json {
+            true => println!("{}", self.to_json()),
+            false => print!("{}", self.to_text()),
+        }
+        match self.complaints.is_empty() {
+            true => Ok(()),
+            false => Err(Trouble::new(self.complaints.join("; "))),
+        }
+    }
+
+    /// Some lines, for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{}\n", self.name);
+        for (_, shown, _) in &self.lines {
+            text += &format!("  {shown}\n");
+        }
+        for (words, _, Latencies(histogram)) in &self.latencies {
+            let at = |quantile: f64| units::nanos(histogram.value_at_quantile(quantile) as f64);
+            text += &format!(
+                "  {words}: p50 {}, p99 {}, longest {} ({} times)\n",
+                at(0.5),
+                at(0.99),
+                units::nanos(histogram.max() as f64),
+                units::count(histogram.len())
+            );
+        }
+        for complaint in &self.complaints {
+            text += &format!("  not clean: {complaint}\n");
+        }
+        text
+    }
+
+    /// One line of JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let mut all = Map::new();
+        all.insert("name".to_owned(), json!(self.name));
+        for (name, _, value) in &self.lines {
+            all.insert((*name).to_owned(), value.clone());
+        }
+        for (_, tag, Latencies(histogram)) in &self.latencies {
+            let told = serde_json::from_str(&histogram_json(histogram));
+            all.insert(format!("{tag}_ns"), told.expect("the measuring kit writes JSON"));
+        }
+        all.insert("clean".to_owned(), json!(self.complaints.is_empty()));
+        all.insert("complaints".to_owned(), json!(self.complaints));
+        Value::Object(all).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs find every figure under its name; what was wrong is the command's failure.
+    #[test]
+    fn figures_are_told_to_people_and_to_programs() {
+        let mut figures = Figures::of("groups");
+        figures.tell("members", "100 members", 100);
+        let mut latencies = Latencies::default();
+        latencies.record(Duration::from_millis(2));
+        figures.tell_latencies("after a join", "join", &latencies);
+        assert!(figures.to_text().contains("after a join: p50 2.00 ms"), "{}", figures.to_text());
+        let told: Value = serde_json::from_str(&figures.to_json()).unwrap();
+        assert_eq!((&told["members"], &told["clean"]), (&json!(100), &json!(true)));
+        assert_eq!(told["join_ns"]["count"], json!(1));
+        figures.complain("a partition had two owners");
+        assert!(figures.print(true).is_err());
+    }
+}

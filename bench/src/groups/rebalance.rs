@@ -1,0 +1,207 @@
+//! How long does a group of many members take to settle after a change?
+//!
+//! All members join at once; then one leaves and one joins, in turns. A group is settled when all
+//! its members have their shares in the same generation (or epoch), and each partition has exactly
+//! one owner, which is looked at each time. The time counts from when the request that changed the
+//! group was sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_client::Reply;
+use tidemill_runtime::edge::Instant;
+
+use super::member::{Member, Protocol, Tag};
+use crate::control::Topic;
+use crate::figures::{Figures, Latencies};
+use crate::stage::{Lines, Play};
+use crate::trouble::Trouble;
+
+/// A group that has not settled after this has a fault.
+const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+
+/// Between two changes.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Which change is being waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Connect,
+    Start,
+    Leave,
+    Join,
+}
+
+/// One group and its members.
+pub struct Rebalance {
+    members: Vec<Member>,
+    partitions: usize,
+    ready: usize,
+    rounds: usize,
+    round: usize,
+    step: Step,
+    /// When the change began; none between two changes.
+    begun: Option<Instant>,
+    pause_until: Instant,
+    start: Latencies,
+    leave: Latencies,
+    join: Latencies,
+}
+
+impl Rebalance {
+    /// A group of so many members; the first numbers are their connections.
+    #[must_use]
+    pub fn new(
+        group: &str,
+        members: usize,
+        protocol: Protocol,
+        topic: &Arc<Topic>,
+        interval: Duration,
+        rounds: usize,
+    ) -> Self {
+        let member = |nth: usize| {
+            let topic = Arc::clone(topic);
+            Member::new((nth, nth), group.to_owned(), protocol, topic, interval)
+        };
+        Self {
+            members: (0..members).map(member).collect(),
+            partitions: topic.leaders.len(),
+            ready: 0,
+            rounds,
+            round: 0,
+            step: Step::Connect,
+            begun: None,
+            pause_until: Instant::default(),
+            start: Latencies::default(),
+            leave: Latencies::default(),
+            join: Latencies::default(),
+        }
+    }
+
+    /// Adds what was measured.
+    pub fn tell(&self, figures: &mut Figures) {
+        figures.tell_latencies("settled after all joined at once", "start", &self.start);
+        figures.tell_latencies("settled after a member left", "leave", &self.leave);
+        figures.tell_latencies("settled after a member joined", "join", &self.join);
+    }
+
+    /// The longest that the group took to settle.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        [&self.start, &self.leave, &self.join]
+            .map(Latencies::longest)
+            .into_iter()
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether all who are in have their shares, in one generation, and every partition one owner.
+    fn is_settled(&self) -> Result<bool, Trouble> {
+        let mut owners = vec![0u32; self.partitions];
+        let mut epoch = None;
+        for member in &self.members {
+            if member.is_out() {
+                continue;
+            }
+            if !member.is_stable() || *epoch.get_or_insert(member.epoch()) != member.epoch() {
+                return Ok(false);
+            }
+            for number in member.owned() {
+                let owner = owners.get_mut(*number as usize);
+                *owner.ok_or_else(|| Trouble::new("a share with an unknown partition"))? += 1;
+            }
+        }
+        // In one generation, two owners are what no coordinator may bring about.
+        match owners.iter().any(|count| 1 < *count) {
+            true => Err(Trouble::new("two members read the same partition")),
+            false => Ok(owners.iter().all(|count| *count == 1)),
+        }
+    }
+
+    fn settled(&mut self, took: Duration, now: Instant) {
+        let into = match self.step {
+            Step::Leave => &mut self.leave,
+            Step::Join => &mut self.join,
+            Step::Connect | Step::Start => &mut self.start,
+        };
+        into.record(took);
+        self.begun = None;
+        self.pause_until = now.after(PAUSE);
+    }
+
+    /// The next change.
+    fn go_on(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        let who = self.round % self.members.len();
+        match self.step {
+            Step::Connect => {
+                self.step = Step::Start;
+                for member in &mut self.members {
+                    member.join(lines)?;
+                }
+            }
+            Step::Start | Step::Join => {
+                self.step = Step::Leave;
+                self.members[who].leave(lines)?;
+            }
+            Step::Leave => {
+                self.step = Step::Join;
+                self.round += 1;
+                self.members[who].join(lines)?;
+            }
+        }
+        self.begun = Some(lines.now);
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        let last = if self.members.len() < 2 { 0 } else { self.rounds };
+        self.begun.is_none() && self.round == last && matches!(self.step, Step::Start | Step::Join)
+    }
+}
+
+impl Play for Rebalance {
+    type Tag = Tag;
+
+    fn ready(&mut self, _: usize, _: &mut Lines<Tag>) -> Result<(), Trouble> {
+        self.ready += 1;
+        Ok(())
+    }
+
+    fn heard(
+        &mut self,
+        _: usize,
+        (number, what): Tag,
+        reply: &Reply,
+        lines: &mut Lines<Tag>,
+    ) -> Result<(), Trouble> {
+        self.members[number].heard(what, reply, lines)?;
+        if let Some(begun) = self.begun
+            && self.is_settled()?
+        {
+            self.settled(lines.now.since(begun), lines.now);
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, lines: &mut Lines<Tag>) -> Result<Option<Instant>, Trouble> {
+        if self.is_over() {
+            return Ok(None);
+        }
+        let may_go_on = self.ready == self.members.len() && self.pause_until <= lines.now;
+        if self.begun.is_none() && may_go_on {
+            self.go_on(lines)?;
+        }
+        if let Some(begun) = self.begun
+            && begun.after(SETTLES_WITHIN) <= lines.now
+        {
+            let why = format!("the group did not settle within {} s", SETTLES_WITHIN.as_secs());
+            return Err(Trouble::new(why));
+        }
+        let mut next = lines.now.after(PAUSE);
+        for member in &mut self.members {
+            member.drive(lines)?;
+            next = member.due().into_iter().chain([next]).min().expect("one of them");
+        }
+        Ok(Some(next))
+    }
+}

@@ -1,0 +1,560 @@
+//! Load of transactions: producers that begin, produce and end, each with a transactional id and
+//! connections of its own, and a `read_committed` consumer that counts what it is given.
+//!
+//! Both flows: in the older one a producer names its partitions before it writes to them, in the
+//! newer one (KIP-890) the first batch does. What is committed has to be read, once; what is aborted
+//! must never be. Start reading at [`Transactions`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemill_client::Reply;
+use tidemill_client::kafka::add_partitions_to_txn::{
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
+};
+use tidemill_client::kafka::end_txn::{EndTxnRequest, EndTxnResponse};
+use tidemill_client::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use tidemill_client::kafka::produce::{OutgoingBatch, OutgoingBatches};
+use tidemill_client::kafka::topic_partitions::TopicPartitions;
+use tidemill_client::kafka::{ApiKey, ErrorCode, TopicRef};
+use tidemill_client::record::{
+    BatchBuilder, Codec, Producer, ProducerEpoch, ProducerId, Sequence, Timestamp,
+};
+use tidemill_perf::units;
+use tidemill_runtime::clock;
+use tidemill_runtime::edge::Instant;
+
+use crate::asking::ANSWER_WITHIN;
+use crate::control::Topic;
+use crate::figures::{Figures, Latencies};
+use crate::stage::{Lines, Play};
+use crate::trouble::Trouble;
+use crate::usage::Usage;
+
+pub mod reader;
+
+/// After how long something is tried again that the transaction before still stands in the way of.
+const AGAIN: Duration = Duration::from_millis(2);
+
+/// How long answers are awaited after the end.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// Which way a transaction gets its partitions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Flow {
+    /// They are named first (`transaction.version` 1 and before).
+    Older,
+    /// The first batch names its own (`transaction.version` 2, KIP-890).
+    Newer,
+}
+
+/// What the load is.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Which flow.
+    pub flow: Flow,
+    /// How many producers.
+    pub producers: usize,
+    /// Records of a transaction, in all.
+    pub records: usize,
+    /// Partitions of a transaction.
+    pub partitions: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Every so many-th transaction is aborted; 0 for none.
+    pub abort_every: u64,
+    /// Transactions per second of each producer; 0 for one after the other.
+    pub rate: f64,
+    /// Before anything is measured.
+    pub warm_up: Duration,
+    /// How long is measured.
+    pub window: Duration,
+    /// The broker's process, where it runs on this machine.
+    pub broker: Option<u32>,
+}
+
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    /// For an epoch of its own.
+    Init,
+    /// To name the partitions.
+    Add,
+    /// To keep a batch, the one with this place in the transaction.
+    Produce(usize),
+    /// To commit or abort.
+    End,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Begins,
+    Idle,
+    Adding,
+    Producing(usize),
+    Ending,
+}
+
+struct Writer {
+    id: String,
+    /// Its connection to the coordinator; those to the leaders follow.
+    line: usize,
+    partitions: Vec<i32>,
+    producer: Producer,
+    sequences: BTreeMap<i32, i32>,
+    state: State,
+    count: u64,
+    due: Instant,
+    step_begun: Instant,
+    /// What to do again, and when.
+    again: Option<(Instant, What)>,
+    batches: Vec<Bytes>,
+}
+
+/// What was counted of all transactions, those of the warm-up among them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Records of transactions that were committed.
+    pub committed_records: u64,
+    /// Committed while it was measured.
+    pub committed: u64,
+    /// Aborted while it was measured.
+    pub aborted: u64,
+    /// How often something had to be tried again.
+    pub retried: u64,
+}
+
+/// The producers.
+pub struct Transactions {
+    shape: Shape,
+    topic: Arc<Topic>,
+    run: u64,
+    writers: Vec<Writer>,
+    ready: usize,
+    lines: usize,
+    started: Option<Instant>,
+    counts: Counts,
+    before: Option<Usage>,
+    used: Option<Usage>,
+    begin: Latencies,
+    produce: Latencies,
+    end: Latencies,
+    whole: Latencies,
+}
+
+/// Everything that is written at the beginning of each value.
+pub const MARK_BYTES: usize = 17;
+
+/// A value that says which run it is of, when its transaction was due, and whether it will be
+/// committed.
+#[must_use]
+fn value(run: u64, due: Instant, commits: bool, bytes: usize) -> Vec<u8> {
+    let mut value = vec![b'.'; bytes.max(MARK_BYTES)];
+    value[..8].copy_from_slice(&run.to_be_bytes());
+    value[8..16].copy_from_slice(&due.nanos.to_be_bytes());
+    value[16] = u8::from(commits);
+    value
+}
+
+impl Transactions {
+    /// Producers of these transactional ids, with the addresses that their connections go to.
+    #[must_use]
+    pub fn new(
+        shape: &Shape,
+        topic: &Arc<Topic>,
+        ids: &[String],
+        coordinators: &[SocketAddr],
+        run: u64,
+    ) -> (Self, Vec<SocketAddr>) {
+        let (mut writers, mut addresses) = (Vec::new(), Vec::new());
+        let all = topic.leaders.len();
+        for (nth, (id, coordinator)) in ids.iter().zip(coordinators).enumerate() {
+            let line = addresses.len();
+            let first = nth * shape.partitions;
+            let partitions: Vec<i32> =
+                (0..shape.partitions.min(all)).map(|i| ((first + i) % all) as i32).collect();
+            addresses.push(*coordinator);
+            addresses.extend(partitions.iter().map(|number| topic.leaders[*number as usize]));
+            writers.push(Writer {
+                id: id.clone(),
+                line,
+                partitions,
+                producer: Producer { id: ProducerId(-1), epoch: ProducerEpoch(-1) },
+                sequences: BTreeMap::new(),
+                state: State::Begins,
+                count: 0,
+                due: Instant::default(),
+                step_begun: Instant::default(),
+                again: None,
+                batches: Vec::new(),
+            });
+        }
+        let play = Self {
+            shape: shape.clone(),
+            topic: Arc::clone(topic),
+            run,
+            writers,
+            ready: 0,
+            lines: addresses.len(),
+            started: None,
+            counts: Counts::default(),
+            before: None,
+            used: None,
+            begin: Latencies::default(),
+            produce: Latencies::default(),
+            end: Latencies::default(),
+            whole: Latencies::default(),
+        };
+        (play, addresses)
+    }
+
+    /// What came of them.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Adds what was measured.
+    pub fn tell(&self, figures: &mut Figures) {
+        let Counts { committed, aborted, retried, .. } = self.counts;
+        let seconds = self.shape.window.as_secs_f64();
+        let per_second = committed as f64 / seconds;
+        let shown = format!("{} committed, {per_second:.0} a second", units::count(committed));
+        figures.tell("committed", shown, committed);
+        figures.tell("committed_per_second", format!("{aborted} aborted"), per_second);
+        figures.tell("aborted", format!("{retried} times something was tried again"), aborted);
+        figures.tell("retried", format!("{} records each", self.shape.records), retried);
+        if self.shape.flow == Flow::Older {
+            figures.tell_latencies("to name the partitions", "begin", &self.begin);
+        }
+        figures.tell_latencies("to produce", "produce", &self.produce);
+        figures.tell_latencies("to commit or abort", "end", &self.end);
+        figures.tell_latencies("a transaction in all", "transaction", &self.whole);
+        if let Some(used) = self.used {
+            let part = used.cpu.as_secs_f64() / seconds;
+            let shown = format!("the broker used {:.1} % of one core", part * 100.0);
+            figures.tell("broker_cores", shown, part);
+        }
+        if committed == 0 {
+            figures.complain("nothing was committed");
+        }
+    }
+
+    fn window(&self) -> Option<(Instant, Instant)> {
+        let from = self.started?.after(self.shape.warm_up);
+        Some((from, from.after(self.shape.window)))
+    }
+
+    fn is_measured(&self, due: Instant) -> bool {
+        self.window().is_some_and(|(from, end)| from <= due && due < end)
+    }
+
+    fn commits(&self, nth: usize) -> bool {
+        let every = self.shape.abort_every;
+        every == 0 || !(self.writers[nth].count + 1).is_multiple_of(every)
+    }
+
+    fn init(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let writer = &mut self.writers[nth];
+        if self.shape.flow == Flow::Older {
+            for line in writer.line..=writer.line + writer.partitions.len() {
+                let connection = lines.connection(line);
+                connection.speak_at_most(ApiKey::Produce, 11);
+                connection.speak_at_most(ApiKey::EndTxn, 4);
+                connection.speak_at_most(ApiKey::AddPartitionsToTxn, 3);
+            }
+        }
+        let request = InitProducerIdRequest {
+            transactional_id: Some(writer.id.clone()),
+            transaction_timeout_ms: 60_000,
+            ..InitProducerIdRequest::default()
+        };
+        lines.send(writer.line, &request, (nth, What::Init))
+    }
+
+    /// The next transaction.
+    fn begin(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let commits = self.commits(nth);
+        let (run, shape) = (self.run, &self.shape);
+        let writer = &mut self.writers[nth];
+        let each = shape.records.div_ceil(writer.partitions.len());
+        writer.batches.clear();
+        for number in &writer.partitions {
+            let sequence = writer.sequences.entry(*number).or_default();
+            let mut builder = BatchBuilder::new(Codec::None)
+                .numbered(writer.producer, Sequence(*sequence))
+                .transactional();
+            let value = value(run, writer.due, commits, shape.value_bytes);
+            let wall_ms = Timestamp(clock::wall_clock_ms());
+            (0..each).for_each(|_| builder.append(wall_ms, None, Some(&value)));
+            *sequence = sequence.wrapping_add(each as i32) & i32::MAX;
+            writer.batches.push(builder.build().freeze());
+        }
+        writer.step_begun = lines.now;
+        match shape.flow {
+            Flow::Older => self.add(nth, lines),
+            Flow::Newer => self.produce_all(nth, lines),
+        }
+    }
+
+    fn add(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let writer = &mut self.writers[nth];
+        writer.state = State::Adding;
+        let named = TopicPartitions {
+            topic: self.topic.name.clone(),
+            partitions: writer.partitions.clone(),
+        };
+        let request = AddPartitionsToTxnRequest {
+            v3_and_below_transactional_id: writer.id.clone(),
+            v3_and_below_producer_id: writer.producer.id.0,
+            v3_and_below_producer_epoch: writer.producer.epoch.0,
+            v3_and_below_topics: vec![named],
+            ..AddPartitionsToTxnRequest::default()
+        };
+        lines.send(writer.line, &request, (nth, What::Add))
+    }
+
+    fn produce_all(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let count = self.writers[nth].partitions.len();
+        self.writers[nth].state = State::Producing(count);
+        self.writers[nth].step_begun = lines.now;
+        (0..count).try_for_each(|place| self.produce(nth, place, lines))
+    }
+
+    fn produce(
+        &mut self,
+        nth: usize,
+        place: usize,
+        lines: &mut Lines<(usize, What)>,
+    ) -> Result<(), Trouble> {
+        let (writer, topic) = (&self.writers[nth], &self.topic);
+        let line = writer.line + 1 + place;
+        lines.send_with(line, |connection, now| {
+            let by_id = connection.takes_topic_ids(ApiKey::Produce) && !topic.id.is_zero();
+            let topic = match by_id {
+                true => TopicRef::Id(topic.id),
+                false => TopicRef::Name(&topic.name),
+            };
+            let partition = writer.partitions[place];
+            let records = &writer.batches[place];
+            let request = OutgoingBatches {
+                transactional_id: Some(&writer.id),
+                acks: -1,
+                timeout_ms: 30_000,
+                partitions: &[OutgoingBatch { topic, partition, records }],
+            };
+            connection.produce(&request, (nth, What::Produce(place)), ANSWER_WITHIN, now)
+        })
+    }
+
+    fn end(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let committed = self.commits(nth);
+        let writer = &mut self.writers[nth];
+        writer.state = State::Ending;
+        let request = EndTxnRequest {
+            transactional_id: writer.id.clone(),
+            producer_id: writer.producer.id.0,
+            producer_epoch: writer.producer.epoch.0,
+            committed,
+        };
+        lines.send(writer.line, &request, (nth, What::End))
+    }
+
+    fn ended(&mut self, nth: usize, answer: &EndTxnResponse, now: Instant) {
+        let commits = self.commits(nth);
+        let writer = &mut self.writers[nth];
+        let (due, took) = (writer.due, now.since(writer.step_begun));
+        if 0 <= answer.producer_id {
+            let (id, epoch) = (answer.producer_id, answer.producer_epoch);
+            writer.producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) };
+            writer.sequences.clear();
+        }
+        writer.count += 1;
+        writer.state = State::Idle;
+        let each = self.shape.records.div_ceil(writer.partitions.len());
+        let records = (each * writer.partitions.len()) as u64;
+        let next = match 0.0 < self.shape.rate {
+            true => due.after(Duration::from_secs_f64(1.0 / self.shape.rate)),
+            false => now,
+        };
+        writer.due = next;
+        if commits {
+            self.counts.committed_records += records;
+        }
+        if self.is_measured(due) {
+            self.end.record(took);
+            self.whole.record(now.since(due));
+            match commits {
+                true => self.counts.committed += 1,
+                false => self.counts.aborted += 1,
+            }
+        }
+    }
+
+    /// Tries again what the end of the transaction before stands in the way of; anything else that
+    /// is refused ends the run. True if it was refused.
+    fn is_refused(
+        &mut self,
+        nth: usize,
+        what: What,
+        error: ErrorCode,
+        now: Instant,
+    ) -> Result<bool, Trouble> {
+        match error {
+            ErrorCode::None => Ok(false),
+            ErrorCode::ConcurrentTransactions
+            | ErrorCode::CoordinatorLoadInProgress
+            | ErrorCode::CoordinatorNotAvailable
+            | ErrorCode::NotCoordinator => {
+                self.counts.retried += 1;
+                self.writers[nth].again = Some((now.after(AGAIN), what));
+                Ok(true)
+            }
+            other => {
+                let id = &self.writers[nth].id;
+                Err(Trouble::new(format!("{id}: {what:?} was refused: {other}")))
+            }
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let (Some((from, end)), Some(pid)) = (self.window(), self.shape.broker) else { return };
+        if from <= now && self.before.is_none() {
+            self.before = Usage::of(pid);
+        }
+        if end <= now && self.used.is_none() {
+            self.used = Usage::of(pid).zip(self.before).map(|(now, before)| now.since(before));
+        }
+    }
+
+    /// All have their epochs: from now on transactions are due.
+    fn start(&mut self, now: Instant) {
+        self.started = Some(now);
+        let between = match 0.0 < self.shape.rate {
+            true => 1.0 / self.shape.rate / self.writers.len() as f64,
+            false => 0.0,
+        };
+        for (nth, writer) in self.writers.iter_mut().enumerate() {
+            writer.due = now.after(Duration::from_secs_f64(between * nth as f64));
+        }
+    }
+}
+
+impl Play for Transactions {
+    type Tag = (usize, What);
+
+    fn ready(&mut self, _: usize, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
+        self.ready += 1;
+        if self.ready == self.lines {
+            (0..self.writers.len()).try_for_each(|nth| self.init(nth, lines))?;
+        }
+        Ok(())
+    }
+
+    fn heard(
+        &mut self,
+        _: usize,
+        (nth, what): Self::Tag,
+        reply: &Reply,
+        lines: &mut Lines<Self::Tag>,
+    ) -> Result<(), Trouble> {
+        let now = lines.now;
+        let unreadable = |error| Trouble::new(format!("an answer cannot be read: {error}"));
+        match what {
+            What::Init => {
+                let answer: InitProducerIdResponse = reply.decode().map_err(unreadable)?;
+                if !self.is_refused(nth, what, answer.error_code, now)? {
+                    let (id, epoch) = (answer.producer_id, answer.producer_epoch);
+                    let writer = &mut self.writers[nth];
+                    writer.producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) };
+                    writer.state = State::Idle;
+                }
+            }
+            What::Add => {
+                let answer: AddPartitionsToTxnResponse = reply.decode().map_err(unreadable)?;
+                let topics = answer.results_by_topic_v3_and_below.iter();
+                let errors = topics.flat_map(|topic| &topic.results_by_partition);
+                let mut errors = errors.map(|told| told.partition_error_code);
+                let error = errors.find(|error| !error.is_none()).unwrap_or(ErrorCode::None);
+                if !self.is_refused(nth, what, error, now)? {
+                    let took = now.since(self.writers[nth].step_begun);
+                    if self.is_measured(self.writers[nth].due) {
+                        self.begin.record(took);
+                    }
+                    self.produce_all(nth, lines)?;
+                }
+            }
+            What::Produce(_) => {
+                let answer = reply.produce().map_err(unreadable)?;
+                let mut errors = answer.partitions.iter().map(|told| told.error_code);
+                let error = errors.find(|error| !error.is_none()).unwrap_or(ErrorCode::None);
+                if self.is_refused(nth, what, error, now)? {
+                    return Ok(());
+                }
+                let State::Producing(left) = self.writers[nth].state else {
+                    return Err(Trouble::new("an answer to a batch that was answered"));
+                };
+                self.writers[nth].state = State::Producing(left - 1);
+                if left == 1 {
+                    let took = now.since(self.writers[nth].step_begun);
+                    if self.is_measured(self.writers[nth].due) {
+                        self.produce.record(took);
+                    }
+                    self.writers[nth].step_begun = now;
+                    self.end(nth, lines)?;
+                }
+            }
+            What::End => {
+                let answer: EndTxnResponse = reply.decode().map_err(unreadable)?;
+                if !self.is_refused(nth, what, answer.error_code, now)? {
+                    self.ended(nth, &answer, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, lines: &mut Lines<Self::Tag>) -> Result<Option<Instant>, Trouble> {
+        let now = lines.now;
+        if self.started.is_none() && self.writers.iter().all(|writer| writer.state == State::Idle) {
+            self.start(now);
+        }
+        self.look(now);
+        let end = self.window().map(|(_, end)| end);
+        let mut next = now.after(Duration::from_millis(100));
+        for nth in 0..self.writers.len() {
+            if let Some((at, what)) = self.writers[nth].again {
+                if now < at {
+                    next = next.min(at);
+                    continue;
+                }
+                self.writers[nth].again = None;
+                match what {
+                    What::Init => self.init(nth, lines)?,
+                    What::Add => self.add(nth, lines)?,
+                    What::Produce(place) => self.produce(nth, place, lines)?,
+                    What::End => self.end(nth, lines)?,
+                }
+            }
+            let writer = &self.writers[nth];
+            let goes_on = end.is_some_and(|end| now < end);
+            if writer.state == State::Idle && goes_on {
+                match writer.due <= now {
+                    true => self.begin(nth, lines)?,
+                    false => next = next.min(writer.due),
+                }
+            }
+        }
+        let is_over = end.is_some_and(|end| {
+            let all = self.writers.iter().all(|writer| writer.state == State::Idle);
+            end <= now && all || end.after(DRAIN) <= now
+        });
+        if let Some(end) = end.filter(|end| now < *end) {
+            next = next.min(end);
+        }
+        Ok((!is_over).then_some(next))
+    }
+}
