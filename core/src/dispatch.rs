@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::{AnyRequest, ApiKey, HeaderError, RequestHeader, api_versions};
-use tidemill_perf::Stage;
+use tidemill_perf::{Kind, Stage};
 
 use crate::api::ReplyForm;
 use crate::connection::ReplySlot;
@@ -84,8 +84,8 @@ impl Shard {
         let request = AnyRequest::parse(api_key, version, &frame[body_start..])
             .map_err(|error| DispatchError::Body { api_key, version, error })?;
         if api_key != ApiKey::Fetch {
-            self.stamp();
-            self.stage_ended(slot, Stage::Decode);
+            let decoded = (Stage::Decode, self.stamp());
+            self.note_request(slot, kind_of(api_key), None, [decoded]);
         }
         self.route(reply, request, client_id, times);
         Ok(())
@@ -202,4 +202,23 @@ impl Shard {
 /// The frame without its header, in the same memory.
 fn split_body(mut frame: BytesMut, body_start: usize) -> BytesMut {
     frame.split_off(body_start)
+}
+
+/// What a request asks for, where its API says so.
+fn kind_of(api: ApiKey) -> Kind {
+    match api {
+        ApiKey::JoinGroup
+        | ApiKey::SyncGroup
+        | ApiKey::Heartbeat
+        | ApiKey::LeaveGroup
+        | ApiKey::OffsetCommit
+        | ApiKey::OffsetFetch
+        | ApiKey::ConsumerGroupHeartbeat => Kind::Group,
+        ApiKey::InitProducerId
+        | ApiKey::AddPartitionsToTxn
+        | ApiKey::AddOffsetsToTxn
+        | ApiKey::TxnOffsetCommit
+        | ApiKey::EndTxn => Kind::Transaction,
+        _ => Kind::Other,
+    }
 }

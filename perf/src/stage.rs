@@ -3,6 +3,7 @@
 //! ```text
 //! produce: receive, decode, route, append, durable, replicate, respond
 //! fetch:   receive, decode, route, wait, cache or disk, respond
+//! group, transaction: receive, decode, wait or durable, work, respond
 //! ```
 //!
 //! A stage lasts from the end of those before it, in the order of [`Stage::ALL`], to its own end:
@@ -87,16 +88,21 @@ pub enum Kind {
     Produce,
     /// Records to be read.
     Fetch,
+    /// Something of a group of consumers: to be a member, to live on, to keep offsets.
+    Group,
+    /// Something of a transaction, or for a producer to get its id.
+    Transaction,
     /// Anything else.
     Other,
 }
 
 /// How many kinds there are.
-pub const KINDS: usize = 3;
+pub const KINDS: usize = 5;
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; KINDS] = [Self::Produce, Self::Fetch, Self::Other];
+    pub const ALL: [Self; KINDS] =
+        [Self::Produce, Self::Fetch, Self::Group, Self::Transaction, Self::Other];
 
     /// Its name in every output.
     #[must_use]
@@ -104,6 +110,8 @@ impl Kind {
         match self {
             Self::Produce => "produce",
             Self::Fetch => "fetch",
+            Self::Group => "group",
+            Self::Transaction => "transaction",
             Self::Other => "other",
         }
     }

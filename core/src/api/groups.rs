@@ -32,6 +32,7 @@ use tidemill_net::kafka::offset_delete::OffsetDeleteRequest;
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use tidemill_net::kafka::txn_offset_commit::TxnOffsetCommitRequest;
 use tidemill_net::kafka::{ErrorCode, Request as _};
+use tidemill_perf::Stage;
 use tidemill_record::{Producer, TopicPartition};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
@@ -421,6 +422,22 @@ impl Shard {
         purpose: Purpose,
         answers: impl Iterator<Item = Answer>,
     ) {
+        let stage = match purpose {
+            // For the others to do their part.
+            Purpose::Join | Purpose::Sync => Some(Stage::Wait),
+            // What changes a group is told when it is on disk.
+            Purpose::Commit(..)
+            | Purpose::TxnCommit(..)
+            | Purpose::ConsumerHeartbeat
+            | Purpose::Leave(_)
+            | Purpose::Delete(_)
+            | Purpose::DeleteOffsets(..) => Some(Stage::Durable),
+            _ => None,
+        };
+        if let Some(stage) = stage {
+            self.stamp();
+            self.stage_ended(reply.slot, stage);
+        }
         let mut answers = answers.map(reply_of);
         let mut first = || answers.next().expect("one coordinator was asked");
         match purpose {

@@ -25,6 +25,7 @@ use tidemill_net::kafka::list_transactions::{
 };
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
+use tidemill_perf::Stage;
 use tidemill_record::{Producer, ProducerEpoch, ProducerId, TopicPartition};
 
 use tidemill_replication::controller::OFFSETS_TOPIC;
@@ -286,6 +287,9 @@ impl Shard {
         purpose: Purpose,
         answers: impl Iterator<Item = Answer>,
     ) {
+        // What changes a transaction is told when it is on disk.
+        self.stamp();
+        self.stage_ended(reply.slot, Stage::Durable);
         let mut answers = answers.map(reply_of);
         let version = reply.version;
         match purpose {
