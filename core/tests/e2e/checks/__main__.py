@@ -20,6 +20,7 @@ CHECKS = {
     "java-transactions": "java_transactions",
     "streams": "streams",
     "flink": "flink",
+    "spark": "spark",
     "client-kafka": "client_kafka",
     "librdkafka-suite": "librdkafka_suite",
     "bad-input": "bad_input",

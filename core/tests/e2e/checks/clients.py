@@ -209,10 +209,6 @@ class Feeder:
         else:
             self.written += 1
 
-    @property
-    def is_feeding(self):
-        return self.thread.is_alive()
-
     def end(self):
         """Waits until all is written."""
         self.thread.join()

@@ -6,6 +6,7 @@ in every later count.
 """
 
 import collections
+import random
 
 from clients import Feeder, committed, make_topic
 from running import demand
@@ -18,15 +19,25 @@ WORDS_PER_LINE = 6
 class WordCounts:
     """Lines that are fed steadily into the topic `lines`; their counts come out of `counts`."""
 
-    def __init__(self, run, broker, seconds, lines_per_second=60):
+    def __init__(self, run, broker, lines_per_second=60):
         self.address = broker.address
         make_topic(self.address, "lines", PARTITIONS)
         make_topic(self.address, "counts", PARTITIONS)
-        self.lines = [" ".join(run.random.choices(WORDS, k=WORDS_PER_LINE))
-                      for _ in range(seconds * lines_per_second)]
-        self.expected = collections.Counter(word for line in self.lines for word in line.split())
-        records = ((None, line) for line in self.lines)
-        self.feeder = Feeder(self.address, "lines", records, lines_per_second)
+        self.chance = random.Random(run.random.getrandbits(32))
+        self.expected = collections.Counter()
+        self.stopping = False
+        self.feeder = Feeder(self.address, "lines", self.lines(), lines_per_second)
+
+    def lines(self):
+        while not self.stopping:
+            words = self.chance.choices(WORDS, k=WORDS_PER_LINE)
+            self.expected.update(words)
+            yield None, " ".join(words)
+
+    def end(self):
+        """No line more; those there were are written when this returns."""
+        self.stopping = True
+        self.feeder.end()
 
     @property
     def words(self):
