@@ -189,30 +189,59 @@ fn stickily(
             }
         }
     }
-    // Each move brings two members closer together, so this ends.
-    while let Some((from, to, share)) = next_move(&wanted, &shares) {
-        shares[from].remove(&share);
-        shares[to].insert(share);
-    }
+    even_out(members, &mut shares);
     shares
 }
 
-/// A partition that evens out two members by going from one to the other.
-fn next_move(
-    wanted: &BTreeMap<&Arc<str>, Vec<usize>>,
+/// Members by how much they have, the poorest first.
+type Loads = BTreeSet<(usize, usize)>;
+
+/// Who has most gives to who has least, until nobody could take from who has two more. Each move
+/// brings two members closer together, so this ends.
+///
+/// Who has nothing that a poorer one wants is not asked again before all others were: with members
+/// that want the same, a move costs no look at the others.
+fn even_out(members: &[Member], shares: &mut Shares) {
+    let wants: Vec<BTreeSet<&str>> = members
+        .iter()
+        .map(|member| member.subscription.topics.iter().map(|topic| &**topic).collect())
+        .collect();
+    let mut loads: Loads = shares.iter().enumerate().map(|(i, mine)| (mine.len(), i)).collect();
+    loop {
+        let mut has_moved = false;
+        let mut givers = loads.clone();
+        while let Some((_, from)) = givers.pop_last() {
+            let Some((to, share)) = gift(from, &loads, shares, &wants) else { continue };
+            has_moved = true;
+            let (before_from, before_to) = (shares[from].len(), shares[to].len());
+            shares[from].remove(&share);
+            shares[to].insert(share);
+            loads.remove(&(before_from, from));
+            loads.remove(&(before_to, to));
+            loads.extend([(before_from - 1, from), (before_to + 1, to)]);
+            givers.insert((before_from - 1, from));
+            if givers.remove(&(before_to, to)) {
+                givers.insert((before_to + 1, to));
+            }
+        }
+        if !has_moved {
+            return;
+        }
+    }
+}
+
+/// A partition that evens out two members by going from one to the poorest that wants it.
+fn gift(
+    from: usize,
+    loads: &Loads,
     shares: &Shares,
-) -> Option<(usize, usize, Share)> {
-    let mut by_load: Vec<usize> = (0..shares.len()).collect();
-    by_load.sort_by_key(|index| (std::cmp::Reverse(shares[*index].len()), *index));
-    for &from in &by_load {
-        for &to in by_load.iter().rev() {
-            if shares[from].len() < shares[to].len() + 2 {
-                break;
-            }
-            let fits = |share: &&Share| wanted[&share.0].contains(&to);
-            if let Some(share) = shares[from].iter().rev().find(fits) {
-                return Some((from, to, share.clone()));
-            }
+    wants: &[BTreeSet<&str>],
+) -> Option<(usize, Share)> {
+    let poorer = loads.iter().take_while(|(load, _)| load + 2 <= shares[from].len());
+    for &(_, to) in poorer {
+        let fits = |share: &&Share| wants[to].contains(&*share.0);
+        if let Some(share) = shares[from].iter().rev().find(fits) {
+            return Some((to, share.clone()));
         }
     }
     None
@@ -341,6 +370,19 @@ mod tests {
         let equal = owning(old, &both, 4);
         let owners: Vec<usize> = owned_by(&[equal, new]);
         assert!(owners.is_empty());
+    }
+
+    /// A leader of a large group shares out while all its members wait: it took a look at everybody
+    /// for each partition that moved, and another for each that did not.
+    #[test]
+    fn a_large_group_is_shared_out_at_once() {
+        let counts = counts(&[("t", 5_000)]);
+        let mut members = vec![member("m", &["t"])];
+        settle(&mut members, &counts);
+        members.extend((0..499).map(|number| member(&format!("n{number:03}"), &["t"])));
+        let (shares, rounds) = settle(&mut members, &counts);
+        assert_eq!(rounds, 2);
+        assert!(shares.iter().all(|mine| mine.len() == 10));
     }
 
     /// Whatever the members want and have: each partition that somebody wants gets one reader, who
