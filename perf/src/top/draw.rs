@@ -180,10 +180,19 @@ fn draw_rates(top: &Top, frame: &mut Frame<'_>, area: Rect) {
 
 /// Requests of each kind and what they appended, each in a place of its own.
 fn requests(now: &Between) -> Line<'static> {
-    let kinds = Kind::ALL.map(|kind| (kind.name(), now.requests(kind.name())));
+    let rate = |kind: Kind| (kind.name(), now.requests(kind.name()));
     let batches = ("batches", now.sum(|shard| shard.batches));
+    // What there is most of first: a narrow screen has no room for all.
+    let rates = [
+        rate(Kind::Produce),
+        batches,
+        rate(Kind::Fetch),
+        rate(Kind::Group),
+        rate(Kind::Other),
+        rate(Kind::Transaction),
+    ];
     let mut spans = vec![Span::raw("  requests   ")];
-    for (name, rate) in kinds.into_iter().chain([batches]) {
+    for (name, rate) in rates {
         spans.push(Span::styled(format!("{name} "), soft()));
         spans.push(Span::styled(format!("{:>8}  ", units::figure(rate, "/s")), bold()));
     }
