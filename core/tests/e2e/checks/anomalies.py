@@ -37,6 +37,9 @@ ERRORS_TOLD = 20
 QUICK = ["librdkafka-subscribe-transactions-kill", "java-assign-transactions-pause",
          "java-subscribe-alone-kill", "librdkafka-assign-alone-pause"]
 
+# The smallest: partitions are of several segments all the time.
+SMALL_SEGMENTS = {"log.segment.bytes": "16KiB", "message.max.bytes": "16KiB"}
+
 Combination = collections.namedtuple("Combination", "client assignment operations trouble")
 COMBINATIONS = [Combination(*parts) for parts in itertools.product(
     ["librdkafka", "java"], ["assign", "subscribe"], ["transactions", "alone"], ["kill", "pause"])]
@@ -101,9 +104,12 @@ def one(run, number, combination, seconds, classes, judge):
     turn = number // len(COMBINATIONS)
     protocol = ["classic", "consumer"][(number // 2 + turn) % 2]
     shards = 1 + (number + (turn + 1) // 2) % 2
-    verdict.variant = f"{protocol}, {shards} shards"
     settings = {"tidemill.journal.bytes": "64MiB", "group.initial.rebalance.delay.ms": "0",
                 "group.consumer.session.timeout.ms": "6000"}
+    small = number % 3 == 1
+    if small:
+        settings |= SMALL_SEGMENTS
+    verdict.variant = f"{protocol}, {shards} shards{', small segments' if small else ''}"
     broker = run.broker(f"run-{number}", shards=shards, settings=settings)
     history = dir / "history.jsonl"
     command = [sys.executable, str(pathlib.Path(__file__).with_name("anomaly_load.py"))]

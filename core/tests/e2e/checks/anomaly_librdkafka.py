@@ -6,8 +6,7 @@ What an error means is decided here, and it decides what the judge may hold agai
 
 import time
 
-from confluent_kafka import (OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer,
-                             TopicPartition)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 # Errors of a send after which the record certainly is not there.
 DEFINITE = {
@@ -37,6 +36,8 @@ REBALANCING = {
 WAIT_SECONDS = 10
 POLL_SECONDS = 0.1
 POLLED_MAX = 200
+# Nothing is ever trimmed here.
+START = 0
 
 
 class Aborted(Exception):
@@ -86,7 +87,10 @@ class Librdkafka:
 
     def assign(self, keys, from_start=False):
         kept = {} if from_start else self.positions
-        self.positions = {key: kept.get(key, OFFSET_BEGINNING) for key in keys}
+        # An offset, not OFFSET_BEGINNING: partitions assigned anew while that is still asked for may
+        # jump back to the beginning half a second later. An answer that came too late starts a
+        # timer to ask again, which the right answer does not stop (librdkafka 2.12.1).
+        self.positions = {key: kept.get(key, START) for key in keys}
         self.subscribed = False
         self.ended = set()
         self.consumer.assign([place(key, offset) for key, offset in self.positions.items()])
@@ -220,7 +224,7 @@ class Librdkafka:
 
     def at_end(self, ends):
         """Whether everything below these ends was read."""
-        return all(key in self.ended or end <= max(self.positions.get(key, 0), 0)
+        return all(key in self.ended or end <= self.positions.get(key, 0)
                    for key, end in ends.items())
 
     def close(self):
