@@ -223,14 +223,21 @@ impl Startup {
     fn recover_storage(&self, image: &Image, incarnation: u64) -> Recovery {
         let shards = self.settings.shards;
         let home = |id: TopicPartition| placement::home(id, shards).0;
-        let partitions = image.topics().flat_map(|topic| {
-            (0..topic.partitions.len() as i32)
-                .map(|number| TopicPartition { topic: topic.id, partition: PartitionId(number) })
-        });
-        let partitions = partitions.map(|id| (id, home(id))).collect();
+        let mut partitions = Vec::new();
+        let mut compacted = HashSet::new();
+        for topic in image.topics() {
+            let is_compacted = topic_rules::is_compacted(&self.settings, image, &topic.configs);
+            for number in 0..topic.partitions.len() as i32 {
+                let id = TopicPartition { topic: topic.id, partition: PartitionId(number) };
+                partitions.push((id, home(id)));
+                if is_compacted {
+                    compacted.insert(id);
+                }
+            }
+        }
         let deleted: HashSet<TopicId> = image.tombstones().map(|(id, _)| id).collect();
         let config = topic_rules::storage_config(&self.settings);
-        Recovery::new(config, Known { partitions, deleted, shards, incarnation })
+        Recovery::new(config, Known { partitions, deleted, compacted, shards, incarnation })
     }
 
     /// Gives every shard what it starts from, and the metadata log to the controller.

@@ -146,6 +146,11 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
     }
 }
 
+/// Whether the logs of a topic with these settings are compacted.
+pub(crate) fn is_compacted(settings: &Settings, image: &Image, configs: &Configs) -> bool {
+    TopicConfig::resolve(&layers(settings, image, configs)).cleanup.compact
+}
+
 /// What is done to batches before they are appended.
 fn wanted(config: &TopicConfig) -> Wanted {
     let codec = match config.compression {

@@ -24,14 +24,53 @@ use tidemill_record::{Offset, PartitionId, Timestamp, TopicId, TopicPartition, c
 
 use crate::block::{AlignedBytes, BLOCK_BYTES, is_aligned};
 use crate::epochs::LeaderEpochs;
+use crate::index::Index;
+use crate::io::FileName;
 use crate::producers::Producers;
 use crate::transactions::Transactions;
 
-/// The version of both files. The first one knew no transactions, and there were none.
-pub const SNAPSHOT_VERSION: u16 = 2;
+/// The version of both files. The first one knew no transactions, the second no compaction, and
+/// there were none.
+pub const SNAPSHOT_VERSION: u16 = 3;
 
 /// From this version on transactions follow the producers.
 const TRANSACTIONS_FROM: u16 = 2;
+
+/// From this version on segments may be compacted.
+const COMPACTION_FROM: u16 = 3;
+
+/// The name of a segment: its files are called so.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct SegmentName {
+    /// Offset of the first record there was.
+    pub base_offset: Offset,
+    /// The compaction of the log that wrote it; 0: it is as appended.
+    pub compaction: u32,
+}
+
+impl SegmentName {
+    /// The name of a segment that begins with the record at `base_offset`, as appended.
+    #[must_use]
+    pub fn appended(base_offset: Offset) -> Self {
+        Self { base_offset, compaction: 0 }
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(self, owner: TopicPartition) -> FileName {
+        let Self { base_offset, compaction } = self;
+        let TopicPartition { topic, partition } = owner;
+        FileName::Log { topic, partition, base_offset, compaction }
+    }
+
+    /// The file of its index.
+    #[must_use]
+    pub fn index_file(self, owner: TopicPartition) -> FileName {
+        let Self { base_offset, compaction } = self;
+        let TopicPartition { topic, partition } = owner;
+        FileName::Index { topic, partition, base_offset, compaction }
+    }
+}
 
 /// A segment as its log knows it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,6 +89,93 @@ pub struct SegmentState {
     pub opened_ms: i64,
     /// When its last batch was appended.
     pub appended_ms: i64,
+    /// The compaction of the log that wrote it; 0: it is as appended, and no offset is missing.
+    pub compaction: u32,
+    /// If it is compacted: the checksum of its index, and so of all its bytes.
+    pub index_crc: u32,
+}
+
+impl SegmentState {
+    /// A segment that nothing was appended to yet.
+    #[must_use]
+    pub fn new(base_offset: Offset, generation: u32) -> Self {
+        Self {
+            base_offset,
+            next_offset: base_offset,
+            generation,
+            size_bytes: 0,
+            max_timestamp: Timestamp::NONE,
+            opened_ms: 0,
+            appended_ms: 0,
+            compaction: 0,
+            index_crc: 0,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> SegmentName {
+        SegmentName { base_offset: self.base_offset, compaction: self.compaction }
+    }
+
+    /// Whether offsets may be missing in it.
+    #[must_use]
+    pub fn is_compacted(&self) -> bool {
+        self.compaction != 0
+    }
+
+    /// An index of it without batches.
+    #[must_use]
+    pub(crate) fn empty_index(&self, owner: TopicPartition) -> Index {
+        match self.is_compacted() {
+            true => Index::with_gaps(owner, self.base_offset),
+            false => Index::new(owner, self.base_offset),
+        }
+    }
+
+    /// Whether `index` may be its index. Of a compacted segment the log knows the checksum.
+    #[must_use]
+    pub(crate) fn accepts(&self, index: &Index) -> bool {
+        index.has_gaps() == self.is_compacted()
+            && (!self.is_compacted() || index.checksum(self.generation) == self.index_crc)
+    }
+
+    /// Writes it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64(self.base_offset.0);
+        out.put_i64(self.next_offset.0);
+        out.put_u32(self.generation);
+        out.put_u64(self.size_bytes);
+        out.put_i64(self.max_timestamp.0);
+        out.put_i64(self.opened_ms);
+        out.put_i64(self.appended_ms);
+        out.put_u32(self.compaction);
+        out.put_u32(self.index_crc);
+    }
+
+    /// Reads what [`SegmentState::encode`] wrote, as of now.
+    pub(crate) fn read(mut bytes: &[u8]) -> Option<Self> {
+        Self::decode(&mut bytes, SNAPSHOT_VERSION)
+    }
+
+    fn decode(bytes: &mut &[u8], version: u16) -> Option<Self> {
+        let mut segment = Self {
+            base_offset: offset(bytes)?,
+            next_offset: offset(bytes)?,
+            generation: bytes.try_get_u32().ok()?,
+            size_bytes: bytes.try_get_u64().ok()?,
+            max_timestamp: Timestamp(bytes.try_get_i64().ok()?),
+            opened_ms: bytes.try_get_i64().ok()?,
+            appended_ms: bytes.try_get_i64().ok()?,
+            compaction: 0,
+            index_crc: 0,
+        };
+        if COMPACTION_FROM <= version {
+            segment.compaction = bytes.try_get_u32().ok()?;
+            segment.index_crc = bytes.try_get_u32().ok()?;
+        }
+        Some(segment)
+    }
 }
 
 /// A place in a log.
@@ -80,8 +206,12 @@ pub struct LogState {
     pub synced: Place,
     /// Oldest first; the last one grows. Empty if nothing was ever appended.
     pub segments: Vec<SegmentState>,
-    /// Base offsets of segments that are deleted, but whose files may still be there.
-    pub doomed: Vec<Offset>,
+    /// Segments that are deleted, but whose files may still be there.
+    pub doomed: Vec<SegmentName>,
+    /// How many compactions there were: the next one is numbered above.
+    pub compactions: u32,
+    /// Everything below was compacted.
+    pub compacted_to: Offset,
     /// Where leader epochs began.
     pub epochs: LeaderEpochs,
     /// The producers' last batches.
@@ -252,18 +382,11 @@ impl LogState {
         out.put_u64(self.synced.position);
         out.put_i64(self.broken_at.map_or(-1, |at| at.0));
         out.put_u32(self.segments.len() as u32);
-        for segment in &self.segments {
-            out.put_i64(segment.base_offset.0);
-            out.put_i64(segment.next_offset.0);
-            out.put_u32(segment.generation);
-            out.put_u64(segment.size_bytes);
-            out.put_i64(segment.max_timestamp.0);
-            out.put_i64(segment.opened_ms);
-            out.put_i64(segment.appended_ms);
-        }
+        self.segments.iter().for_each(|segment| segment.encode(out));
         out.put_u32(self.doomed.len() as u32);
-        for base_offset in &self.doomed {
-            out.put_i64(base_offset.0);
+        for name in &self.doomed {
+            out.put_i64(name.base_offset.0);
+            out.put_u32(name.compaction);
         }
         out.put_u32(self.damaged.len() as u32);
         for range in &self.damaged {
@@ -273,6 +396,8 @@ impl LogState {
         self.epochs.encode(out);
         self.producers.encode(out);
         self.transactions.encode(out);
+        out.put_u32(self.compactions);
+        out.put_i64(self.compacted_to.0);
     }
 
     fn decode(bytes: &mut &[u8], version: u16) -> Option<Self> {
@@ -292,18 +417,15 @@ impl LogState {
         };
         log.broken_at = Some(offset(bytes)?).filter(|at| Offset::ZERO <= *at);
         for _ in 0..count(bytes, SEGMENT_BYTES)? {
-            log.segments.push(SegmentState {
-                base_offset: offset(bytes)?,
-                next_offset: offset(bytes)?,
-                generation: bytes.try_get_u32().ok()?,
-                size_bytes: bytes.try_get_u64().ok()?,
-                max_timestamp: Timestamp(bytes.try_get_i64().ok()?),
-                opened_ms: bytes.try_get_i64().ok()?,
-                appended_ms: bytes.try_get_i64().ok()?,
-            });
+            log.segments.push(SegmentState::decode(bytes, version)?);
         }
         for _ in 0..count(bytes, 8)? {
-            log.doomed.push(offset(bytes)?);
+            let base_offset = offset(bytes)?;
+            let compaction = match COMPACTION_FROM <= version {
+                true => bytes.try_get_u32().ok()?,
+                false => 0,
+            };
+            log.doomed.push(SegmentName { base_offset, compaction });
         }
         for _ in 0..count(bytes, 16)? {
             log.damaged.push(offset(bytes)?..offset(bytes)?);
@@ -312,6 +434,10 @@ impl LogState {
         log.producers = Producers::decode(bytes).ok()?;
         if TRANSACTIONS_FROM <= version {
             log.transactions = Transactions::decode(bytes)?;
+        }
+        if COMPACTION_FROM <= version {
+            log.compactions = bytes.try_get_u32().ok()?;
+            log.compacted_to = offset(bytes)?;
         }
         log.is_consistent().then_some(log)
     }
@@ -354,6 +480,8 @@ mod tests {
             max_timestamp: Timestamp(0x44),
             opened_ms: 0x45,
             appended_ms: 0x46,
+            compaction: 6,
+            index_crc: 7,
         };
         let mut epochs = LeaderEpochs::default();
         epochs.note(LeaderEpoch(2), Offset(3));
@@ -365,7 +493,9 @@ mod tests {
             end: Offset(9),
             synced: Place { offset: Offset(8), segment: Offset(3), position: 0x300 },
             segments: vec![segment],
-            doomed: vec![Offset(0)],
+            doomed: vec![SegmentName { base_offset: Offset(0), compaction: 5 }],
+            compactions: 6,
+            compacted_to: Offset(9),
             epochs,
             damaged: vec![Offset(5)..Offset(6)],
             ..LogState::new(partition)
@@ -378,13 +508,13 @@ mod tests {
         Snapshot { shard: 5, incarnation: 12, number: 3, replay_from, logs: vec![state()] }
     }
 
-    /// The bytes of version 2, for ever.
+    /// The bytes of version 3, for ever.
     #[test]
     fn the_file_format_is_this() {
         #[rustfmt::skip]
         let expected_header = [
             b'T', b'I', b'D', b'E', b'S', b'N', b'A', b'P',
-            0, 2,                               // version
+            0, 3,                               // version
             0, 5,                               // shard
             0, 0, 0, 0,
             0, 0, 0, 0, 0, 0, 0, 12,            // incarnation
@@ -393,7 +523,7 @@ mod tests {
             0, 0, 0, 2,                         // file
             0, 0, 0, 77,                        // checksum of the window before
             0, 0, 0, 0, 0, 0, 0x10, 0,          // position
-            0, 0, 0, 0, 0, 0, 1, 9,             // bytes in all
+            0, 0, 0, 0, 0, 0, 1, 0x21,          // bytes in all
             0, 0, 0, 1,                         // logs
         ];
         #[rustfmt::skip]
@@ -418,8 +548,11 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 0x44,          // newest timestamp
             0, 0, 0, 0, 0, 0, 0, 0x45,          // opened
             0, 0, 0, 0, 0, 0, 0, 0x46,          // last appended to
+            0, 0, 0, 6,                         // compaction
+            0, 0, 0, 7,                         // checksum of its index
             0, 0, 0, 1,                         // deleted segments
             0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0, 0, 5,
             0, 0, 0, 1,                         // damaged ranges
             0, 0, 0, 0, 0, 0, 0, 5,
             0, 0, 0, 0, 0, 0, 0, 6,
@@ -431,34 +564,50 @@ mod tests {
             1,                                  // transactions: version
             0, 0, 0, 0,                         // no producers
             0, 0, 0, 0,                         // none aborted
+            0, 0, 0, 6,                         // compactions
+            0, 0, 0, 0, 0, 0, 0, 9,             // compacted to
         ];
         let file = snapshot().encode();
         assert_eq!(file.len(), BLOCK_BYTES);
         assert_eq!(file[..CHECKSUM_AT], expected_header);
         let log = &file[SNAPSHOT_HEADER_BYTES..][..expected_log.len()];
         assert_eq!(log, expected_log);
-        assert_eq!(SNAPSHOT_HEADER_BYTES + expected_log.len(), 265);
+        assert_eq!(SNAPSHOT_HEADER_BYTES + expected_log.len(), 289);
     }
 
-    /// A node goes on with what a program before transactions has left, and is told apart from one
-    /// whose program is newer.
+    /// A node goes on with what a program before transactions or before compaction has left, and
+    /// is told apart from one whose program is newer.
     #[test]
-    fn version_1_is_read_and_a_newer_one_refused() {
+    fn older_versions_are_read_and_a_newer_one_refused() {
         const TRANSACTIONS_BYTES: usize = 9;
+        const SEGMENT_AT: usize = SNAPSHOT_HEADER_BYTES + 79;
+        const DOOMED_AT: usize = SEGMENT_AT + 60 + 4;
         let file = snapshot().encode();
-        let with_version = |version: u8, size: usize| {
-            let mut bytes = file[..size].to_vec();
+        let total = Snapshot::total_bytes(&file).unwrap() as usize;
+        let with_version = |version: u8, mut bytes: Vec<u8>| {
             bytes[9] = version;
-            bytes[CHECKSUM_AT - 12..CHECKSUM_AT - 4].copy_from_slice(&(size as u64).to_be_bytes());
+            let size = bytes.len() as u64;
+            bytes[CHECKSUM_AT - 12..CHECKSUM_AT - 4].copy_from_slice(&size.to_be_bytes());
             let checksum = file_checksum(&bytes);
             bytes[CHECKSUM_AT..SNAPSHOT_HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
             bytes
         };
-        let total = Snapshot::total_bytes(&file).unwrap() as usize;
-        let old = with_version(1, total - TRANSACTIONS_BYTES);
-        assert_eq!(Snapshot::decode(&old), Ok(snapshot()));
-        let newer = with_version(3, total);
-        assert_eq!(Snapshot::decode(&newer), Err(SnapshotError::NewerFormat { found: 3 }));
+        let mut before_compaction = file[..total - 12].to_vec();
+        before_compaction.drain(DOOMED_AT + 8..DOOMED_AT + 12);
+        before_compaction.drain(SEGMENT_AT + 52..SEGMENT_AT + 60);
+        let mut known = snapshot();
+        (known.logs[0].compactions, known.logs[0].compacted_to) = (0, Offset(0));
+        known.logs[0].doomed[0].compaction = 0;
+        let segment = &mut known.logs[0].segments[0];
+        (segment.compaction, segment.index_crc) = (0, 0);
+
+        let version_2 = with_version(2, before_compaction.clone());
+        assert_eq!(Snapshot::decode(&version_2), Ok(known.clone()));
+        before_compaction.truncate(before_compaction.len() - TRANSACTIONS_BYTES);
+        let version_1 = with_version(1, before_compaction);
+        assert_eq!(Snapshot::decode(&version_1), Ok(known));
+        let newer = with_version(4, file[..total].to_vec());
+        assert_eq!(Snapshot::decode(&newer), Err(SnapshotError::NewerFormat { found: 4 }));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! further than all went well: a deletion mark gets its horizon only where everything it deletes is
 //! gone.
 //!
+//! - [`plan`]: what the log's shard hands out to be compacted, and how it is read.
 //! - [`policy`]: which log, how far, and what goes into one segment.
 //! - [`Keys`], the first pass, over what was not compacted yet: the last offset of each key.
 //! - [`Sieve`], the second pass, over all of the log up to there: what stays.
@@ -26,6 +27,7 @@
 
 pub mod ended;
 pub mod offset_map;
+pub mod plan;
 pub mod policy;
 mod sieve;
 

@@ -21,7 +21,7 @@
 //! Start reading at [`Index::span_holding`].
 
 use bytes::{Buf, BufMut, Bytes};
-use tidemill_record::{Offset, Timestamp, TopicPartition, checksum};
+use tidemill_record::{Batch, Offset, Timestamp, TopicPartition, checksum};
 
 use crate::block::AlignedBytes;
 
@@ -39,6 +39,21 @@ pub struct IndexedBatch {
     pub raw_crc: u32,
     /// The newest timestamp in it.
     pub max_timestamp: Timestamp,
+}
+
+impl IndexedBatch {
+    /// What the index of a segment is told about `batch`.
+    #[must_use]
+    pub fn of(batch: &Batch<'_>) -> Self {
+        // A batch whose records compaction has all removed is at no time.
+        let is_empty = batch.records_count() == 0;
+        Self {
+            next_offset: batch.next_offset(),
+            size_bytes: batch.size_bytes(),
+            raw_crc: checksum::crc32c(batch.bytes()),
+            max_timestamp: if is_empty { Timestamp::NONE } else { batch.max_timestamp() },
+        }
+    }
 }
 
 /// A row of whole batches in a segment.
@@ -71,6 +86,8 @@ impl Span {
 pub struct Index {
     partition: TopicPartition,
     base_offset: Offset,
+    /// Its segment is compacted: offsets are missing before and within batches.
+    has_gaps: bool,
     /// One entry per span, the open one included.
     entries: Vec<Entry>,
     next_offset: Offset,
@@ -118,10 +135,26 @@ impl Index {
         Self {
             partition,
             base_offset,
+            has_gaps: false,
             entries: Vec::new(),
             next_offset: base_offset,
             size_bytes: 0,
         }
+    }
+
+    /// The index of a compacted segment without batches.
+    ///
+    /// What is missing before a batch belongs to it: so every offset has a span, and the span of
+    /// one that is missing holds the batch a reader goes on with.
+    #[must_use]
+    pub fn with_gaps(partition: TopicPartition, base_offset: Offset) -> Self {
+        Self { has_gaps: true, ..Self::new(partition, base_offset) }
+    }
+
+    /// Whether offsets may be missing.
+    #[must_use]
+    pub fn has_gaps(&self) -> bool {
+        self.has_gaps
     }
 
     /// Notes the batch behind all before it.
@@ -275,6 +308,8 @@ pub const FORMAT_VERSION: u16 = 1;
 
 const HEADER_BYTES: usize = 8 + 2 + 2 + 4 + 16 + 4 + 8 + 8 + 4 + 4 + 4;
 const ENTRY_BYTES: usize = 8 + 8 + 4 + 4;
+/// The flag of a compacted segment's index.
+const HAS_GAPS: u16 = 1;
 /// The header's last field is a checksum of all of the file but itself and the padding.
 const CRC_AT: usize = HEADER_BYTES - 4;
 
@@ -285,10 +320,21 @@ impl Index {
     /// segment was begun: it tells this segment from one of the same name before a truncation.
     #[must_use]
     pub fn encode(&self, generation: u32) -> Bytes {
+        AlignedBytes::copy_of(&self.file(generation)).into_blocks()
+    }
+
+    /// The checksum that the index file carries. A log keeps it of each compacted segment: that
+    /// proves the index, and so every byte of the segment, wherever it was found.
+    #[must_use]
+    pub fn checksum(&self, generation: u32) -> u32 {
+        file_crc(&self.file(generation))
+    }
+
+    fn file(&self, generation: u32) -> Vec<u8> {
         let mut file = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES);
         file.put_slice(&MAGIC);
         file.put_u16(FORMAT_VERSION);
-        file.put_u16(0);
+        file.put_u16(if self.has_gaps { HAS_GAPS } else { 0 });
         file.put_i32(self.partition.partition.0);
         file.put_slice(&self.partition.topic.0);
         file.put_u32(generation);
@@ -306,7 +352,7 @@ impl Index {
         }
         let crc = file_crc(&file);
         file[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
-        AlignedBytes::copy_of(&file).into_blocks()
+        file
     }
 
     /// Reads what [`Index::encode`] wrote, padding and all.
@@ -327,7 +373,7 @@ impl Index {
         if found != FORMAT_VERSION {
             return Err(IndexError::UnknownVersion { found });
         }
-        let _reserved = header.get_u16();
+        let flags = header.get_u16();
         let partition_id = header.get_i32();
         let mut topic = [0; 16];
         header.copy_to_slice(&mut topic);
@@ -344,6 +390,11 @@ impl Index {
         if expected != found {
             return Err(IndexError::ChecksumMismatch { expected, found });
         }
+        let has_gaps = match flags {
+            0 => false,
+            HAS_GAPS => true,
+            _ => return Err(IndexError::Inconsistent),
+        };
         let same = topic == partition.topic.0
             && partition_id == partition.partition.0
             && found_base == base_offset
@@ -360,7 +411,7 @@ impl Index {
                 crc: rest.get_u32(),
             });
         }
-        let index = Self { partition, base_offset, entries, next_offset, size_bytes };
+        let index = Self { partition, base_offset, has_gaps, entries, next_offset, size_bytes };
         if index.is_consistent() { Ok(index) } else { Err(IndexError::Inconsistent) }
     }
 

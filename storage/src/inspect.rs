@@ -31,7 +31,8 @@ pub enum SegmentThing<'a> {
         batch: Batch<'a>,
         /// Whether its bytes match its checksum.
         checksum_is_right: bool,
-        /// Whether its first offset follows on from what is before it.
+        /// Whether its first offset follows on from what is before it; in a compacted segment,
+        /// whether it is not below that.
         follows: bool,
     },
     /// Zeros: space reserved, or the padding of a parked block.
@@ -58,6 +59,8 @@ pub struct SegmentInspection {
     position: u64,
     /// What the next batch should begin with.
     next_offset: Offset,
+    /// Compaction has taken offsets out.
+    has_gaps: bool,
     file_bytes: u64,
     needed_bytes: u32,
     zeros_from: Option<u64>,
@@ -70,10 +73,17 @@ impl SegmentInspection {
         Self {
             position: 0,
             next_offset: base_offset,
+            has_gaps: false,
             file_bytes,
             needed_bytes: 0,
             zeros_from: None,
         }
+    }
+
+    /// A walk over the file of a compacted segment.
+    #[must_use]
+    pub fn with_gaps(base_offset: Offset, file_bytes: u64) -> Self {
+        Self { has_gaps: true, ..Self::new(base_offset, file_bytes) }
     }
 
     /// What to read next, as position and size; `None` at the end.
@@ -121,7 +131,10 @@ impl SegmentInspection {
         match Batch::parse(rest) {
             Ok((batch, behind)) => {
                 let checksum_is_right = batch.verify_checksum().is_ok();
-                let follows = batch.base_offset() == self.next_offset;
+                let follows = match self.has_gaps {
+                    false => batch.base_offset() == self.next_offset,
+                    true => self.next_offset <= batch.base_offset(),
+                };
                 self.next_offset = batch.next_offset();
                 self.position += batch.bytes().len() as u64;
                 each(SegmentThing::Batch { position, batch, checksum_is_right, follows });
@@ -378,6 +391,19 @@ mod tests {
         );
         let cut = batch(5, 10);
         assert_eq!(look_into_segment(&cut[..cut.len() - 1]), [format!("junk {}", cut.len() - 1)]);
+    }
+
+    /// What compaction has taken out is not damage; what lies below the batch before it is.
+    #[test]
+    fn a_compacted_segment_may_have_gaps() {
+        let segment = [batch(7, 10), batch(9, 10), batch(8, 10)].concat();
+        let mut follow = Vec::new();
+        SegmentInspection::with_gaps(Offset(5), segment.len() as u64).take(&segment, |thing| {
+            if let SegmentThing::Batch { follows, .. } = thing {
+                follow.push(follows);
+            }
+        });
+        assert_eq!(follow, [true, true, false]);
     }
 
     /// Batches of many sizes, so that steps end at every place in a batch.

@@ -180,23 +180,28 @@ pub enum FileName {
         /// Its number in the ring, for life; what it holds now is told by its header.
         number: u32,
     },
-    /// `partitions/<topic>/<partition>/<base offset>.log`: batches, verbatim.
+    /// `partitions/<topic>/<partition>/<base offset>.log`: batches, verbatim. Of a compacted
+    /// segment: `<base offset>.<compaction>.log`.
     Log {
         /// Topic.
         topic: TopicId,
         /// Partition.
         partition: PartitionId,
-        /// Offset of the first record.
+        /// Offset of the first record there was.
         base_offset: Offset,
+        /// The compaction that wrote it; 0: as appended.
+        compaction: u32,
     },
-    /// `…/<base offset>.index`.
+    /// `…/<base offset>.index`, or `…/<base offset>.<compaction>.index`.
     Index {
         /// Topic.
         topic: TopicId,
         /// Partition.
         partition: PartitionId,
-        /// Offset of the first record.
+        /// Offset of the first record there was.
         base_offset: Offset,
+        /// The compaction that wrote it; 0: as appended.
+        compaction: u32,
     },
 }
 
@@ -244,12 +249,30 @@ impl fmt::Display for FileName {
                 write!(f, "{}/{number:08}.journal", DirName::Journal { shard })
             }
             // Kafka's own names, so that its tools read them: the offset in twenty digits.
-            Self::Log { topic, partition, base_offset } => {
-                write!(f, "{}/{:020}.log", DirName::Partition { topic, partition }, base_offset.0)
+            Self::Log { topic, partition, base_offset, compaction } => {
+                let dir = DirName::Partition { topic, partition };
+                write!(f, "{dir}/{}log", SegmentStem { base_offset, compaction })
             }
-            Self::Index { topic, partition, base_offset } => {
-                write!(f, "{}/{:020}.index", DirName::Partition { topic, partition }, base_offset.0)
+            Self::Index { topic, partition, base_offset, compaction } => {
+                let dir = DirName::Partition { topic, partition };
+                write!(f, "{dir}/{}index", SegmentStem { base_offset, compaction })
             }
+        }
+    }
+}
+
+/// What the names of a segment's files begin with, up to the last dot.
+struct SegmentStem {
+    base_offset: Offset,
+    compaction: u32,
+}
+
+impl fmt::Display for SegmentStem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:020}.", self.base_offset.0)?;
+        match self.compaction {
+            0 => Ok(()),
+            number => write!(f, "{number}."),
         }
     }
 }
@@ -291,17 +314,29 @@ impl FileName {
     #[must_use]
     pub fn parse(owner: TopicPartition, name: &str) -> Option<FileName> {
         let TopicPartition { topic, partition } = owner;
-        let (stem, kind) = name.split_once('.')?;
-        if stem.len() != 20 {
-            return None;
-        }
-        let base_offset = Offset(stem.parse().ok()?);
+        let (stem, kind) = name.rsplit_once('.')?;
+        let (base_offset, compaction) = segment_named(stem)?;
         match kind {
-            "log" => Some(Self::Log { topic, partition, base_offset }),
-            "index" => Some(Self::Index { topic, partition, base_offset }),
+            "log" => Some(Self::Log { topic, partition, base_offset, compaction }),
+            "index" => Some(Self::Index { topic, partition, base_offset, compaction }),
             _ => None,
         }
     }
+}
+
+/// The base offset and the compaction that the name of a segment's file tells before its last dot,
+/// if it is a name of ours.
+#[must_use]
+pub fn segment_named(stem: &str) -> Option<(Offset, u32)> {
+    let (digits, compaction) = match stem.split_once('.') {
+        None => (stem, 0),
+        // As we write it, and not 0: another name could stand for the same file.
+        Some((digits, number)) => (digits, number.parse().ok().filter(|n: &u32| 0 < *n)?),
+    };
+    let is_ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let base_offset = Offset(digits.parse().ok().filter(|_| is_ours)?);
+    let again = SegmentStem { base_offset, compaction }.to_string();
+    (again.strip_suffix('.') == Some(stem)).then_some((base_offset, compaction))
 }
 
 impl DirName {

@@ -17,8 +17,9 @@ use tidemill_record::{LeaderEpoch, Offset, PartitionId, TopicId, TopicPartition,
 
 use crate::block::{BLOCK_BYTES, is_aligned, round_up};
 
-/// The version of everything in this file.
-pub const JOURNAL_VERSION: u16 = 1;
+/// The version of everything in this file. The first one knew no [`EntryKind::Swap`], and a
+/// [`EntryKind::Truncate`] without payload only.
+pub const JOURNAL_VERSION: u16 = 2;
 
 /// How a window begins.
 pub const WINDOW_MAGIC: [u8; 4] = *b"TIDW";
@@ -78,10 +79,13 @@ pub enum EntryKind {
     /// The log starts at `base_offset`.
     Trim = 4,
     /// The log ends at `base_offset`, `position` in `segment`; `generation` begins, with a new
-    /// segment.
+    /// segment. If `segment` is compacted, the payload is what the log knows of it from now on.
     Truncate = 5,
     /// The log is no more.
     Drop = 6,
+    /// The segments from `base_offset` to `next_offset` are one now, which compaction wrote: the
+    /// payload is what the log knows of it.
+    Swap = 7,
 }
 
 impl EntryKind {
@@ -93,6 +97,7 @@ impl EntryKind {
             4 => Self::Trim,
             5 => Self::Truncate,
             6 => Self::Drop,
+            7 => Self::Swap,
             _ => return None,
         })
     }
@@ -119,12 +124,12 @@ pub struct Entry {
     pub next_offset: Offset,
     /// The time of day when it happened.
     pub wall_ms: i64,
-    /// Bytes of batches.
+    /// Bytes of batches, or of what else the payload is.
     pub data_bytes: u32,
     /// Bytes before them that repeat what the segment's block holds already: see
     /// [`crate::checkpoint`].
     pub prefix_bytes: u32,
-    /// CRC32C of the batches as stored.
+    /// CRC32C of the batches as stored, or of what else the payload is.
     pub data_crc: u32,
     /// CRC32C of the prefix; of a [`EntryKind::Reference`], of its whole payload.
     pub prefix_crc: u32,
@@ -418,13 +423,13 @@ mod tests {
         window
     }
 
-    /// The bytes of version 1, for ever.
+    /// The bytes of version 2, for ever. Those of version 1 differ in that number alone.
     #[test]
     fn the_window_format_is_this() {
         #[rustfmt::skip]
         let expected_header = [
             b'T', b'I', b'D', b'W',
-            0, 1,                               // version
+            0, 2,                               // version
             0, 2,                               // shard
             0, 0, 0, 0, 0, 0, 0, 4,             // incarnation
             0, 0, 0, 0, 0, 0, 0, 6,             // sequence
@@ -498,15 +503,25 @@ mod tests {
     }
 
     #[test]
+    fn a_window_of_version_1_is_read() {
+        let mut window = window();
+        window[5] = 1;
+        let checksum = head_checksum(&window[..HEADER_BYTES + ENTRY_BYTES]);
+        window[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+        let (found, entries, _) = WindowHeader::decode(&window, 1 << 20).unwrap();
+        assert_eq!((found, &entries[..]), (header(), &[entry()][..]));
+    }
+
+    #[test]
     fn a_window_of_a_newer_version_is_told_apart_from_damage() {
         let mut window = window();
-        window[5] = 2;
+        window[5] = 3;
         let head = HEADER_BYTES + ENTRY_BYTES;
         let checksum = head_checksum(&window[..head]);
         window[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
         assert_eq!(
             WindowHeader::decode(&window, 1 << 20),
-            Err(WindowError::NewerFormat { found: 2 })
+            Err(WindowError::NewerFormat { found: 3 })
         );
     }
 }

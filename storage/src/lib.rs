@@ -8,7 +8,7 @@
 //! Reading order: [`io`] what is asked of the disk, [`block`] its unit, [`layout`] what a journal
 //! holds, [`log`] what a partition is, [`checkpoint`] and [`recovery`] what survives a crash,
 //! [`shard`] the whole. Smaller nouns: [`index`], [`read`], [`epochs`], [`producers`],
-//! [`transactions`], [`retention`].
+//! [`transactions`], [`retention`], [`compaction`].
 
 pub mod block;
 pub mod checkpoint;
@@ -33,8 +33,11 @@ pub mod shard;
 mod tail;
 pub mod transactions;
 
+pub use compaction::plan::{CompactionPlan, SealedReader};
 pub use config::{Config, Durability, LogConfig, TimestampPolicy};
 pub use error::{AppendError, ReadError, RecoverError, TrimError, TruncateError};
 pub use log::{Log, LogId, ProducerState};
 pub use recovery::{RecoveredShard, Recovery};
-pub use shard::{AppendKind, Appended, Event, Found, Lookup, Read, ReadId, ShardStorage};
+pub use shard::{
+    AppendKind, Appended, Event, Found, Lookup, Read, ReadId, ShardStorage, Swap, SwapError,
+};

@@ -18,13 +18,14 @@ use tidemill_record::{
     LeaderEpoch, Offset, Producer, ProducerEpoch, ProducerId, Sequence, TopicPartition, Validated,
 };
 
-use crate::checkpoint::{LogState, Place};
+use crate::checkpoint::{LogState, Place, SegmentName, SegmentState};
 use crate::config::LogConfig;
 use crate::epochs::LeaderEpochs;
 use crate::io::DirName;
 use crate::journal::Pending;
 use crate::producers::Producers;
 use crate::segment::Segment;
+use crate::shard::compacting::Compacting;
 use crate::shard::cutting::{Cut, Drop, Removal};
 use crate::shard::numbered;
 use crate::shard::runs::Run;
@@ -86,9 +87,18 @@ pub struct Log {
     pub(crate) damaged: Vec<Range<Offset>>,
     pub(crate) broken_at: Option<Offset>,
     /// Deleted segments whose files may still be there.
-    pub(crate) doomed: Vec<Offset>,
+    pub(crate) doomed: Vec<SegmentName>,
     /// Of those, the ones with large runs, and where the last run of each ended.
-    pub(crate) doomed_runs: Vec<(Offset, Offset)>,
+    pub(crate) doomed_runs: Vec<(SegmentName, Offset)>,
+    /// Of those, the ones that were compacted, each with what took its place, while the entry that
+    /// says so is not durable yet.
+    pub(crate) doomed_swaps: Vec<(SegmentName, SegmentName)>,
+    /// How many compactions there were.
+    pub(crate) compactions: u32,
+    /// Everything below was compacted.
+    pub(crate) compacted_to: Offset,
+    /// The compaction under way.
+    pub(crate) compacting: Option<Compacting>,
     /// Everything before it is durable in segments: what the last checkpoint says.
     pub(crate) synced: Place,
     /// Below this offset no crash makes replay look at the log's segments again: a durable
@@ -114,7 +124,7 @@ pub struct Log {
     /// What waits behind it.
     pub(crate) held: VecDeque<Pending>,
     /// A deleted segment is being removed.
-    pub(crate) removal: Option<(Removal, Offset)>,
+    pub(crate) removal: Option<(Removal, SegmentName)>,
     /// Its end is being cut.
     pub(crate) cut: Option<Cut>,
     /// It is being dropped.
@@ -164,6 +174,10 @@ impl Log {
             broken_at: state.broken_at,
             doomed: state.doomed,
             doomed_runs: Vec::new(),
+            doomed_swaps: Vec::new(),
+            compactions: state.compactions,
+            compacted_to: state.compacted_to,
+            compacting: None,
             synced: state.synced,
             checkpointed: state.end,
             unsynced_since: None,
@@ -302,6 +316,17 @@ impl Log {
         states.into_values().collect()
     }
 
+    /// Everything below this offset was compacted, as far as that is remembered.
+    #[must_use]
+    pub fn compacted_to(&self) -> Offset {
+        self.compacted_to
+    }
+
+    /// Its segments, oldest first; the last one grows.
+    pub fn segments(&self) -> impl Iterator<Item = &SegmentState> {
+        self.segments.iter().map(|segment| &segment.state)
+    }
+
     /// How many segments it has.
     #[must_use]
     pub fn segments_count(&self) -> usize {
@@ -371,6 +396,8 @@ impl Log {
             synced,
             segments: self.segments.iter().map(|segment| segment.state).collect(),
             doomed: self.doomed.clone(),
+            compactions: self.compactions,
+            compacted_to: self.compacted_to,
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
             // What is not durable yet is before the state is.

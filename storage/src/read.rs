@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use tidemill_record::{
-    Batch, BatchError, Contents, HEADER_BYTES, Offset, Timestamp, TopicPartition, checksum,
+    Batch, BatchError, Contents, HEADER_BYTES, Offset, Timestamp, TopicPartition,
 };
 
 use crate::block::{round_down, round_up};
@@ -49,6 +49,8 @@ pub struct ReadPlan {
     partition: TopicPartition,
     /// At least one, back to back.
     spans: Vec<Span>,
+    /// The segment is compacted.
+    has_gaps: bool,
     /// The last batch boundary up to which the segment's bytes are on disk.
     written: Boundary,
     wanted: Wanted,
@@ -105,7 +107,8 @@ impl ReadPlan {
             }
             spans.push(span);
         }
-        Some(Self { partition: index.partition(), spans, written, wanted })
+        let has_gaps = index.has_gaps();
+        Some(Self { partition: index.partition(), spans, has_gaps, written, wanted })
     }
 
     /// Plans to read where the first record from `from` on may be that is not older than `at`: at
@@ -190,6 +193,10 @@ impl ReadPlan {
             return Ok(());
         }
         let start = Boundary { position: span.position, offset: span.base_offset };
+        if self.has_gaps {
+            // Nothing but the span's checksum tells that a batch's offset is its own.
+            return Err(Damage { start, end });
+        }
         let sound = sound_batches(found, start);
         if sound.position < end.position && sound.offset < end.offset {
             return Err(Damage { start: sound, end });
@@ -332,7 +339,7 @@ fn batches_in<'a>(
 /// How far batches that follow one another from `start` are sound, each by its own checksum.
 fn sound_batches(mut bytes: &[u8], start: Boundary) -> Boundary {
     let mut sound = start;
-    while let Some((batch, rest)) = next_sound(bytes, sound.offset) {
+    while let Some((batch, rest)) = next_sound(bytes, sound.offset, false) {
         sound.position += batch.bytes().len() as u64;
         sound.offset = batch.next_offset();
         bytes = rest;
@@ -340,10 +347,14 @@ fn sound_batches(mut bytes: &[u8], start: Boundary) -> Boundary {
     sound
 }
 
-fn next_sound(bytes: &[u8], base_offset: Offset) -> Option<(Batch<'_>, &[u8])> {
+/// With gaps, offsets may be missing before the batch.
+fn next_sound(bytes: &[u8], base_offset: Offset, has_gaps: bool) -> Option<(Batch<'_>, &[u8])> {
     let (batch, rest) = Batch::parse(bytes).ok()?;
-    let is_sound = batch.base_offset() == base_offset && batch.verify_checksum().is_ok();
-    is_sound.then_some((batch, rest))
+    let follows = match has_gaps {
+        false => batch.base_offset() == base_offset,
+        true => base_offset <= batch.base_offset(),
+    };
+    (follows && batch.verify_checksum().is_ok()).then_some((batch, rest))
 }
 
 /// The bytes one step of a [`SegmentWalk`] reads, unless a single batch is longer.
@@ -373,6 +384,9 @@ pub struct SegmentWalk {
 impl SegmentWalk {
     /// A walk from where `index` ends (a new index: from the front) to `end`, or to the first
     /// batch that reaches past `stop_at`. Batches must be of the leader epochs that `epochs` tells.
+    ///
+    /// Of a compacted segment (an index with gaps) the walk proves each batch, but not its offsets:
+    /// that the checksum of the whole index does.
     #[must_use]
     pub fn new(
         index: Index,
@@ -415,7 +429,7 @@ impl SegmentWalk {
         let before = self.index.size_bytes();
 
         while self.index.size_bytes() < self.end {
-            let sound = next_sound(rest, self.index.next_offset())
+            let sound = next_sound(rest, self.index.next_offset(), self.index.has_gaps())
                 .filter(|(batch, _)| self.epochs.agree(batch.base_offset(), batch.leader_epoch()));
             match sound {
                 Some((batch, _)) if self.stop_at < batch.next_offset() => {
@@ -424,12 +438,7 @@ impl SegmentWalk {
                 }
                 Some((batch, behind)) => {
                     each(&batch, self.index.size_bytes());
-                    self.index.append(&IndexedBatch {
-                        next_offset: batch.next_offset(),
-                        size_bytes: batch.size_bytes(),
-                        raw_crc: checksum::crc32c(batch.bytes()),
-                        max_timestamp: batch.max_timestamp(),
-                    });
+                    self.index.append(&IndexedBatch::of(&batch));
                     self.needed_bytes = HEADER_BYTES as u32;
                     rest = behind;
                 }
@@ -522,7 +531,7 @@ mod tests {
                 segment.index.append(&IndexedBatch {
                     next_offset: end.offset.plus(10),
                     size_bytes: bytes.len() as u32,
-                    raw_crc: checksum::crc32c(&bytes),
+                    raw_crc: tidemill_record::checksum::crc32c(&bytes),
                     max_timestamp: Timestamp(end.offset.0),
                 });
                 segment.bytes.extend_from_slice(&bytes);

@@ -13,7 +13,7 @@
 //! It proceeds in phases: all requests of one must have ended before the next begins.
 //!
 //! The parts: `roots` finds base and checkpoints, `scan` reads journals, `replay` turns entries
-//! into state, `drain` writes segments, `commit` ends it.
+//! into state (`swap` those of compaction), `drain` writes segments, `commit` ends it.
 //!
 //! Start reading at [`Recovery::poll_request`].
 
@@ -22,13 +22,14 @@ mod drain;
 mod replay;
 mod roots;
 mod scan;
+mod swap;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use tidemill_record::{Offset, TopicId, TopicPartition};
 
-use crate::checkpoint::{LogState, Snapshot};
+use crate::checkpoint::{LogState, SegmentName, Snapshot};
 use crate::config::Config;
 use crate::error::{Damage, RecoverError};
 use crate::io::{Action, Completion, DirName, Fault, FileName, Outcome, Request};
@@ -95,6 +96,8 @@ pub struct Known {
     pub partitions: Vec<(TopicPartition, u16)>,
     /// Topics that are deleted but whose files may still be there.
     pub deleted: HashSet<TopicId>,
+    /// Those of `partitions` whose logs are compacted: a compaction that did not end has left files.
+    pub compacted: HashSet<TopicPartition>,
     /// How many shards there are now.
     pub shards: u16,
     /// The node epoch of this start: above that of every earlier start.
@@ -411,7 +414,10 @@ impl Recovery {
             Phase::Scan => self.step_scan(),
             Phase::Drain(step) => self.drain(step),
             Phase::ListPartitions => self.list_partitions(),
-            Phase::ListFiles => self.list_files(),
+            Phase::ListFiles => {
+                self.list_files();
+                self.list_compacted();
+            }
             Phase::RemoveFiles => self.remove_files(),
             Phase::RemovePartitions => self.remove_partitions(),
             Phase::RemoveTopics => self.remove_topics(),
@@ -496,8 +502,7 @@ impl Recovery {
 
     fn read_run(&mut self) {
         let run = self.run.as_ref().expect("one is being read");
-        let TopicPartition { topic, partition } = run.entry.partition;
-        let file = FileName::Log { topic, partition, base_offset: run.entry.segment };
+        let file = SegmentName::appended(run.entry.segment).file(run.entry.partition);
         let position = run.from + run.blocks.len() as u64;
         let size = READ_BYTES.min(run.to - position) as u32;
         self.requests.ask(Purpose::Run, Action::Read { file, position, size });

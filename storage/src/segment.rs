@@ -19,8 +19,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tidemill_record::{Offset, Timestamp, TopicPartition};
 
-use crate::block::{BLOCK_BYTES, round_down, round_up};
+use crate::block::{round_down, round_up};
 use crate::checkpoint::SegmentState;
+use crate::compaction::plan::index_file_bytes_max;
 use crate::config::Config;
 use crate::index::{Index, IndexedBatch};
 use crate::io::FileName;
@@ -105,17 +106,8 @@ pub(crate) struct Segment {
 impl Segment {
     /// A new, empty segment.
     pub(crate) fn new(partition: TopicPartition, base_offset: Offset, generation: u32) -> Self {
-        let state = SegmentState {
-            base_offset,
-            next_offset: base_offset,
-            generation,
-            size_bytes: 0,
-            max_timestamp: Timestamp::NONE,
-            opened_ms: 0,
-            appended_ms: 0,
-        };
         Self {
-            state,
+            state: SegmentState::new(base_offset, generation),
             durable: 0,
             written: 0,
             front: Some(Bytes::new()),
@@ -151,7 +143,8 @@ impl Segment {
             released_max: state.max_timestamp,
             durable: size,
             written: size,
-            front: aligned.then(Bytes::new),
+            // Nothing is ever appended to a compacted one.
+            front: (aligned || state.is_compacted()).then(Bytes::new),
             writing_to: None,
             park_to: 0,
             dirty: false,
@@ -173,22 +166,20 @@ impl Segment {
         }
     }
 
+    /// A segment that compaction wrote: all of it is durable in the file.
+    pub(crate) fn compacted(partition: TopicPartition, state: SegmentState, index: Index) -> Self {
+        let index = IndexSlot::Ready(index);
+        Self { index, ..Self::recovered(partition, state, false) }
+    }
+
     /// Its file.
     pub(crate) fn file(&self, partition: TopicPartition) -> FileName {
-        FileName::Log {
-            topic: partition.topic,
-            partition: partition.partition,
-            base_offset: self.state.base_offset,
-        }
+        self.state.name().file(partition)
     }
 
     /// The file of its index.
     pub(crate) fn index_file(&self, partition: TopicPartition) -> FileName {
-        FileName::Index {
-            topic: partition.topic,
-            partition: partition.partition,
-            base_offset: self.state.base_offset,
-        }
+        self.state.name().index_file(partition)
     }
 
     /// Notes a batch behind all before it.
@@ -275,7 +266,6 @@ impl Segment {
 
     /// The most bytes its index file can have.
     pub(crate) fn index_file_bytes_max(&self) -> u32 {
-        let spans = self.state.size_bytes / u64::from(crate::index::SPAN_BYTES_MIN) + 1;
-        round_up(spans * 24 + BLOCK_BYTES as u64) as u32
+        index_file_bytes_max(&self.state)
     }
 }

@@ -6,12 +6,14 @@
 //!
 //! The parts: `append` takes batches in, `flush` writes segments and seals them, `reads` serves
 //! old records, `lookup` finds records by time, `checkpointing` frees the journal, `cutting`
-//! trims, truncates and drops, `runs` writes what is long once.
+//! trims, truncates and drops, `compacting` puts compacted segments in, `runs` writes what is long
+//! once.
 //!
 //! Start reading at [`ShardStorage::append`].
 
 mod append;
 mod checkpointing;
+pub(crate) mod compacting;
 pub(crate) mod cutting;
 mod flush;
 mod lookup;
@@ -25,10 +27,10 @@ use bytes::Bytes;
 use tidemill_record::{IdMap, LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use crate::block::BLOCK_BYTES;
-use crate::checkpoint::LogState;
+use crate::checkpoint::{LogState, SegmentName};
 use crate::config::{Config, LogConfig};
 use crate::error::ReadError;
-use crate::io::{Action, Completion, DirName, Fault, FileName, Outcome, Request};
+use crate::io::{Action, Completion, DirName, Fault, Outcome, Request};
 use crate::journal::Journal;
 use crate::log::{Log, LogId};
 use crate::recovery::RecoveredShard;
@@ -36,6 +38,7 @@ use crate::requests::Requests;
 
 pub(crate) use append::{note_transaction, numbered};
 pub(crate) use checkpointing::RESERVED_BYTES;
+pub use compacting::{Swap, SwapError};
 pub(crate) use runs::leading_run;
 
 use checkpointing::Checkpointing;
@@ -120,7 +123,7 @@ enum Purpose {
     /// A read for a consumer.
     Read(ReadId),
     /// A step of getting the index of a segment.
-    Index { log: LogId, segment: Offset },
+    Index { log: LogId, segment: SegmentName },
     /// A step of removing deleted segments.
     Removal { log: LogId },
     /// A step of dropping a log.
@@ -562,15 +565,6 @@ impl ShardStorage {
     fn refuse_waiting(&mut self) {
         for (log, _) in std::mem::take(&mut self.room_wanted) {
             self.events.push_back(Event::NoSpace { log });
-        }
-    }
-
-    fn file_of(&self, log: LogId, segment: Offset) -> FileName {
-        let partition = self.log(log).partition;
-        FileName::Log {
-            topic: partition.topic,
-            partition: partition.partition,
-            base_offset: segment,
         }
     }
 }

@@ -130,6 +130,12 @@ impl Tail {
         freed(self.batches.drain(..gone))
     }
 
+    /// Drops the batches that end at or below `offset`.
+    pub(crate) fn forget_below(&mut self, offset: Offset) -> Freed {
+        let gone = self.batches.partition_point(|batch| batch.next_offset <= offset);
+        freed(self.batches.drain(..gone))
+    }
+
     /// Drops all batches.
     pub(crate) fn clear(&mut self) -> Freed {
         freed(self.batches.drain(..))

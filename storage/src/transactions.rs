@@ -294,6 +294,13 @@ impl Transactions {
         found
     }
 
+    /// Forgets the aborted transactions with these markers: nothing of them is in the log any more.
+    pub(crate) fn forget_aborted(&mut self, markers: &[Offset]) {
+        if !markers.is_empty() {
+            self.aborted.retain(|aborted| !markers.contains(&aborted.last));
+        }
+    }
+
     /// Whether there are aborted transactions at all.
     #[must_use]
     pub fn has_aborted(&self) -> bool {

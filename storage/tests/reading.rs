@@ -6,6 +6,7 @@ mod world;
 
 use disk::Survival;
 use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp, TopicPartition};
+use tidemill_storage::checkpoint::SegmentName;
 use tidemill_storage::error::ReadError;
 use tidemill_storage::io::{Action, FileName};
 use world::{World, partition};
@@ -23,7 +24,7 @@ fn a_bad_block_is_not_served_and_its_neighbours_are() {
     world.stop();
     world.start(1);
     let tp = partition(0);
-    let file = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    let file = SegmentName::appended(Offset(0)).file(tp);
     world.disk.rot(&file, 4 * BLOCK + 77, 4);
 
     let first = world.read_all(tp, Offset(0));
@@ -104,7 +105,7 @@ fn what_is_appended_behind_a_bad_block_is_served() {
     world.settle();
     world.crash(Survival::Nothing);
     world.start(1);
-    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    let log = SegmentName::appended(Offset(0)).file(tp);
     world.disk.rot(&log, 4 * BLOCK, 1);
     for _ in 0..40 {
         world.append_new(tp, 1, 4_000);

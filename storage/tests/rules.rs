@@ -9,6 +9,7 @@ mod world;
 
 use disk::Survival;
 use tidemill_record::{Offset, PartitionId, TopicPartition};
+use tidemill_storage::checkpoint::SegmentName;
 use tidemill_storage::error::AppendError;
 use tidemill_storage::io::{Action, DirName, Fault, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
@@ -471,7 +472,7 @@ fn a_large_run_is_written_once() {
     let (_, entries, _) = WindowHeader::decode(&file[at..], header.window_bytes()).unwrap();
     assert_eq!(entries[0].kind, EntryKind::Reference);
     assert!(header.window_bytes() <= 3 * BLOCK as u64);
-    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    let log = SegmentName::appended(Offset(0)).file(tp);
     let segment = world.disk.file(&log).unwrap();
     assert!(segment[BLOCK..2 * BLOCK].iter().any(|&byte| byte != 0), "it is there already");
 
@@ -489,7 +490,7 @@ fn a_reference_to_damaged_bytes_is_damage() {
     world.append_new(partition(1), 1, 100);
     world.settle();
     let tp = partition(0);
-    let log = FileName::Log { topic: tp.topic, partition: tp.partition, base_offset: Offset(0) };
+    let log = SegmentName::appended(Offset(0)).file(tp);
     world.disk.rot(&log, 2 * BLOCK, 1);
     world.crash(Survival::Nothing);
     world.start_unchecked(1);

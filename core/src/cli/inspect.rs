@@ -20,6 +20,7 @@ use tidemill_storage::block::BLOCK_BYTES;
 use tidemill_storage::inspect::{
     InspectedWindow, JournalInspection, JournalThing, SegmentInspection, SegmentThing,
 };
+use tidemill_storage::io::segment_named;
 
 use super::failure::Failure;
 use super::{Output, counted, print_line};
@@ -31,7 +32,8 @@ const WRITE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// `tidemill inspect …`
 #[derive(Debug, Subcommand)]
 pub(super) enum InspectCommand {
-    /// The batches of a segment file: partitions/<topic>/<partition>/<base offset>.log
+    /// The batches of a segment file: partitions/<topic>/<partition>/<base offset>.log, compacted
+    /// ones <base offset>.<compaction>.log
     Segment(Segment),
     /// The commit windows of a journal file: journal/shard-<n>/<number>.journal
     Journal(Journal),
@@ -127,12 +129,19 @@ impl Segment {
     fn run(self) -> Result<(), Failure> {
         let (file, size) = open(&self.file)?;
         let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let base = stem.and_then(|stem| stem.parse().ok()).ok_or_else(|| {
+        let named = stem.and_then(|stem| match stem.parse() {
+            Ok(base) => Some((Offset(base), 0)),
+            Err(_) => segment_named(&stem),
+        });
+        let (base, compaction) = named.ok_or_else(|| {
             Failure::usage(format!("{} is not named after an offset", self.file.display()))
                 .fix("a copy keeps the name: <offset of the first record>.log")
         })?;
         let mut findings = Findings::new(&self.output);
-        let mut inspection = SegmentInspection::new(Offset(base), size);
+        let mut inspection = match compaction {
+            0 => SegmentInspection::new(base, size),
+            _ => SegmentInspection::with_gaps(base, size),
+        };
         while let Some((position, size)) = inspection.next_read() {
             let bytes = read(&self.file, &file, position, size as usize)?;
             inspection.take(&bytes, |thing| self.tell(&thing, &mut findings));

@@ -1,8 +1,6 @@
 //! Partitions on a disk that never ends what it is asked for: what waits is bounded; and, in
 //! `transactions`, on one that does.
 
-use std::collections::HashSet;
-
 use tidemill_record::{PartitionId, TopicId};
 use tidemill_runtime::edge::{Chore, Done};
 use tidemill_storage::io::{Action, Completion, Fault, Outcome};
@@ -17,12 +15,8 @@ const PARTITION: TopicPartition =
 
 fn home(queued_bytes_max: usize) -> Home {
     let config = tidemill_storage::Config::default();
-    let known = Known {
-        partitions: vec![(PARTITION, 0)],
-        deleted: HashSet::new(),
-        shards: 1,
-        incarnation: 1,
-    };
+    let known =
+        Known { partitions: vec![(PARTITION, 0)], shards: 1, incarnation: 1, ..Known::default() };
     let mut recovery = Recovery::new(config.clone(), known);
     let recovered = loop {
         if let Some(finished) = recovery.poll_finished() {

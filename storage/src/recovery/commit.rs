@@ -54,6 +54,9 @@ impl Recovery {
             }
             DirName::Partition { topic, partition } => {
                 let owner = TopicPartition { topic, partition };
+                if !self.leftovers.partitions.contains(&owner) {
+                    return self.take_compacted(owner, names);
+                }
                 let files = names.iter().filter_map(|(name, _)| FileName::parse(owner, name));
                 self.leftovers.files.extend(files);
             }

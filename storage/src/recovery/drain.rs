@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use tidemill_record::{Offset, TopicPartition};
+use tidemill_record::TopicPartition;
 
 use super::Recovery;
+use crate::checkpoint::SegmentName;
 use crate::io::{Action, DirName, FileName};
 
 /// The steps of a drain; each waits for the one before.
@@ -98,12 +99,12 @@ impl Recovery {
         for (name, log) in &mut self.logs {
             let mut files: Vec<FileName> = Vec::new();
             for (segment, position, bytes) in log.take_writes() {
-                let file = log_file(*name, segment);
+                let file = SegmentName::appended(segment).file(*name);
                 files.push(file.clone());
                 self.draining.writes.push((file, position, bytes));
             }
             if self.draining.is_last {
-                files.extend(log.cuts.keys().map(|segment| log_file(*name, *segment)));
+                files.extend(log.cuts.keys().map(|segment| segment.file(*name)));
             }
             for file in files {
                 if self.draining.partitions.insert(*name) {
@@ -148,14 +149,10 @@ impl Recovery {
     fn cut_segments(&mut self) {
         let mut cuts = Vec::new();
         for (name, log) in &self.logs {
-            cuts.extend(log.cuts.iter().map(|(&segment, &size)| (log_file(*name, segment), size)));
+            cuts.extend(log.cuts.iter().map(|(segment, &size)| (segment.file(*name), size)));
         }
         for (file, size) in cuts {
             self.must(Action::Truncate { file, size });
         }
     }
-}
-
-fn log_file(name: TopicPartition, base_offset: Offset) -> FileName {
-    FileName::Log { topic: name.topic, partition: name.partition, base_offset }
 }

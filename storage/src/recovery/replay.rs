@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tidemill_record::{Batch, Offset, Timestamp, TimestampType, checksum};
 
 use crate::block::{AlignedBytes, BLOCK_BYTES, round_down, round_up};
-use crate::checkpoint::{LogState, Place, SegmentState};
+use crate::checkpoint::{LogState, Place, SegmentName, SegmentState};
 use crate::layout::{Entry, EntryKind};
 use crate::mistake::{self, Mistake};
 use crate::producers::PRODUCERS_MAX;
@@ -48,7 +48,7 @@ pub(super) struct Replayed {
     /// Segments written by this recovery.
     pub(super) written: BTreeSet<Offset>,
     /// Segments that end exactly there.
-    pub(super) cuts: BTreeMap<Offset, u64>,
+    pub(super) cuts: BTreeMap<SegmentName, u64>,
     /// No window was lost that may have held an entry of it, or what came after shows that none
     /// was in it.
     pub(super) proved: bool,
@@ -99,7 +99,8 @@ impl Replayed {
             EntryKind::Reference => self.apply_reference(entry, payload, &[]),
             EntryKind::Roll => self.apply_roll(entry),
             EntryKind::Trim => self.apply_trim(entry),
-            EntryKind::Truncate => self.apply_truncate(entry),
+            EntryKind::Truncate => self.apply_truncate(entry, payload),
+            EntryKind::Swap => self.apply_swap(entry, payload),
             EntryKind::Drop => {
                 self.state.dropped = true;
                 self.runs.clear();
@@ -200,10 +201,10 @@ impl Replayed {
             if entry.segment != state.end {
                 return self.break_here();
             }
-            state.segments.push(new_segment(entry.segment, state.generation));
+            state.segments.push(SegmentState::new(entry.segment, state.generation));
         }
         // A deleted segment of this name was gone before this one was begun.
-        state.doomed.retain(|base_offset| *base_offset != entry.segment);
+        state.doomed.retain(|name| *name != SegmentName::appended(entry.segment));
         let segment = state.segments.last_mut().expect("there is one");
         if segment.size_bytes == 0 {
             segment.opened_ms = entry.wall_ms;
@@ -235,7 +236,7 @@ impl Replayed {
     }
 
     fn apply_roll(&mut self, entry: &Entry) {
-        self.cuts.insert(entry.segment, entry.position);
+        self.cuts.insert(SegmentName::appended(entry.segment), entry.position);
         if self.state.end < entry.base_offset {
             // What came before it is missing.
             return self.break_here();
@@ -243,7 +244,7 @@ impl Replayed {
         let is_new =
             self.state.segments.last().is_some_and(|last| last.base_offset < entry.base_offset);
         if is_new {
-            self.state.segments.push(new_segment(entry.base_offset, self.state.generation));
+            self.state.segments.push(SegmentState::new(entry.base_offset, self.state.generation));
         }
     }
 
@@ -257,12 +258,12 @@ impl Replayed {
         state.transactions.trim(state.start);
         while 1 < state.segments.len() && state.segments[0].next_offset <= state.start {
             let gone = state.segments.remove(0);
-            state.doomed.push(gone.base_offset);
+            state.doomed.push(gone.name());
         }
         state.damaged.retain(|range| state.start < range.end);
     }
 
-    fn apply_truncate(&mut self, entry: &Entry) {
+    fn apply_truncate(&mut self, entry: &Entry, payload: &Bytes) {
         if entry.generation == self.state.generation {
             return;
         }
@@ -280,23 +281,27 @@ impl Replayed {
         state.damaged.retain(|range| range.start < end);
         while state.segments.last().is_some_and(|last| end <= last.base_offset) {
             let gone = state.segments.pop().expect("there is a last one");
-            state.doomed.push(gone.base_offset);
+            state.doomed.push(gone.name());
         }
-        self.cuts.retain(|base_offset, _| *base_offset < end);
+        state.compacted_to = state.compacted_to.min(end);
+        self.cuts.retain(|name, _| name.base_offset < end);
         // Of a segment that is cut at its very beginning nothing stays: its whole file went.
         if let Some(last) = state.segments.last_mut()
             && last.base_offset == segment
         {
             last.size_bytes = position;
             last.next_offset = end;
-            self.cuts.insert(segment, position);
+            self.cuts.insert(last.name(), position);
         }
-        state.segments.push(new_segment(end, state.generation));
+        state.segments.push(SegmentState::new(end, state.generation));
         if end < state.synced.offset {
             state.synced = place;
         }
         self.cursor = place;
         self.cut_runs(segment, position);
+        if !payload.is_empty() {
+            self.note_cut(payload);
+        }
     }
 
     /// Drops what was to be written behind a place that is now the end.
@@ -351,7 +356,8 @@ impl Replayed {
     pub(super) fn take_writes(&mut self) -> Vec<(Offset, u64, Bytes)> {
         let mut writes = Vec::new();
         for run in std::mem::take(&mut self.runs) {
-            let known = self.state.segments.iter().any(|known| known.base_offset == run.segment);
+            let name = SegmentName::appended(run.segment);
+            let known = self.state.segments.iter().any(|known| known.name() == name);
             let before = writes.len();
             // What follows may go on in this block, also if nothing of it is needed.
             self.front = Some((run.segment, run.end, run.write(&mut writes)));
@@ -379,6 +385,8 @@ impl Replayed {
             state.start = state.start.min(cursor.offset);
             state.segments.retain(|segment| segment.base_offset <= cursor.segment);
             match state.segments.last_mut() {
+                // A compacted one was whole before it came to be.
+                Some(last) if last.is_compacted() && last.next_offset <= cursor.offset => {}
                 Some(last) if last.base_offset == cursor.segment => {
                     last.size_bytes = cursor.position;
                     last.next_offset = cursor.offset;
@@ -398,12 +406,11 @@ impl Replayed {
             None => Place { offset: state.end, segment: state.end, position: 0 },
         };
         let segments = &state.segments;
-        let is_kept = |base_offset: &Offset| {
-            let last = segments.last().map(|last| last.base_offset);
-            segments.iter().any(|segment| segment.base_offset == *base_offset)
-                && last != Some(*base_offset)
+        let is_kept = |name: &SegmentName| {
+            let last = segments.last().map(SegmentState::name);
+            segments.iter().any(|segment| segment.name() == *name) && last != Some(*name)
         };
-        self.cuts.retain(|base_offset, _| is_kept(base_offset));
+        self.cuts.retain(|name, _| is_kept(name));
     }
 }
 
@@ -458,16 +465,4 @@ fn parts(entry: &Entry, whole: &[u8]) -> Option<Vec<Entry>> {
         rest = behind;
     }
     (next.0 == entry.next_offset).then_some(parts)
-}
-
-fn new_segment(base_offset: Offset, generation: u32) -> SegmentState {
-    SegmentState {
-        base_offset,
-        next_offset: base_offset,
-        generation,
-        size_bytes: 0,
-        max_timestamp: Timestamp::NONE,
-        opened_ms: 0,
-        appended_ms: 0,
-    }
 }

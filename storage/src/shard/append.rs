@@ -12,6 +12,7 @@ use tidemill_record::{
 
 use super::{AppendKind, Appended, Event, Purpose, ShardStorage};
 use crate::block::{AlignedBytes, BLOCK_BYTES, round_down};
+use crate::checkpoint::SegmentName;
 use crate::config::TimestampPolicy;
 use crate::error::AppendError;
 use crate::index::IndexedBatch;
@@ -239,9 +240,18 @@ impl ShardStorage {
 
     /// Puts an entry without payload into the journal.
     pub(super) fn journal_entry(&mut self, id: LogId, entry: Entry) {
+        self.journal_with(id, entry, Bytes::new());
+    }
+
+    /// Puts an entry with this payload into the journal.
+    pub(super) fn journal_with(&mut self, id: LogId, entry: Entry, data: Bytes) {
         self.log_mut(id).changed = true;
-        let (prefix, data) = (Bytes::new(), Bytes::new());
-        self.enqueue(id, Pending { log: id, entry, prefix, data, starts_anew: false });
+        let (data_bytes, data_crc) = (data.len() as u32, checksum::crc32c(&data));
+        let entry = Entry { data_bytes, data_crc, ..entry };
+        self.enqueue(
+            id,
+            Pending { log: id, entry, prefix: Bytes::new(), data, starts_anew: false },
+        );
     }
 
     // --- rolling ---
@@ -293,7 +303,9 @@ impl ShardStorage {
             return false;
         }
         let log = self.log(id);
-        if log.active().is_some_and(|active| !active.made) && log.doomed.contains(&log.end) {
+        if log.active().is_some_and(|active| !active.made)
+            && log.doomed.contains(&SegmentName::appended(log.end))
+        {
             // A deleted segment of the same name must be gone first; its removal tells.
             return false;
         }

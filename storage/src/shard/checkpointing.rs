@@ -499,7 +499,10 @@ impl Log {
     fn is_written_to(&self, place: &Place) -> bool {
         let written = |segment: &crate::segment::Segment| {
             let state = &segment.state;
-            if state.base_offset < place.segment {
+            if state.is_compacted() {
+                // It was durable before it was put in, and `place` may be told in an older file.
+                true
+            } else if state.base_offset < place.segment {
                 segment.written == state.size_bytes
             } else {
                 place.segment < state.base_offset || place.position <= segment.written

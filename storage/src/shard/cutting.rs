@@ -9,7 +9,7 @@ use tidemill_record::Offset;
 
 use super::append::is_dropping;
 use super::{Event, Purpose, ShardStorage};
-use crate::checkpoint::Place;
+use crate::checkpoint::{Place, SegmentName};
 use crate::error::{TrimError, TruncateError};
 use crate::index::Index;
 use crate::io::{Action, DirName, Fault, FileName, Outcome};
@@ -35,9 +35,9 @@ pub(crate) enum Cut {
     /// The place of the cut is being looked for.
     Locating(Box<SegmentWalk>),
     /// The journal entry is on its way.
-    Journaled { segment: Offset },
+    Journaled { segment: SegmentName },
     /// The entry is durable; the file waits for its last request.
-    Ready { segment: Offset },
+    Ready { segment: SegmentName },
     /// The file is being cut.
     Cutting,
 }
@@ -109,25 +109,27 @@ impl ShardStorage {
         }
         let checkpointed = log.checkpointed;
         log.doomed_runs.retain(|(_, runs_end)| checkpointed < *runs_end);
-        let waits = |base_offset: &Offset| log.doomed_runs.iter().any(|run| run.0 == *base_offset);
-        let Some(&base_offset) = log.doomed.iter().find(|base_offset| !waits(base_offset)) else {
-            if !log.doomed.is_empty() {
+        let has_run = |name: &SegmentName| log.doomed_runs.iter().any(|run| run.0 == *name);
+        let is_swapped = |name: &SegmentName| log.doomed_swaps.iter().any(|swap| swap.0 == *name);
+        let waits = |name: &SegmentName| has_run(name) || is_swapped(name);
+        let Some(&name) = log.doomed.iter().find(|name| !waits(name)) else {
+            if !log.doomed_runs.is_empty() {
                 // Replay would miss what it refers to. A checkpoint makes it look no more.
                 self.force_park(id);
             }
             return;
         };
-        let (file, index) = log.files(base_offset);
+        let (file, index) = log.files(name);
         if self.requests.is_busy(&file) || self.requests.is_busy(&index) {
             return;
         }
-        log.removal = Some((Removal::File, base_offset));
+        log.removal = Some((Removal::File, name));
         self.requests.ask(Purpose::Removal { log: id }, Action::Remove { file });
     }
 
     pub(super) fn handle_removal(&mut self, id: LogId, result: Result<Outcome, Fault>) {
         let Some(log) = self.find_log_mut(id) else { return };
-        let (removal, base_offset) = log.removal.take().expect("a removal was under way");
+        let (removal, name) = log.removal.take().expect("a removal was under way");
         if result.as_ref().is_err_and(|fault| *fault != Fault::NotFound) {
             return self.fence();
         }
@@ -135,10 +137,10 @@ impl ShardStorage {
             return self.step_drop(id);
         }
         let (next, action) = match removal {
-            Removal::File => (Removal::Index, Action::Remove { file: log.files(base_offset).1 }),
+            Removal::File => (Removal::Index, Action::Remove { file: log.files(name).1 }),
             Removal::Index => (Removal::Dir, Action::SyncDir { dir: log.dir() }),
             Removal::Dir => {
-                log.doomed.retain(|doomed| *doomed != base_offset);
+                log.doomed.retain(|doomed| *doomed != name);
                 let waited_for = std::mem::take(&mut log.waited_for);
                 if waited_for {
                     self.tell_admitted(id);
@@ -146,7 +148,7 @@ impl ShardStorage {
                 return self.remove_doomed(id);
             }
         };
-        log.removal = Some((next, base_offset));
+        log.removal = Some((next, name));
         self.requests.ask(Purpose::Removal { log: id }, action);
     }
 
@@ -225,21 +227,20 @@ impl ShardStorage {
             // And nothing more is being prepared for the segment that grew.
             Some(Cut::Parking) if log.is_checkpointed() && log.preparing.is_none() => {
                 let segment = log.segment_holding(to).expect("it is inside the log");
-                let base_offset = segment.state.base_offset;
                 let size = segment.state.size_bytes;
-                let index = Index::new(log.partition, base_offset);
+                let index = segment.state.empty_index(log.partition);
                 let walk = SegmentWalk::new(index, log.epochs.clone(), size, to, u32::MAX);
                 log.cut = Some(Cut::Locating(Box::new(walk)));
                 self.step_locating(id);
             }
             Some(Cut::Ready { segment }) => {
-                let base_offset = *segment;
-                let (file, _) = log.files(base_offset);
+                let name = *segment;
+                let (file, _) = log.files(name);
                 if self.requests.is_busy(&file) {
                     return;
                 }
                 // The new segment has its name if nothing of it stays.
-                let cut = log.segment(base_offset).filter(|_| base_offset != log.end);
+                let cut = log.segment(name.base_offset).filter(|_| name.base_offset != log.end);
                 let Some(size) = cut.map(|segment| segment.state.size_bytes) else {
                     return self.finish_cut(id);
                 };
@@ -256,7 +257,8 @@ impl ShardStorage {
         let base_offset = walk.index().base_offset();
         match walk.next_read() {
             Some((position, size)) => {
-                let (file, _) = log.files(base_offset);
+                let segment = log.segment(base_offset).expect("it is cut only when it is found");
+                let file = segment.file(log.partition);
                 let action = Action::Read { file, position, size };
                 self.requests.ask(Purpose::Cut { log: id }, action);
             }
@@ -303,24 +305,34 @@ impl ShardStorage {
         log.carries = false;
         while log.segments.last().is_some_and(|last| end <= last.state.base_offset) {
             let gone = log.segments.pop().expect("there is a last one");
-            log.doomed.push(gone.state.base_offset);
+            log.doomed.push(gone.state.name());
         }
+        log.compacted_to = log.compacted_to.min(end);
         // Of a segment that is cut at its very beginning nothing stays: its whole file goes.
+        let mut name = SegmentName::appended(segment);
+        let mut cut = Vec::new();
         if let Some(last) = log.segment_mut(segment) {
+            name = last.state.name();
             last.state.size_bytes = position;
             last.state.next_offset = end;
+            if last.state.is_compacted() {
+                last.state.index_crc = kept.checksum(last.state.generation);
+            }
             last.runs_end = last.runs_end.min(end);
             last.state.max_timestamp = kept.max_timestamp();
             last.released_max = kept.max_timestamp();
             (last.durable, last.written, last.park_to) = (position, position, 0);
             last.seal = Seal::Sealed;
             last.index = IndexSlot::Ready(kept);
+            if last.state.is_compacted() {
+                last.state.encode(&mut cut);
+            }
         }
         log.segments.push(Segment::new(log.partition, end, log.generation));
-        log.cut = Some(Cut::Journaled { segment });
+        log.cut = Some(Cut::Journaled { segment: name });
         let entry = Entry { segment, position, ..log.entry(EntryKind::Truncate) };
         self.note_freed(freed);
-        self.journal_entry(id, entry);
+        self.journal_with(id, entry, cut.into());
     }
 
     pub(super) fn handle_truncate_durable(&mut self, id: LogId) {
@@ -366,12 +378,14 @@ impl ShardStorage {
         if !matches!(log.dropping, Some(Drop::Waiting)) || self.fenced {
             return;
         }
-        let mut bases = log.segments.iter().map(|s| s.state.base_offset).chain(log.doomed.clone());
-        let busy = bases.any(|base_offset| {
-            let (file, index) = log.files(base_offset);
+        let mut names = log.segments.iter().map(|s| s.state.name()).chain(log.doomed.clone());
+        let busy = names.any(|name| {
+            let (file, index) = log.files(name);
             self.requests.is_busy(&file) || self.requests.is_busy(&index)
         });
-        if busy || log.preparing.is_some() || log.removal.is_some() {
+        // A compaction under way makes files in the directory.
+        let makes_files = log.preparing.is_some() || log.compacting.is_some();
+        if busy || makes_files || log.removal.is_some() {
             return;
         }
         log.dropping = Some(Drop::Listing);
@@ -429,10 +443,11 @@ impl ShardStorage {
 
 impl Log {
     /// Its segment is no longer one of it; the file goes when nothing needs it.
-    fn doom(&mut self, segment: &Segment) {
-        self.doomed.push(segment.state.base_offset);
+    pub(super) fn doom(&mut self, segment: &Segment) {
+        let name = segment.state.name();
+        self.doomed.push(name);
         if self.checkpointed < segment.runs_end {
-            self.doomed_runs.push((segment.state.base_offset, segment.runs_end));
+            self.doomed_runs.push((name, segment.runs_end));
         }
     }
 
@@ -442,11 +457,7 @@ impl Log {
     }
 
     /// The files of its segment of that name: bytes and index.
-    pub(crate) fn files(&self, base_offset: Offset) -> (FileName, FileName) {
-        let (topic, partition) = (self.partition.topic, self.partition.partition);
-        (
-            FileName::Log { topic, partition, base_offset },
-            FileName::Index { topic, partition, base_offset },
-        )
+    pub(crate) fn files(&self, name: SegmentName) -> (FileName, FileName) {
+        (name.file(self.partition), name.index_file(self.partition))
     }
 }

@@ -41,6 +41,7 @@ impl ShardStorage {
             EntryKind::Trim => self.handle_trim_durable(id, entry.base_offset),
             EntryKind::Truncate => self.handle_truncate_durable(id),
             EntryKind::Drop => self.handle_drop_durable(id),
+            EntryKind::Swap => self.handle_swap_durable(id, entry),
         }
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tidemill_record::{Offset, Timestamp};
 
 use super::{Event, Found, Purpose, Read, ReadId, ShardStorage};
+use crate::checkpoint::SegmentName;
 use crate::error::ReadError;
 use crate::index::{Index, IndexedBatch};
 use crate::io::{Action, Fault, Outcome};
@@ -152,11 +153,12 @@ impl ShardStorage {
         let job = &self.reads.jobs[&id];
         let (log_id, base_offset, wanted, goal) = (job.log, job.segment, job.wanted, job.goal);
         let log = self.logs[log_id.0 as usize].as_ref();
-        let Some((log, segment)) = log.and_then(|log| Some((log, log.segment(base_offset)?)))
-        else {
+        let found = |log| Log::segment_for(log, base_offset, wanted.from);
+        let Some((log, segment)) = log.and_then(|log| Some((log, found(log)?))) else {
             self.finish_read(id, Err(ReadError::Gone));
             return true;
         };
+        let base_offset = segment.state.base_offset;
         let IndexSlot::Ready(index) = &segment.index else {
             self.want_index(log_id, base_offset, Some(id));
             return true;
@@ -185,7 +187,9 @@ impl ShardStorage {
         }
         let file = segment.file(log.partition);
         let action = Action::Read { file, position: plan.position(), size: plan.size_bytes() };
-        self.reads.jobs.get_mut(&id).expect("it was there").plan = Some(plan);
+        let job = self.reads.jobs.get_mut(&id).expect("it was there");
+        job.plan = Some(plan);
+        job.segment = base_offset;
         self.reads.in_flight += 1;
         self.reads.bytes_in_flight = with_it;
         self.requests.ask(Purpose::Read(id), action);
@@ -253,7 +257,9 @@ impl ShardStorage {
     }
 
     fn after_read(&mut self, id: LogId, segment: Offset) {
-        let waits = |log: &Log| log.segment(segment).is_none() || log.closing.is_some();
+        let waits = |log: &Log| {
+            log.segment(segment).is_none() || log.closing.is_some() || !log.doomed.is_empty()
+        };
         if self.logs[id.0 as usize].as_ref().is_none_or(waits) {
             self.after_last_request(id);
         }
@@ -293,12 +299,12 @@ impl ShardStorage {
         }
         let log = self.log(id);
         let segment = log.segment(base_offset).expect("it was just there");
-        let file = segment.index_file(log.partition);
+        let (file, name) = (segment.index_file(log.partition), segment.state.name());
         let size = segment.index_file_bytes_max();
         let waiting = read.into_iter().collect();
         self.reads.builds.insert((id, base_offset), Build { walk: None, waiting });
-        let action = Action::Read { file, position: 0, size };
-        self.requests.ask(Purpose::Index { log: id, segment: base_offset }, action);
+        let purpose = Purpose::Index { log: id, segment: name };
+        self.requests.ask(purpose, Action::Read { file, position: 0, size });
     }
 
     /// Whether the index of a segment is on its way into memory.
@@ -309,14 +315,16 @@ impl ShardStorage {
     pub(super) fn handle_index(
         &mut self,
         id: LogId,
-        base_offset: Offset,
+        name: SegmentName,
         result: Result<Outcome, Fault>,
     ) {
+        let base_offset = name.base_offset;
         let key = (id, base_offset);
-        let gone =
-            self.logs[id.0 as usize].as_ref().is_none_or(|log| log.segment(base_offset).is_none());
-        if gone {
-            self.end_build(key, &Err(ReadError::Gone));
+        let log = self.logs[id.0 as usize].as_ref();
+        let segment = log.and_then(|log| log.segment(base_offset));
+        if segment.is_none_or(|segment| segment.state.name() != name) {
+            // Those who wait find another segment with what they want, or none.
+            self.end_build(key, &Ok(()));
             return self.after_last_request(id);
         }
         let build = self.reads.builds.get_mut(&key).expect("it was begun");
@@ -347,8 +355,13 @@ impl ShardStorage {
             }
             _ => None,
         };
-        let fits = |index: &Index| index.size_bytes() <= end && index.next_offset() <= stop_at;
-        let index = decoded.filter(fits).unwrap_or_else(|| Index::new(log.partition, key.1));
+        let fits = |index: &Index| {
+            index.size_bytes() <= end
+                && index.next_offset() <= stop_at
+                && segment.state.accepts(index)
+        };
+        let new = || segment.state.empty_index(log.partition);
+        let index = decoded.filter(fits).unwrap_or_else(new);
         let batch_bytes_max = u32::try_from(end).unwrap_or(u32::MAX);
         let walk = SegmentWalk::new(index, log.epochs.clone(), end, stop_at, batch_bytes_max);
         self.reads.builds.get_mut(&key).expect("it was begun").walk = Some(walk);
@@ -359,9 +372,11 @@ impl ShardStorage {
         let build = self.reads.builds.get_mut(&key).expect("it was begun");
         let walk = build.walk.as_ref().expect("it walks");
         if let Some((position, size)) = walk.next_read() {
-            let file = self.file_of(key.0, key.1);
-            let action = Action::Read { file, position, size };
-            return self.requests.ask(Purpose::Index { log: key.0, segment: key.1 }, action);
+            let log = self.log(key.0);
+            let segment = log.segment(key.1).expect("it was looked up");
+            let file = segment.file(log.partition);
+            let purpose = Purpose::Index { log: key.0, segment: segment.state.name() };
+            return self.requests.ask(purpose, Action::Read { file, position, size });
         }
         self.finish_walk(key);
     }
@@ -378,11 +393,12 @@ impl ShardStorage {
         };
         let end = Boundary { position: from, offset: from_offset };
         let reached = Boundary { position: index.size_bytes(), offset: index.next_offset() };
-        if reached != end {
+        if reached != end || !segment.state.accepts(&index) {
             let fits = reached.position < end.position && reached.offset < end.offset;
-            if !fits {
-                // Sound batches, but not those that were written here.
-                index = Index::new(log.partition, key.1);
+            if !fits || segment.state.is_compacted() {
+                // Sound batches, but not those that were written here. Of a compacted segment it
+                // is all or nothing: where its batches begin is proved by the whole index alone.
+                index = segment.state.empty_index(log.partition);
             }
             let start = Boundary { position: index.size_bytes(), offset: index.next_offset() };
             self.quarantine(key.0, &Damage { start, end });
@@ -439,6 +455,14 @@ impl ShardStorage {
 }
 
 impl Log {
+    /// The segment of that name; if compaction has put it into another, the one that holds the
+    /// record at `from`.
+    fn segment_for(&self, base_offset: Offset, from: Offset) -> Option<&Segment> {
+        let is_kept = self.start <= from;
+        let holding = || self.segment_holding(from).filter(|_| is_kept);
+        self.segment(base_offset).or_else(holding)
+    }
+
     /// How far the bytes of `segment` are certainly in its file: what is not, is in the tail.
     pub(super) fn on_disk(&self, segment: &Segment) -> Boundary {
         let state = &segment.state;

@@ -1,0 +1,88 @@
+//! Replaying what compaction did: segments that are one now, and files nobody names.
+//!
+//! The entry of a swap may be met again over any later state of its log: one that has the new
+//! segment, one that has put that into another since, one that has trimmed it away. So it counts
+//! only where the segments it was made of are all there, as they were.
+//!
+//! A crash may have come before the entry of a new file was durable. Such files are named by
+//! nothing, so the directories of compacted logs are listed once the state of all logs is known.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use tidemill_record::TopicPartition;
+
+use super::Recovery;
+use super::replay::Replayed;
+use crate::checkpoint::{LogState, SegmentName, SegmentState};
+use crate::io::{Action, DirName, FileName};
+use crate::layout::Entry;
+use crate::shard::compacting::row_of;
+
+impl Replayed {
+    /// Puts the new segment in the place of those it is made of, if they are there.
+    pub(super) fn apply_swap(&mut self, entry: &Entry, payload: &Bytes) {
+        let Some(new) = SegmentState::read(payload) else { return self.break_here() };
+        let state = &mut self.state;
+        state.compactions = state.compactions.max(new.compaction);
+        let sources = entry.base_offset..entry.next_offset;
+        let is_sane = new.is_compacted()
+            && (new.base_offset, new.next_offset) == (sources.start, sources.end);
+        if !is_sane {
+            return self.break_here();
+        }
+        let Some(row) = row_of(state.segments.iter(), &sources) else { return };
+        let is_older = |old: &SegmentState| old.compaction < new.compaction;
+        if state.segments.len() <= row.end || !state.segments[row.clone()].iter().all(is_older) {
+            return;
+        }
+        let old: Vec<SegmentState> = state.segments.splice(row, [new]).collect();
+        state.doomed.extend(old.iter().map(SegmentState::name));
+    }
+
+    /// The end of the log was cut inside a compacted segment: what is known of that now.
+    pub(super) fn note_cut(&mut self, payload: &Bytes) {
+        let Some(cut) = SegmentState::read(payload) else { return };
+        if let Some(last) = self.state.segments.iter_mut().rfind(|it| it.name() == cut.name()) {
+            *last = cut;
+        }
+    }
+}
+
+impl Recovery {
+    /// Asks what is in the directories of logs that compaction may have left files in.
+    pub(super) fn list_compacted(&mut self) {
+        let with_some = |state: &LogState| state.segments.iter().any(SegmentState::is_compacted);
+        let known = self.known.compacted.iter().copied().filter(|it| self.logs.contains_key(it));
+        let mut compacted: BTreeSet<TopicPartition> = known.collect();
+        let names =
+            self.logs.iter().filter(|(_, log)| with_some(&log.state)).map(|(name, _)| *name);
+        compacted.extend(names);
+        for TopicPartition { topic, partition } in compacted {
+            self.list(DirName::Partition { topic, partition });
+        }
+    }
+
+    /// Of the names in the directory of a log that is kept: removes the files of compactions that
+    /// never came to count. Others are left as they are.
+    pub(super) fn take_compacted(&mut self, owner: TopicPartition, names: &[(String, u64)]) {
+        let Some(log) = self.logs.get(&owner) else { return };
+        let is_named = |name: SegmentName| {
+            let segments = log.state.segments.iter().map(SegmentState::name);
+            segments.chain(log.state.doomed.iter().copied()).any(|known| known == name)
+        };
+        let mut stray = Vec::new();
+        for (name, _) in names {
+            let Some(file) = FileName::parse(owner, name) else { continue };
+            let (FileName::Log { base_offset, compaction, .. }
+            | FileName::Index { base_offset, compaction, .. }) = file
+            else {
+                continue;
+            };
+            if compaction != 0 && !is_named(SegmentName { base_offset, compaction }) {
+                stray.push(file);
+            }
+        }
+        stray.into_iter().for_each(|file| self.may(Action::Remove { file }));
+    }
+}
