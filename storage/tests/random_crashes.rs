@@ -8,12 +8,15 @@ mod disk;
 mod world;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::BytesMut;
 use disk::{Random, Survival};
 use tidemill_record::{Offset, TopicPartition};
 use tidemill_storage::AppendKind;
+use tidemill_storage::checkpoint::SegmentState;
 use tidemill_storage::io::{Action, Fault};
+use world::compacting::Fate;
 use world::{World, partition};
 
 const SEEDS: u64 = 150;
@@ -36,9 +39,12 @@ struct Hazards {
     faults: bool,
     /// The disk is full for a while.
     full_disks: bool,
+    /// Logs are compacted.
+    compactions: bool,
 }
 
-fn live(seed: u64, hazards: &Hazards) {
+/// Returns how many compacted segments were put in.
+fn live(seed: u64, hazards: &Hazards) -> u64 {
     let mut random = Random(seed);
     let partitions = 1 + random.below(5) as i32;
     let mut world = World::new(seed, partitions);
@@ -51,7 +57,7 @@ fn live(seed: u64, hazards: &Hazards) {
         }
         world.start(shards);
         // Some lives are long enough to use the whole journal several times.
-        let longer = if random.below(8) == 0 { 8 } else { 1 };
+        let longer = if random.below(8) == 0 { 8 } else { 1 + 2 * u64::from(hazards.compactions) };
         for _ in 0..longer * random.below(120) {
             step(&mut world, &mut random, partitions, hazards);
         }
@@ -59,6 +65,7 @@ fn live(seed: u64, hazards: &Hazards) {
     }
     world.start(1);
     world.stop();
+    world.swaps
 }
 
 fn end_life(world: &mut World, random: &mut Random) {
@@ -104,11 +111,25 @@ fn step(world: &mut World, random: &mut Random, partitions: i32, hazards: &Hazar
             let free = random.below(100_000);
             world.disk.free_bytes = Some(free).filter(|_| random.below(2) == 0);
         }
+        17 if hazards.compactions => compact(world, random, tp),
         _ => {
             let completions = random.below(6);
             world.turn(completions);
         }
     }
+}
+
+fn compact(world: &mut World, random: &mut Random, tp: TopicPartition) {
+    let which: fn(&[SegmentState]) -> Range<usize> = match random.below(3) {
+        0 => |all| 0..all.len(),
+        1 => |all| all.len() / 2..all.len(),
+        _ => |_| 0..1,
+    };
+    world.begin_compaction(tp, which, |_| match random.below(4) {
+        0 => Fate::Stays,
+        1 => Fate::Emptied,
+        _ => Fate::Goes,
+    });
 }
 
 fn is_write_or_sync(action: &Action) -> bool {
@@ -234,14 +255,18 @@ fn seeds() -> impl Iterator<Item = u64> {
 #[test]
 fn what_was_durable_survives_any_crash() {
     let hazards = Hazards::default();
-    seeds().for_each(|seed| live(seed, &hazards));
+    for seed in seeds() {
+        live(seed, &hazards);
+    }
 }
 
 /// A crash in the middle of recovering from a crash loses nothing either.
 #[test]
 fn recovery_may_be_interrupted_anywhere() {
     let hazards = Hazards { crashes_in_recovery: true, ..Hazards::default() };
-    seeds().for_each(|seed| live(seed, &hazards));
+    for seed in seeds() {
+        live(seed, &hazards);
+    }
 }
 
 /// What was deleted or cut off stays so, whatever old windows the journal still holds.
@@ -249,21 +274,47 @@ fn recovery_may_be_interrupted_anywhere() {
 fn what_was_cut_never_returns() {
     let hazards =
         Hazards { trims: true, truncations: true, crashes_in_recovery: true, ..Hazards::default() };
-    seeds().for_each(|seed| live(seed, &hazards));
+    for seed in seeds() {
+        live(seed, &hazards);
+    }
+}
+
+/// Compactions may end or be cut off anywhere, among all else that happens to their logs.
+#[test]
+fn what_compaction_leaves_survives_any_crash() {
+    let all = Hazards {
+        compactions: true,
+        trims: true,
+        truncations: true,
+        crashes_in_recovery: true,
+        ..Hazards::default()
+    };
+    let only = Hazards { compactions: true, ..Hazards::default() };
+    let mut swaps = 0;
+    let mut lives = 0;
+    for seed in seeds().step_by(2) {
+        swaps += live(seed, if seed % 3 == 0 { &all } else { &only });
+        lives += 1;
+    }
+    assert!(lives < 20 || lives < swaps, "{swaps} compactions in {lives} lives");
 }
 
 /// A failed write or sync ends all appending; what had been acknowledged is there after a restart.
 #[test]
 fn what_was_durable_survives_failing_writes_and_syncs() {
     let hazards = Hazards { faults: true, trims: true, ..Hazards::default() };
-    seeds().for_each(|seed| live(seed, &hazards));
+    for seed in seeds() {
+        live(seed, &hazards);
+    }
 }
 
 /// A full disk refuses appends, and nothing else changes.
 #[test]
 fn a_full_disk_loses_nothing() {
     let hazards = Hazards { full_disks: true, trims: true, ..Hazards::default() };
-    seeds().for_each(|seed| live(seed, &hazards));
+    for seed in seeds() {
+        live(seed, &hazards);
+    }
 }
 
 /// Promise 3: what a producer sends again after a crash is neither lost nor stored twice.

@@ -288,7 +288,9 @@ impl ShardStorage {
     fn cut_at(&mut self, id: LogId, kept: Index) {
         self.forget_parked(id);
         let log = self.log_mut(id);
-        let (segment, end, position) = (kept.base_offset(), kept.next_offset(), kept.size_bytes());
+        let (segment, position) = (kept.base_offset(), kept.size_bytes());
+        // The batch before the cut may lie below the start, with a hole behind it.
+        let end = kept.next_offset().max(log.trimmed_to);
         let freed = log.tail.clear();
         log.generation += 1;
         log.end = end;

@@ -1,5 +1,7 @@
 //! What one log has promised.
 
+use std::ops::Range;
+
 use bytes::BytesMut;
 use tidemill_record::{Batch, LeaderEpoch, Offset, TopicPartition, stamp};
 
@@ -24,6 +26,10 @@ pub struct Stored {
     pub base_offset: Offset,
     pub next_offset: Offset,
     pub bytes: Vec<u8>,
+    /// What compaction may have left of it.
+    pub others: Vec<Vec<u8>>,
+    /// Compaction may have removed it.
+    pub may_go: bool,
 }
 
 impl Model {
@@ -38,7 +44,30 @@ impl Model {
         stamp(&mut sent, base_offset, epoch);
         let (batch, _) = Batch::parse(&sent).expect("a batch");
         let next_offset = batch.next_offset();
-        self.batches.push(Stored { base_offset, next_offset, bytes: sent.to_vec() });
+        let (bytes, others) = (sent.to_vec(), Vec::new());
+        self.batches.push(Stored { base_offset, next_offset, bytes, others, may_go: false });
+    }
+
+    /// From now on the batch that begins there may be gone.
+    pub fn may_go(&mut self, base_offset: Offset) {
+        self.batch_at(base_offset).may_go = true;
+    }
+
+    /// From now on the batch that begins there may be this.
+    pub fn may_be(&mut self, base_offset: Offset, bytes: &[u8]) {
+        self.batch_at(base_offset).others.push(bytes.to_vec());
+    }
+
+    fn batch_at(&mut self, base_offset: Offset) -> &mut Stored {
+        let mut batches = self.batches.iter_mut();
+        batches.find(|batch| batch.base_offset == base_offset).expect("it was appended")
+    }
+
+    /// Whether all batches there may be gone.
+    pub fn may_lack(&self, offsets: Range<Offset>) -> bool {
+        let touches =
+            |batch: &&Stored| batch.base_offset < offsets.end && offsets.start < batch.next_offset;
+        self.batches.iter().filter(touches).all(|batch| batch.may_go)
     }
 
     pub fn durable(&mut self, end: Offset) {
@@ -95,16 +124,23 @@ impl Model {
             .filter(|batch| start < batch.next_offset && batch.next_offset <= end);
         for batch in wanted {
             let offset = batch.base_offset;
+            let mut whole = batch.others.iter().chain([&batch.bytes]);
+            if let Some(found) = whole.find(|whole| rest.starts_with(whole)) {
+                rest = &rest[found.len()..];
+                continue;
+            }
+            if batch.may_go {
+                continue;
+            }
             assert!(batch.bytes.len() <= rest.len(), "{tp}: the batch at {offset} is missing");
-            let (bytes, behind) = rest.split_at(batch.bytes.len());
-            assert!(bytes == batch.bytes, "{tp}: the batch at {offset} is another");
-            rest = behind;
+            panic!("{tp}: the batch at {offset} is another");
         }
         assert!(rest.is_empty(), "{tp}: batches from nowhere");
     }
 
     fn forget_from(&mut self, end: Offset) {
-        self.batches.retain(|batch| batch.base_offset < end);
+        let is_gone = |batch: &Stored| batch.may_go && end < batch.next_offset;
+        self.batches.retain(|batch| batch.base_offset < end && !is_gone(batch));
         assert!(
             self.batches.last().is_none_or(|last| last.next_offset <= end),
             "a batch was cut in two at {end}"
