@@ -56,7 +56,7 @@ fn log_files(world: &World) -> Vec<String> {
     let dir = SegmentName::appended(Offset(0)).file(tp()).dir().to_string();
     let active = world.log(tp()).segments().last().map_or(Offset(0), |it| it.base_offset);
     // What was begun just before a crash may have a file already.
-    let is_sealed = |name: &str| name[..20].parse::<i64>().unwrap() < active.0;
+    let is_sealed = |name: &str| name[..20].parse().is_ok_and(|base: i64| base < active.0);
     let paths = world.disk.paths(&dir);
     let names = paths.iter().filter_map(|path| path.rsplit('/').next());
     let logs = names.filter(|name| name.ends_with(".log") && is_sealed(name));
@@ -68,7 +68,7 @@ fn named(world: &World) -> Vec<String> {
     let sealed = all.iter().take(all.len() - 1);
     let mut names: Vec<String> = sealed
         .map(|segment| segment.name().file(tp()).to_string())
-        .map(|path| path.rsplit('/').next().unwrap().to_owned())
+        .filter_map(|path| path.rsplit('/').next().map(str::to_owned))
         .collect();
     names.sort();
     names
