@@ -3,7 +3,7 @@
 //! Without the feature `mistakes`, which only the simulator turns on, none is ever made and no
 //! code is left of them. With it, a thread makes the one it was told to ([`plant`]).
 
-/// A mistake that a storage like this one could contain.
+/// A mistake that a storage like this one could contain, or what is built upon it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mistake {
     /// A journal file is used again before the checkpoint that frees it is durable.
@@ -16,6 +16,11 @@ pub enum Mistake {
     StaleProducers,
     /// Replay does not tell how transactions began and ended since the last checkpoint.
     StaleTransactions,
+    /// The coordinator of transactions answers an end before the record that says so is durable.
+    EndEarly,
+    /// After a start, the coordinator of transactions does not tell partitions how those ended that
+    /// were about to.
+    ForgetMarkers,
 }
 
 #[cfg(feature = "mistakes")]
@@ -31,13 +36,15 @@ pub fn plant(mistake: Option<Mistake>) {
 
 /// Whether this thread makes `mistake`.
 #[cfg(feature = "mistakes")]
-pub(crate) fn is_made(mistake: Mistake) -> bool {
+#[must_use]
+pub fn is_made(mistake: Mistake) -> bool {
     PLANTED.get() == Some(mistake)
 }
 
 /// Never.
 #[cfg(not(feature = "mistakes"))]
 #[inline]
-pub(crate) const fn is_made(_: Mistake) -> bool {
+#[must_use]
+pub const fn is_made(_: Mistake) -> bool {
     false
 }

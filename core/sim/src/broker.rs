@@ -135,6 +135,8 @@ fn hurry(config: &mut Config, segment_bytes: u32) {
     config.groups.consumer_session = Duration::from_millis(1_500);
     config.groups.topic_partitions = 3;
     config.groups.topic_segment_bytes = segment_bytes;
+    config.transactions.topic_partitions = 3;
+    config.transactions.topic_segment_bytes = segment_bytes;
 }
 
 /// Sizes at which journal files fill and are used again within a run, or the usual ones.

@@ -9,6 +9,7 @@
 //! - [`acked`]: what was acknowledged is still there in the end;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
 //! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
+//! - [`transactions`]: they happen as a whole or not at all, and who was fenced writes no more;
 //! - [`topics`]: topics and partitions neither vanish nor return;
 //! - [`quotas`]: quotas stay as they were set.
 
@@ -19,11 +20,12 @@ pub mod order;
 pub mod quotas;
 pub mod records;
 pub mod topics;
+pub mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use tidemill_record::TopicId;
+use tidemill_record::{Outcome, TopicId};
 
 use self::acked::Acked;
 use self::bounds::Bounds;
@@ -32,6 +34,7 @@ use self::order::Order;
 use self::quotas::Quotas;
 use self::records::Records;
 use self::topics::Topics;
+use self::transactions::Transactions;
 use crate::value::Value;
 
 /// A promise that was broken.
@@ -77,8 +80,10 @@ impl fmt::Debug for Place {
 pub struct Seen {
     /// Its offset.
     pub offset: i64,
-    /// Its value.
-    pub value: Value,
+    /// Its value; none if it is the marker that ends a transaction.
+    pub value: Option<Value>,
+    /// What a reader of what is committed makes of it, if that was asked for.
+    pub shown: Option<Outcome>,
     /// The checksum of the whole batch it came in, header included.
     pub batch: u32,
 }
@@ -106,6 +111,8 @@ pub struct History {
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
     groups: BTreeMap<String, Group>,
+    /// Transactions, by what was said of them.
+    pub transactions: Transactions,
     /// How many records were acknowledged, with an offset.
     pub acked_records: u64,
     /// How many commits of offsets were acknowledged.
@@ -145,6 +152,14 @@ impl History {
         }
     }
 
+    /// A writer is about to send a value as part of a transaction.
+    pub fn sending_in(&mut self, place: Place, value: Value, transaction: usize) {
+        self.transactions.belongs(value, transaction);
+        let partition = self.partition(place);
+        partition.records.sending(value);
+        partition.order.follow_with_holes(value.writer);
+    }
+
     /// A producer without an id was given this one.
     pub fn told_producer_id(&mut self, id: i64) -> Verdict {
         check(self.producer_ids.insert(id), "a producer id is given once", || id.to_string())
@@ -155,7 +170,7 @@ impl History {
         self.acked_records += values.len() as u64;
         let partition = self.partition(place);
         for (offset, value) in (base_offset..).zip(values) {
-            partition.records.told(offset, *value)?;
+            partition.records.told(offset, Some(*value))?;
             partition.order.add(offset, *value)?;
             partition.acked.add(offset, *value);
         }
@@ -166,10 +181,15 @@ impl History {
     /// A reader that asked for `from` was given these records.
     pub fn read(&mut self, place: Place, from: i64, seen: &[Seen]) -> Verdict {
         self.read_records += seen.len() as u64;
-        let partition = self.partition(place);
+        let partition = self.partitions.entry(place).or_default();
         partition.records.read(from, seen)?;
         for record in seen {
-            partition.order.add(record.offset, record.value)?;
+            let Some(value) = record.value else { continue };
+            partition.order.add(record.offset, value)?;
+            self.transactions.found(value)?;
+            if let Some(shown) = record.shown {
+                self.transactions.shown(value, shown)?;
+            }
         }
         Ok(())
     }

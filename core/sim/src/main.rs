@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 7] = [
+const MISTAKES: [(&str, Planted); 10] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -156,6 +156,9 @@ const MISTAKES: [(&str, Planted); 7] = [
     ("damage-is-torn-tail", Planted::Storage(Mistake::DamageIsTornTail)),
     ("replay-old-windows", Planted::Storage(Mistake::ReplayOldWindows)),
     ("stale-producers", Planted::Storage(Mistake::StaleProducers)),
+    ("stale-transactions", Planted::Storage(Mistake::StaleTransactions)),
+    ("end-early", Planted::Storage(Mistake::EndEarly)),
+    ("forget-markers", Planted::Storage(Mistake::ForgetMarkers)),
 ];
 
 fn mistake(text: &str) -> Result<Planted, String> {
@@ -214,7 +217,7 @@ fn run_one(request: &Request) -> u64 {
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
     let (begun, done, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let counts: [AtomicU64; 3] = std::array::from_fn(|_| AtomicU64::new(0));
+    let counts: [AtomicU64; 4] = std::array::from_fn(|_| AtomicU64::new(0));
     let run = || {
         loop {
             let number = begun.fetch_add(1, Relaxed);
@@ -240,8 +243,9 @@ fn run_many(request: &Request) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
     let failures = failures.into_inner();
-    let [records, offsets, shares] = counts.map(AtomicU64::into_inner);
+    let [records, offsets, shares, transactions] = counts.map(AtomicU64::into_inner);
     println!("{records} records and {offsets} offsets acknowledged, {shares} shares given");
+    println!("{transactions} transactions committed");
     println!("{} seeds, {failures} failures", request.count);
     failures
 }
@@ -268,16 +272,16 @@ fn run_planted(request: &Request) -> u64 {
     unnoticed
 }
 
-/// What is wrong with a run, if anything, and how many records and offsets it acknowledged and
-/// shares it gave.
-fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 3]) {
+/// What is wrong with a run, if anything, and how many records and offsets it acknowledged, shares
+/// it gave and transactions it committed.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 4]) {
     match run_seed(seed, request) {
         Ok(outcome) => {
-            let Outcome { acked_records, committed_offsets, shares, .. } = outcome;
+            let Outcome { acked_records, committed_offsets, shares, transactions, .. } = outcome;
             let trouble = outcome.violation.map(|violation| violation.to_string());
-            (trouble, [acked_records, committed_offsets, shares])
+            (trouble, [acked_records, committed_offsets, shares, transactions])
         }
-        Err(panic) => (Some(panic), [0; 3]),
+        Err(panic) => (Some(panic), [0; 4]),
     }
 }
 

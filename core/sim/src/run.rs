@@ -30,6 +30,8 @@ pub struct Outcome {
     pub acked_records: u64,
     /// How many commits of offsets were acknowledged.
     pub committed_offsets: u64,
+    /// How many transactions were committed.
+    pub transactions: u64,
     /// How many shares were given to members of groups.
     pub shares: u64,
     /// How many records were read.
@@ -110,7 +112,7 @@ impl Plan {
         let random = &mut random;
         let lives = (0..random.between(1, 5)).map(|_| Life::draw(random)).collect();
         Self {
-            crowd: draw_crowd(random, &mut Random::new(seed).fork("groups")),
+            crowd: draw_crowd(random, seed),
             settings: Settings {
                 mesh_messages_max: *random.pick(&[2, 8, 64, 1024]),
                 stalls: *random.pick(&[0, 0, 100, 2_000]),
@@ -163,8 +165,12 @@ impl Life {
     }
 }
 
-fn draw_crowd(random: &mut Random, of_groups: &mut Random) -> Crowd {
+fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
+    let of_groups = &mut Random::new(seed).fork("groups");
+    let of_transactions = &mut Random::new(seed).fork("transactions");
     Crowd {
+        transactors: *of_transactions.pick(&[0, 1, 2, 3, 5]),
+        transactional_ids: of_transactions.between(1, 4) as u32,
         members: *of_groups.pick(&[0, 1, 3, 3, 5]),
         groups: of_groups.between(1, 2) as u32,
         idempotent_producers: random.between(1, 4) as u32,
@@ -220,6 +226,7 @@ pub fn run_with<N: Node>(
         notes,
         acked_records: history.acked_records,
         committed_offsets: history.committed_offsets,
+        transactions: history.transactions.committed,
         shares: history.shares,
         read_records: history.read_records,
         starts,

@@ -3,6 +3,7 @@
 //!
 //! - `producer`: idempotent ones, which must never duplicate or reorder, and plain ones;
 //! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
+//! - `transactor`: producers of transactions, some of which share a transactional id;
 //! - `member`: members of groups, which share partitions, commit, leave and die;
 //! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas.
 //!
@@ -17,6 +18,7 @@ mod map;
 mod member;
 mod producer;
 mod reader;
+mod transactor;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use self::admin::Admin;
 use self::member::Member;
 use self::producer::Producer;
 use self::reader::Reader;
+use self::transactor::Transactor;
 use crate::checker::{History, Place, Verdict, Violation, check};
 use crate::network::{ClientEvent, ConnectionId};
 use crate::random::Random;
@@ -48,6 +51,10 @@ pub struct Crowd {
     pub members: u32,
     /// Groups they are members of.
     pub groups: u32,
+    /// Producers of transactions.
+    pub transactors: u32,
+    /// Transactional ids that they share.
+    pub transactional_ids: u32,
     /// Topics made at the beginning.
     pub topics: u32,
     /// The most partitions of a topic.
@@ -94,6 +101,7 @@ enum Actor {
     Producer(Producer),
     Reader(Reader),
     Member(Box<Member>),
+    Transactor(Box<Transactor>),
     Admin(Admin),
 }
 
@@ -127,6 +135,10 @@ impl Workload {
         for number in 0..crowd.members {
             let member = Member::new(number, crowd.groups, &random);
             actors.push(Actor::Member(Box::new(member)));
+        }
+        for number in 0..crowd.transactors {
+            let transactor = Transactor::new(number, crowd.transactional_ids, &random);
+            actors.push(Actor::Transactor(Box::new(transactor)));
         }
         Self {
             crowd,
@@ -164,6 +176,7 @@ impl Workload {
             Actor::Producer(producer) => producer.is_drained(),
             Actor::Admin(admin) => admin.is_drained(),
             Actor::Member(member) => member.is_drained(),
+            Actor::Transactor(transactor) => transactor.is_drained(),
             Actor::Reader(_) => true,
         })
     }
@@ -175,6 +188,12 @@ impl Workload {
             Actor::Producer(producer) if !producer.is_drained() => Some(producer.describe()),
             Actor::Admin(admin) if !admin.is_drained() => Some(admin.describe()),
             Actor::Member(member) if !member.is_drained() => Some(member.describe()),
+            Actor::Transactor(transactor) if !transactor.is_drained() => {
+                Some(transactor.describe())
+            }
+            Actor::Reader(reader) if self.auditor.is_some() && !reader.is_done() => {
+                reader.describe()
+            }
             _ => None,
         };
         self.actors.iter().filter_map(state).collect::<Vec<_>>().join("; ")
@@ -268,6 +287,7 @@ impl Clients for Workload {
                     Actor::Producer(producer) => producer.step(scene),
                     Actor::Reader(reader) => reader.step(scene),
                     Actor::Member(member) => member.step(scene),
+                    Actor::Transactor(transactor) => transactor.step(scene),
                     Actor::Admin(admin) => admin.step(scene),
                 });
             }
@@ -280,6 +300,7 @@ impl Clients for Workload {
                     Actor::Producer(producer) => producer.handle(event, scene),
                     Actor::Reader(reader) => reader.handle(event, scene),
                     Actor::Member(member) => member.handle(event, scene),
+                    Actor::Transactor(transactor) => transactor.handle(event, scene),
                     Actor::Admin(admin) => admin.handle(event, scene),
                 });
             }

@@ -22,7 +22,7 @@ use tidemill_net::kafka::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
 use tidemill_net::kafka::delete_topics::{DeletableTopicResult, DeleteTopicsResponse};
-use tidemill_net::kafka::fetch::{FetchPartitionResponse, FetchResponse};
+use tidemill_net::kafka::fetch::{FetchPartitionResponse, FetchResponse, READ_COMMITTED};
 use tidemill_net::kafka::init_producer_id::InitProducerIdResponse;
 use tidemill_net::kafka::list_offsets::{
     EARLIEST, ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
@@ -258,7 +258,14 @@ impl State {
                 let mut partitions = Vec::new();
                 for part in request.partitions() {
                     let read = self.read(part.topic, part.partition, part.fetch_offset);
-                    partitions.push(FetchPartitionResponse { topic: part.topic, ..read });
+                    // Nothing is ever part of a transaction.
+                    let aborted_transactions =
+                        (request.isolation_level == READ_COMMITTED).then(|| Vec::new().into());
+                    partitions.push(FetchPartitionResponse {
+                        topic: part.topic,
+                        aborted_transactions,
+                        ..read
+                    });
                 }
                 let response =
                     FetchResponse { partitions: partitions.into(), ..Default::default() };
@@ -538,6 +545,7 @@ fn run_model(seed: u64, flaw: Flaw) -> Outcome {
     // The model has partitions and nothing else.
     plan.crowd.members = 0;
     plan.crowd.quotas = 0;
+    plan.crowd.transactors = 0;
     if flaw != Flaw::None {
         // Whatever can be forgotten must first be done.
         plan.crowd.topic_deletions = plan.crowd.topic_deletions.max(50_000);

@@ -31,6 +31,7 @@ use std::time::Duration;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_record::{Outcome, Producer, ProducerId};
 use tidemill_runtime::edge::Instant;
+use tidemill_storage::mistake::{self, Mistake};
 
 use self::record::Record;
 use self::request::{Filter, Reply, Request};
@@ -199,6 +200,9 @@ impl Coordinate for Coordinator {
         let ids: Vec<Arc<str>> = self.ids.keys().cloned().collect();
         for id in &ids {
             self.enter(id, times);
+        }
+        if mistake::is_made(Mistake::ForgetMarkers) {
+            self.marks.clear();
         }
         self.expiry_at = times.now.after(self.rules.expiry_interval);
     }
@@ -444,6 +448,12 @@ impl Coordinator {
                 let decision = decide(state, &request, &mut self.spare_ids, now_ms);
                 match decision {
                     Decision::Reply(reply) => self.replies.push((reply_to, reply)),
+                    Decision::Write(next, reply)
+                        if mistake::is_made(Mistake::EndEarly) && next.status.is_prepared() =>
+                    {
+                        self.replies.push((reply_to, reply));
+                        self.write(id, Some(*next), None);
+                    }
                     Decision::Write(next, reply) => {
                         self.write(id, Some(*next), Some((reply_to, reply)));
                     }

@@ -40,7 +40,9 @@ mod tests {
     fn read(offset: i64) -> Records {
         let mut records = Records::default();
         records.sending(VALUE);
-        records.read(offset, &[Seen { offset, value: VALUE, batch: 0 }]).unwrap();
+        records
+            .read(offset, &[Seen { offset, value: Some(VALUE), shown: None, batch: 0 }])
+            .unwrap();
         records
     }
 

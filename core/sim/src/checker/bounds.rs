@@ -12,6 +12,8 @@ pub struct Floor {
     pub start: i64,
     /// Where the visible log ends, or later.
     pub end: i64,
+    /// Below it nothing is open, or below something later.
+    pub stable: i64,
 }
 
 /// The ends of one partition's log.
@@ -61,6 +63,16 @@ impl Bounds {
         Ok(())
     }
 
+    /// What readers of what is committed see was said to end at `stable`, to a request sent at
+    /// `sent`.
+    pub fn told_stable(&mut self, stable: i64, sent: Floor) -> Verdict {
+        check(sent.stable <= stable, "what is stable stays so", || {
+            format!("it ends at {stable}, after it had ended at {}", sent.stable)
+        })?;
+        self.floor.stable = self.floor.stable.max(stable);
+        Ok(())
+    }
+
     /// At the end the log reaches from `start` to `end`.
     pub fn final_state(&mut self, start: i64, end: i64) -> Verdict {
         self.told_start(start, self.floor)?;
@@ -87,6 +99,16 @@ mod tests {
         let mut bounds = Bounds::default();
         bounds.acked(10);
         assert!(bounds.told_end(9, bounds.floor()).is_err());
+    }
+
+    /// Bad history: a transaction that had ended is open again after a restart.
+    #[test]
+    fn what_was_stable_and_is_open_again_is_found() {
+        let mut bounds = Bounds::default();
+        let early = bounds.floor();
+        bounds.told_stable(10, early).unwrap();
+        bounds.told_stable(4, early).unwrap();
+        assert!(bounds.told_stable(4, bounds.floor()).is_err());
     }
 
     /// Bad history: records that were deleted are back after a restart.

@@ -9,6 +9,8 @@ use crate::value::Value;
 #[derive(Debug, Default)]
 pub struct Order {
     followed: BTreeSet<u32>,
+    /// Of these, who may leave values out: those of transactions that were given up.
+    with_holes: BTreeSet<u32>,
     offsets: BTreeMap<Value, i64>,
 }
 
@@ -16,6 +18,12 @@ impl Order {
     /// `writer` was promised order.
     pub fn follow(&mut self, writer: u32) {
         self.followed.insert(writer);
+    }
+
+    /// `writer` was promised order, and may leave values out.
+    pub fn follow_with_holes(&mut self, writer: u32) {
+        self.followed.insert(writer);
+        self.with_holes.insert(writer);
     }
 
     /// `value` lies at `offset`.
@@ -40,7 +48,8 @@ impl Order {
 
     /// At the end: all values between `start` and `end` are known now.
     pub fn final_state(&self, start: i64, end: i64) -> Verdict {
-        let kept = self.offsets.iter().filter(|(_, at)| start <= **at && **at < end);
+        let dense = self.offsets.iter().filter(|(v, _)| !self.with_holes.contains(&v.writer));
+        let kept = dense.filter(|(_, at)| start <= **at && **at < end);
         let mut before: Option<(&Value, &i64)> = None;
         for (value, offset) in kept {
             if let Some((last, at)) = before

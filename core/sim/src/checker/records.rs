@@ -15,7 +15,8 @@ pub struct Records {
 
 #[derive(Debug)]
 struct Held {
-    value: Value,
+    /// None if it is a marker.
+    value: Option<Value>,
     /// The checksum of its batch, once somebody has read it.
     batch: Option<u32>,
 }
@@ -26,14 +27,15 @@ impl Records {
         self.sent.insert(value);
     }
 
-    /// The broker said that `offset` holds `value`.
-    pub fn told(&mut self, offset: i64, value: Value) -> Verdict {
-        check(self.sent.contains(&value), "nothing appears that nobody sent", || {
-            format!("offset {offset} holds {value:?}")
-        })?;
+    /// The broker said that `offset` holds `value`, or a marker.
+    pub fn told(&mut self, offset: i64, value: Option<Value>) -> Verdict {
         let held = self.at.entry(offset).or_insert(Held { value, batch: None });
         check(held.value == value, "an offset holds one record for ever", || {
             format!("offset {offset} held {:?} and now holds {value:?}", held.value)
+        })?;
+        let Some(value) = value else { return Ok(()) };
+        check(self.sent.contains(&value), "nothing appears that nobody sent", || {
+            format!("offset {offset} holds {value:?}")
         })?;
         let first = *self.offset_of.entry(value).or_insert(offset);
         check(first == offset, "no value appears twice", || {
@@ -69,7 +71,7 @@ impl Records {
     /// What `offset` holds, if anybody has read it.
     #[must_use]
     pub fn read_at(&self, offset: i64) -> Option<Value> {
-        self.at.get(&offset).filter(|held| held.batch.is_some()).map(|held| held.value)
+        self.at.get(&offset).filter(|held| held.batch.is_some())?.value
     }
 }
 
@@ -82,7 +84,7 @@ mod tests {
     }
 
     fn seen(offset: i64, number: u64) -> Seen {
-        Seen { offset, value: value(number), batch: 1 }
+        Seen { offset, value: Some(value(number)), shown: None, batch: 1 }
     }
 
     fn records() -> Records {
@@ -99,7 +101,7 @@ mod tests {
     #[test]
     fn a_good_history_passes() {
         let mut records = records();
-        records.told(0, value(0)).unwrap();
+        records.told(0, Some(value(0))).unwrap();
         records.read(0, &[seen(0, 0), seen(1, 1)]).unwrap();
         records.read(1, &[seen(0, 0), seen(1, 1), seen(2, 2)]).unwrap();
         assert_eq!(records.read_at(2), Some(value(2)));
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn a_replaced_record_is_found() {
         let mut records = records();
-        records.told(5, value(1)).unwrap();
+        records.told(5, Some(value(1))).unwrap();
         let found = records.read(5, &[seen(5, 2)]);
         assert_eq!(rule(found), "an offset holds one record for ever");
     }

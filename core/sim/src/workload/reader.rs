@@ -1,12 +1,17 @@
 //! Readers: from the start of each partition to its end and on, as consumers do, and at the end
 //! of a run the auditor, which reads all there is.
+//!
+//! Some read only what is committed; they leave out what belongs to aborted transactions, as
+//! consumers do. The auditor is one of them, and must reach the end of the log nevertheless: then
+//! no transaction hangs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::fetch::{
-    FetchPartition, FetchPartitionResponse, FetchResponse, OutgoingFetch,
+    AbortedTransaction, FetchPartition, FetchPartitionResponse, FetchResponse, OutgoingFetch,
+    READ_COMMITTED,
 };
 use tidemill_net::kafka::list_offsets::{
     EARLIEST, LATEST, ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest,
@@ -15,7 +20,7 @@ use tidemill_net::kafka::list_offsets::{
 use tidemill_net::kafka::{
     ApiKey, ErrorCode, TopicRef, decode_response, encode_request, parse_response_header,
 };
-use tidemill_record::{Batch, Contents};
+use tidemill_record::{Batch, Contents, Marker, Outcome, ProducerId};
 use tidemill_runtime::edge::Instant;
 
 use super::lines::{Heard, Lines};
@@ -45,6 +50,8 @@ pub(crate) struct Reader {
     lenient: bool,
     damaged: BTreeSet<Place>,
     version: i16,
+    /// It reads only what is committed.
+    committed: bool,
     random: Random,
     lines: Lines<Ask>,
     map: Map,
@@ -76,6 +83,7 @@ enum Ask {
     List {
         version: i16,
         which: i64,
+        committed: bool,
         place: Place,
         sent: Floor,
         refused_at: Option<i64>,
@@ -86,7 +94,8 @@ impl Reader {
     pub(crate) fn new(number: u32, random: &Random) -> Self {
         let mut random = random.fork(&format!("reader {number}"));
         let version = random.between(4, 18) as i16;
-        Self::with(false, false, version, random)
+        let committed = random.coin();
+        Self { committed, ..Self::with(false, false, version, random) }
     }
 
     pub(crate) fn auditor(lenient: bool, random: &Random) -> Self {
@@ -101,6 +110,7 @@ impl Reader {
             lenient,
             damaged: BTreeSet::new(),
             version,
+            committed: auditor,
             random,
             lines: Lines::new(REQUEST_TIMEOUT),
             map: Map::default(),
@@ -116,6 +126,17 @@ impl Reader {
             position.start.is_some() && position.end.is_some_and(|end| end <= position.next)
         };
         self.has_map && self.positions.values().all(done)
+    }
+
+    pub(crate) fn describe(&self) -> Option<String> {
+        if !self.auditor {
+            return None;
+        }
+        let left = self.positions.iter().filter(|(_, p)| p.end.is_none_or(|end| p.next < end));
+        let left: Vec<String> = left
+            .map(|(place, p)| format!("{place:?} at {} of {:?}..{:?}", p.next, p.start, p.end))
+            .collect();
+        Some(format!("the auditor is not through with {}", left.join(", ")))
     }
 
     /// Where each partition began and ended.
@@ -202,7 +223,10 @@ impl Reader {
             _ => *self.random.pick(&[EARLIEST, LATEST, LATEST]),
         };
         let version = self.random.between(1, 11) as i16;
+        // The auditor asks for the end of all there is, and reads only what is committed.
+        let committed = self.committed && !self.auditor && 2 <= version;
         let request = ListOffsetsRequest {
+            isolation_level: if committed { READ_COMMITTED } else { 0 },
             topics: vec![ListOffsetsTopic {
                 name: name.to_owned(),
                 partitions: vec![ListOffsetsPartition {
@@ -216,7 +240,7 @@ impl Reader {
         };
         let sent = scene.history.partition(place).bounds.floor();
         let refused_at = position.refused_at;
-        let ask = Ask::List { version, which, place, sent, refused_at };
+        let ask = Ask::List { version, which, committed, place, sent, refused_at };
         let to = self.port_for(place);
         self.positions.get_mut(&place).expect("listed above").listing = true;
         self.lines.ask(to, Some(ask), scene.port, |out, correlation| {
@@ -269,6 +293,7 @@ impl Reader {
             max_wait_ms: *self.random.pick(&[0, 5, 100, 500]),
             min_bytes: *self.random.pick(&[0, 1, 1, 1, 10_000]),
             max_bytes: *self.random.pick(&[1, 16 << 10, 1 << 20, 50 << 20]),
+            isolation_level: if self.committed { READ_COMMITTED } else { 0 },
             partitions: &partitions,
             ..OutgoingFetch::default()
         };
@@ -295,11 +320,19 @@ impl Reader {
             Heard::Answer(Ask::Fetch { version, at }, frame) => {
                 self.fetched(version, &at, &frame, scene)?;
             }
-            Heard::Answer(Ask::List { version, which, place, sent, refused_at }, frame) => {
+            Heard::Answer(
+                Ask::List { version, which, committed, place, sent, refused_at },
+                frame,
+            ) => {
                 if let Some(position) = self.positions.get_mut(&place) {
                     position.listing = false;
                 }
                 let answer = decode_list(version, place, &frame)?;
+                if committed && which == LATEST && answer.error_code.is_none() {
+                    scene.port.say(format!("{place:?} is stable up to {}", answer.offset));
+                    scene.history.partition(place).bounds.told_stable(answer.offset, sent)?;
+                    return Ok(());
+                }
                 self.listed(which, place, sent, refused_at, &answer, scene)?;
             }
             Heard::Lost(Ask::Map(_)) => self.map_asked = None,
@@ -415,8 +448,11 @@ impl Reader {
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
         scene.port.say(format!(
-            "reader of {place:?} from {from}: {}, log {}..{}",
-            answer.error_code, answer.log_start_offset, answer.high_watermark
+            "reader of {place:?} from {from}: {}, log {}..{}, stable up to {}",
+            answer.error_code,
+            answer.log_start_offset,
+            answer.high_watermark,
+            answer.last_stable_offset
         ));
         if answer.error_code == ErrorCode::OffsetOutOfRange {
             check(!self.lenient || from < sent.start, "damage is told", || {
@@ -437,18 +473,30 @@ impl Reader {
         if !self.lenient {
             let bounds = &mut scene.history.partition(place).bounds;
             bounds.told_end(answer.high_watermark, sent)?;
+            bounds.told_stable(answer.last_stable_offset, sent)?;
             if answer.log_start_offset != -1 {
                 bounds.told_start(answer.log_start_offset, sent)?;
             }
         }
-        let seen = decode_records(&answer.records)?;
+        let aborted = answer.aborted_transactions.as_deref();
+        check(
+            self.committed == aborted.is_some(),
+            "who asks for it is told what to leave out",
+            || format!("committed: {}, told {aborted:?}", self.committed),
+        )?;
+        let seen = decode_records(&answer.records, from, aborted)?;
         if let Some(last) = seen.last() {
-            check(last.offset < answer.high_watermark, "only durable records are shown", || {
-                format!("offset {}, high watermark {}", last.offset, answer.high_watermark)
+            let (high, stable) = (answer.high_watermark, answer.last_stable_offset);
+            check(stable <= high, "what is stable is durable", || format!("{high}, {stable}"))?;
+            let end = if self.committed { stable } else { high };
+            check(last.offset < end, "only durable records are shown", || {
+                format!("offset {} of {end}, high watermark {high}", last.offset)
             })?;
             scene.history.read(place, from, &seen)?;
             if let Some(position) = self.positions.get_mut(&place) {
                 position.next = last.offset + 1;
+                // What was open when the audit began has ended by a marker behind the end.
+                position.end = position.end.map(|end| end.max(high));
             }
         }
         Ok(())
@@ -496,8 +544,53 @@ fn decode_list(
     })
 }
 
+/// What a consumer leaves out of the answer to one fetch, and what it shows.
+struct Left<'a> {
+    /// Where aborted transactions begin, in order; none if everything is shown.
+    ahead: Option<VecDeque<&'a AbortedTransaction>>,
+    /// Whose records are left out here.
+    out: BTreeSet<ProducerId>,
+}
+
+impl<'a> Left<'a> {
+    fn new(aborted: Option<&'a [AbortedTransaction]>) -> Self {
+        let ahead = aborted.map(|aborted| {
+            let mut ahead: Vec<_> = aborted.iter().collect();
+            ahead.sort_by_key(|aborted| aborted.first_offset);
+            ahead.into()
+        });
+        Self { ahead, out: BTreeSet::new() }
+    }
+
+    /// What becomes of the records of the next batch.
+    fn shown(&mut self, batch: &Batch<'_>) -> Option<Outcome> {
+        let ahead = self.ahead.as_mut()?;
+        while let Some(next) = ahead.front()
+            && next.first_offset <= batch.last_offset().0
+        {
+            self.out.insert(ProducerId(next.producer_id));
+            ahead.pop_front();
+        }
+        let is_out = batch.is_transactional()
+            && batch.producer().is_some_and(|producer| self.out.contains(&producer.id));
+        Some(if is_out { Outcome::Abort } else { Outcome::Commit })
+    }
+
+    /// A marker ends what is left out of its producer.
+    fn ended(&mut self, batch: &Batch<'_>, marker: Marker) {
+        if let (Some(producer), Outcome::Abort) = (batch.producer(), marker.outcome) {
+            self.out.remove(&producer.id);
+        }
+    }
+}
+
 /// All records of a fetch: whole batches, each with its checksum right, each value whole.
-fn decode_records(slices: &[Bytes]) -> Result<Vec<Seen>, Violation> {
+fn decode_records(
+    slices: &[Bytes],
+    from: i64,
+    aborted: Option<&[AbortedTransaction]>,
+) -> Result<Vec<Seen>, Violation> {
+    let mut left = Left::new(aborted);
     let damaged = |what: String| Violation { rule: "records come back as sent", evidence: what };
     let mut seen = Vec::new();
     for slice in slices {
@@ -507,6 +600,14 @@ fn decode_records(slices: &[Bytes]) -> Result<Vec<Seen>, Violation> {
             rest = behind;
             batch.verify_checksum().map_err(|error| damaged(error.to_string()))?;
             let sum = crc32c::crc32c(batch.bytes());
+            let shown = left.shown(&batch);
+            if batch.is_control() {
+                let marker = Marker::read(&batch).map_err(|error| damaged(error.to_string()))?;
+                left.ended(&batch, marker);
+                let offset = batch.base_offset().0;
+                seen.push(Seen { offset, value: None, shown: None, batch: sum });
+                continue;
+            }
             let contents = Contents::open(&batch, BATCH_BYTES_MAX)
                 .map_err(|error| damaged(error.to_string()))?;
             for record in contents.records() {
@@ -514,7 +615,9 @@ fn decode_records(slices: &[Bytes]) -> Result<Vec<Seen>, Violation> {
                 let value = record.value.and_then(Value::decode);
                 let value = value
                     .ok_or_else(|| damaged(format!("offset {} holds no value", record.offset.0)))?;
-                seen.push(Seen { offset: record.offset.0, value, batch: sum });
+                let shown = shown.filter(|_| from <= record.offset.0);
+                let value = Some(value);
+                seen.push(Seen { offset: record.offset.0, value, shown, batch: sum });
             }
         }
     }
