@@ -110,7 +110,8 @@ impl Reader {
             lenient,
             damaged: BTreeSet::new(),
             version,
-            committed: auditor,
+            // Of a transaction whose marker is damaged nobody knows how it ended.
+            committed: auditor && !lenient,
             random,
             lines: Lines::new(REQUEST_TIMEOUT),
             map: Map::default(),
