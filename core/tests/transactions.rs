@@ -9,6 +9,7 @@
 mod process;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use process::Broker;
@@ -198,4 +199,62 @@ fn a_transaction_goes_on_behind_a_kill() {
     next.commit_transaction(PATIENCE).unwrap();
     let committed = numbers(&[(0, 200), (1000, 1200), (2000, 2200), (9100, 9140)]);
     assert_eq!(read(&broker, "read_committed"), committed);
+}
+
+/// What a command of the real binary prints, as JSON; none if it failed.
+fn command(broker: &Broker, arguments: &[&str]) -> Option<serde_json::Value> {
+    let run = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(arguments)
+        .args(["--output", "json", "-b", &broker.address()])
+        .output()
+        .unwrap();
+    run.status.success().then(|| serde_json::from_slice(&run.stdout).unwrap())
+}
+
+/// An administrator sees who runs transactions, what they write to and since when, and can end one
+/// by hand in a partition. One that its coordinator knows of does not hang, however old it is.
+#[test]
+fn an_administrator_looks_into_transactions() {
+    let broker = broker("transactions-commands");
+    let (idle, busy) = (writer(&broker, "idle"), writer(&broker, "busy"));
+    idle.init_transactions(PATIENCE).unwrap();
+    busy.init_transactions(PATIENCE).unwrap();
+    busy.begin_transaction().unwrap();
+    write(&busy, 0..2);
+
+    let run = |arguments: &[&str]| command(&broker, arguments).unwrap();
+    let listed = run(&["txn", "list"]);
+    let ids = listed.as_array().unwrap().iter().map(|row| &row["transactional_id"]);
+    assert_eq!(ids.collect::<Vec<_>>(), ["busy", "idle"]);
+    let listed = run(&["txn", "list", "--state", "Ongoing"]);
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["state"]), (1, &"Ongoing".into()));
+    let old = run(&["txn", "list", "--duration-filter", "3600000"]);
+    assert_eq!(old, serde_json::json!([]));
+    assert!(command(&broker, &["txn", "list", "--state", "Bored"]).is_none());
+
+    let described = run(&["txn", "describe", "busy"]);
+    assert_eq!(described["state"], "Ongoing");
+    assert_eq!(described["timeout_ms"], 30_000);
+    assert_eq!(described["partitions"].as_array().unwrap().len(), 2);
+    assert!(described["open_ms"].is_number());
+    assert!(run(&["txn", "describe", "idle"])["open_ms"].is_null());
+    assert!(command(&broker, &["txn", "describe", "nobody"]).is_none());
+
+    let producers = run(&["txn", "describe-producers", TOPIC, "-p", "0"]);
+    assert_eq!(producers[0]["producer_id"], described["producer_id"]);
+    assert_eq!(producers[0]["start_offset"], 0);
+    let hanging = run(&["txn", "find-hanging", "--max-transaction-timeout", "0"]);
+    assert_eq!(hanging, serde_json::json!([]));
+
+    let abort = |offset: &str| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        run.args(["txn", "abort", TOPIC, "0", "--start-offset", offset, "-b", &broker.address()]);
+        run.output().unwrap()
+    };
+    assert!(!abort("1").status.success(), "none begins there");
+    let aborted = String::from_utf8(abort("0").stdout).unwrap();
+    assert!(aborted.starts_with("aborted the transaction of producer"), "{aborted}");
+    let producers = run(&["txn", "describe-producers", TOPIC]);
+    let open = producers.as_array().unwrap().iter().filter(|row| !row["start_offset"].is_null());
+    assert_eq!(open.count(), 1, "that of partition 1 is open still");
 }

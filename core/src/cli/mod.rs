@@ -1,6 +1,6 @@
 //! The command line: one file per family of commands.
 //!
-//! Without a command the broker starts. The client commands (`topic`, `group`, `produce`, `consume`)
+//! Without a command the broker starts. The client commands (`topic`, `group`, `txn`, `produce`, `consume`)
 //! speak to any Kafka broker, through [`tidemill_client`]; the others work on this machine alone. A command ends with status 0, or
 //! with a [`Failure`] that says what, why, and what would help.
 //!
@@ -21,6 +21,7 @@ mod settings;
 mod start;
 mod template;
 mod topic;
+mod txn;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ enum Command {
     /// List, describe, reset and delete groups of consumers.
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// List, describe and find transactions, and end those that hang.
+    #[command(subcommand)]
+    Txn(txn::TxnCommand),
     /// Look into the files of a data directory.
     #[command(subcommand)]
     Inspect(inspect::InspectCommand),
@@ -81,6 +85,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(Command::Config(config)) => config.run(),
         Some(Command::Topic(topic)) => topic.run(),
         Some(Command::Group(group)) => group.run(),
+        Some(Command::Txn(txn)) => txn.run(),
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Produce(produce)) => produce.run(),
         Some(Command::Consume(consume)) => consume.run(),

@@ -500,9 +500,9 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "transaction.max.timeout.ms",
         millis(1, I32_MAX),
-        "900000",
-        "The longest time a producer may ask to have a transaction open. Sinks of Flink want an \
-         hour or more.",
+        "3600000",
+        "The longest time a producer may ask to have a transaction open. Kafka's default is 15 \
+         minutes; sinks of Flink ask for an hour unless they are told otherwise.",
     ),
     setting(
         "transactional.id.expiration.ms",

@@ -7,6 +7,7 @@ mod asking;
 mod groups;
 mod partitions;
 mod quotas;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ use crate::error::{Error, ErrorKind};
 
 pub use self::groups::{GroupOffsets, GroupView, ListedGroup, MemberView};
 pub use self::quotas::{Quota, QuotaOf};
+pub use self::transactions::{ListedTransaction, ProducerView, TransactionFilter, TransactionView};
 
 /// Told what keeps a call from ending.
 type Listener = Box<dyn FnMut(&Error) + Send>;

@@ -96,7 +96,8 @@ mod versions;
 
 pub use admin::{
     Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, GroupOffsets, GroupView,
-    ListedGroup, MemberView, NewTopic, Quota, QuotaOf,
+    ListedGroup, ListedTransaction, MemberView, NewTopic, ProducerView, Quota, QuotaOf,
+    TransactionFilter, TransactionView,
 };
 pub use backoff::Backoff;
 pub use cluster::{

@@ -213,8 +213,6 @@ impl Admin {
         Ok(())
     }
 
-    /// Finds out who looks after a group and asks there, again while that may help. Tells who
-    /// answered, too.
     fn ask_coordinator<R: Request, T>(
         &mut self,
         what: &str,
@@ -222,10 +220,23 @@ impl Admin {
         request: &R,
         read: impl Fn(&R::Response) -> Option<(ErrorCode, Option<String>, T)>,
     ) -> Result<(i32, T), Error> {
+        self.ask_coordinator_of(key_type::GROUP, what, group, request, read)
+    }
+
+    /// Finds out who looks after a group or a transactional id and asks there, again while that may
+    /// help. Tells who answered, too.
+    pub(super) fn ask_coordinator_of<R: Request, T>(
+        &mut self,
+        key_type: i8,
+        what: &str,
+        key: &str,
+        request: &R,
+        read: impl Fn(&R::Response) -> Option<(ErrorCode, Option<String>, T)>,
+    ) -> Result<(i32, T), Error> {
         let find = FindCoordinatorRequest {
-            key: group.to_owned(),
-            key_type: key_type::GROUP,
-            coordinator_keys: vec![group.to_owned()],
+            key: key.to_owned(),
+            key_type,
+            coordinator_keys: vec![key.to_owned()],
         };
         let mut call = self.begin(what);
         loop {
