@@ -103,6 +103,8 @@ class Cluster:
             "rest.address": "127.0.0.1",
             "rest.bind-address": "127.0.0.1",
             "rest.port": self.rest,
+            # Else what it tells of checkpoints is up to three seconds old.
+            "web.refresh-interval": "50ms",
             "jobmanager.bind-host": "127.0.0.1",
             "taskmanager.host": "127.0.0.1",
             "taskmanager.bind-host": "127.0.0.1",
