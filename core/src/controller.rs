@@ -84,6 +84,8 @@ pub enum Proposal {
     OffsetsTopic,
     /// The topic of transactions, if there is none yet.
     TransactionsTopic,
+    /// The topic of what share groups have read, if there is none yet.
+    ShareStateTopic,
 }
 
 /// What came of a change: what the client is answered.
@@ -402,6 +404,7 @@ impl Shard {
             }
             Proposal::OffsetsTopic => self.decide_offsets_topic(controller),
             Proposal::TransactionsTopic => self.decide_transactions_topic(controller),
+            Proposal::ShareStateTopic => self.decide_share_state_topic(controller),
         }
     }
 
@@ -429,14 +432,31 @@ impl Shard {
         self.decide_internal_topic(controller, &request, transactions.topic_segment_bytes)
     }
 
+    /// Kafka's topic of what share groups have read.
+    fn decide_share_state_topic(&self, controller: &mut Controller) -> (Vec<Record>, Outcome) {
+        let groups = &self.settings.config.groups;
+        let request = CreateTopic {
+            name: decisions::SHARE_STATE_TOPIC.to_owned(),
+            partitions: groups.topic_partitions as i32,
+            replication_factor: groups.topic_replicas as i16,
+            ..CreateTopic::default()
+        };
+        self.decide_internal_topic(controller, &request, groups.topic_segment_bytes)
+    }
+
     fn decide_internal_topic(
         &self,
         controller: &mut Controller,
         request: &CreateTopic,
         segment_bytes: u32,
     ) -> (Vec<Record>, Outcome) {
+        // What share groups have read is written as changes, of which the last alone says nothing;
+        // its coordinator drops what is not needed any more.
+        let is_of_changes = request.name == decisions::SHARE_STATE_TOPIC;
+        let policy = if is_of_changes { "delete" } else { "compact" };
         let configs = [
-            ("cleanup.policy", "compact".to_owned()),
+            ("cleanup.policy", policy.to_owned()),
+            ("retention.ms", "-1".to_owned()),
             ("compression.type", "producer".to_owned()),
             ("max.message.bytes", OFFSETS_BATCH_BYTES_MAX.to_string()),
             ("segment.bytes", segment_bytes.to_string()),
@@ -809,7 +829,9 @@ pub fn refused(proposal: &Proposal, error: ErrorCode) -> Outcome {
         Proposal::Quotas(request) => Outcome::Quotas(request.error_response(error)),
         Proposal::Quorum(request) => Outcome::Quorum(request.error_response(error)),
         Proposal::ProducerIds => Outcome::ProducerIds(Err(error)),
-        Proposal::OffsetsTopic | Proposal::TransactionsTopic => Outcome::InternalTopic(error),
+        Proposal::OffsetsTopic | Proposal::TransactionsTopic | Proposal::ShareStateTopic => {
+            Outcome::InternalTopic(error)
+        }
     }
 }
 

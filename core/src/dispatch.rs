@@ -159,6 +159,25 @@ impl Shard {
             AnyRequest::ConsumerGroupDescribe(request) => {
                 self.handle_consumer_group_describe(reply, request, times);
             }
+            AnyRequest::ShareGroupHeartbeat(request) => {
+                self.handle_share_group_heartbeat(reply, request, client_id, times);
+            }
+            AnyRequest::ShareGroupDescribe(request) => {
+                self.handle_share_group_describe(reply, request, times);
+            }
+            AnyRequest::ShareFetch(request) => self.handle_share_fetch(reply, request, times),
+            AnyRequest::ShareAcknowledge(request) => {
+                self.handle_share_acknowledge(reply, request, times);
+            }
+            AnyRequest::DescribeShareGroupOffsets(request) => {
+                self.handle_describe_share_offsets(reply, request, times);
+            }
+            AnyRequest::AlterShareGroupOffsets(request) => {
+                self.handle_alter_share_offsets(reply, request, times);
+            }
+            AnyRequest::DeleteShareGroupOffsets(request) => {
+                self.handle_delete_share_offsets(reply, request, times);
+            }
             AnyRequest::OffsetCommit(request) => self.handle_offset_commit(reply, request, times),
             AnyRequest::OffsetFetch(request) => self.handle_offset_fetch(reply, request, times),
             AnyRequest::OffsetDelete(request) => self.handle_offset_delete(reply, request, times),
@@ -194,7 +213,6 @@ impl Shard {
                 self.handle_alter_quotas(reply, request, times);
             }
             AnyRequest::UpdateFeatures(request) => self.handle_update_features(reply, &request),
-            other => unreachable!("not served, so its header is refused: {other:?}"),
         }
     }
 }
@@ -213,7 +231,10 @@ fn kind_of(api: ApiKey) -> Kind {
         | ApiKey::LeaveGroup
         | ApiKey::OffsetCommit
         | ApiKey::OffsetFetch
-        | ApiKey::ConsumerGroupHeartbeat => Kind::Group,
+        | ApiKey::ConsumerGroupHeartbeat
+        | ApiKey::ShareGroupHeartbeat
+        | ApiKey::ShareAcknowledge => Kind::Group,
+        ApiKey::ShareFetch => Kind::Fetch,
         ApiKey::InitProducerId
         | ApiKey::AddPartitionsToTxn
         | ApiKey::AddOffsetsToTxn

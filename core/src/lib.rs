@@ -30,6 +30,8 @@ pub mod coordinator;
 pub mod coordinator_log;
 pub mod disk;
 pub mod groups;
+pub mod share;
+pub mod shares;
 pub mod startup;
 pub mod token;
 pub mod transaction;

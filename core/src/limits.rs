@@ -172,6 +172,9 @@ pub const CLIENT_ID_BYTES_IN_GROUP: usize = 512;
 /// The most members of a group: what `group.max.size` may be raised to.
 pub const GROUP_MEMBERS_MAX: u32 = 100_000;
 
+/// The most members of a share group (Kafka's `group.share.max.size`).
+pub const SHARE_MEMBERS_MAX: usize = 200;
+
 /// The most groups of one partition of `__consumer_offsets`; further ones are refused.
 pub const GROUPS_PER_PARTITION_MAX: usize = 100_000;
 
@@ -215,6 +218,23 @@ pub const TRANSACTION_PARTITIONS_MAX: usize = 10_000;
 
 /// The most requests about one transactional id that wait for its record to be written.
 pub const TRANSACTIONS_WAITING_MAX: usize = 1024;
+
+/// The most partitions, as groups read them, of one partition of `__share_group_state`; further ones
+/// are refused.
+pub const SHARE_PARTITIONS_PER_PARTITION_MAX: usize = 100_000;
+
+/// The most memory that what the share groups of one shard have read takes; beyond it nothing new is
+/// kept.
+pub const SHARE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How much of a partition is read at a time for a member of a share group, about.
+pub const SHARE_READ_BYTES: u32 = 1024 * 1024;
+
+/// The most share sessions of one shard (Kafka's `group.share.max.share.sessions`).
+pub const SHARE_SESSIONS_MAX: usize = 2000;
+
+/// The most partitions that all share sessions of one shard remember together.
+pub const SHARE_SESSION_PARTITIONS_MAX: usize = 250_000;
 
 /// How long a member that was not told its name yet may wait for the others (as in Kafka).
 pub const NEW_MEMBER_WAIT_MS: u64 = 5 * 60 * 1000;

@@ -21,6 +21,7 @@ use crate::coordinator;
 use crate::job::JobId;
 use crate::measure::Question;
 use crate::quota::BucketKey;
+use crate::share;
 use crate::transaction;
 
 /// What one shard says to another.
@@ -168,6 +169,8 @@ pub enum Call {
     GroupInTransaction(Box<GroupQuestion>),
     /// Ask the coordinator of the transactions that are kept in this partition.
     Transaction(Box<transaction::request::Request>),
+    /// Ask the coordinator of what share groups have read that is kept in this partition.
+    Share(Box<share::request::Request>),
     /// DescribeLogDirs: how much the log holds.
     Size,
 }
@@ -275,6 +278,8 @@ pub enum Answer {
     Group(Box<coordinator::request::Reply>),
     /// What the coordinator of transactions answers.
     Transaction(Box<transaction::request::Reply>),
+    /// What the coordinator of what share groups have read answers.
+    Share(Box<share::request::Reply>),
     /// How large the disk is, all of it and what may still be used; none if that cannot be told.
     Space(Option<(u64, u64)>),
     /// How much the log holds.

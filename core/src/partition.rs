@@ -250,6 +250,7 @@ impl Home {
             | Call::DescribeProducers
             | Call::Group(_)
             | Call::GroupInTransaction(_)
+            | Call::Share(_)
             | Call::Transaction(_) => None,
         };
         if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
@@ -280,7 +281,10 @@ impl Home {
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),
-            Call::Group(_) | Call::GroupInTransaction(_) | Call::Transaction(_) => {
+            Call::Group(_)
+            | Call::GroupInTransaction(_)
+            | Call::Transaction(_)
+            | Call::Share(_) => {
                 unreachable!("the partition's coordinator answers it")
             }
             Call::Size => {

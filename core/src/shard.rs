@@ -49,6 +49,8 @@ use crate::message::{Answer, Call, Message};
 use crate::partition::{Home, Times};
 use crate::placement::{self, Endpoints};
 use crate::quota::Spending;
+use crate::share;
+use crate::shares::Shares;
 use crate::startup::{StartError, Startup};
 use crate::token::{TokenKind, split};
 use crate::topic_rules;
@@ -144,6 +146,7 @@ pub struct Shard {
     pub(crate) groups: Groups,
     pub(crate) spending: Spending,
     pub(crate) transactions: Transactions,
+    pub(crate) shares: Shares,
     /// Who wants to know how large the disk is: jobs, and the place of the answer in each.
     pub(crate) space_wanted: Vec<(JobId, u32)>,
     space_asked: bool,
@@ -267,6 +270,7 @@ impl Shard {
             space_asked: false,
             now: Instant::default(),
             transactions: Transactions::new(&settings),
+            shares: Shares::default(),
             controller: None,
             startup,
             clock: settings.clock,
@@ -336,7 +340,12 @@ impl Shard {
             TokenKind::Receive => self.received(index, completion.result, times),
             TokenKind::Send => self.sent(index, completion.result.is_ok()),
             TokenKind::Close => {
-                self.connections.remove(index).release(&mut self.budget);
+                let connection = self.connections.remove(index);
+                let id = connection.id;
+                connection.release(&mut self.budget);
+                if !self.shares.sessions.is_empty() {
+                    self.share_connection_gone(id, times);
+                }
             }
             TokenKind::Disk => self.disk.handle_completion(index, completion.result, edge),
         }
@@ -363,6 +372,7 @@ impl Shard {
         passed += self.tick_coordinators::<GroupCoordinator>(times);
         passed += self.pass_quotas(times.now);
         passed += self.tick_coordinators::<TransactionCoordinator>(times);
+        passed += self.tick_coordinators::<share::Coordinator>(times);
         if self.idle_check_at <= times.now && !self.connections.is_empty() {
             passed += 1;
             self.idle_check_at = times.now.after(IDLE_CHECK);
@@ -409,7 +419,8 @@ impl Shard {
         let transactions = self.transactions.coordinators.next_deadline();
         let jobs = self.jobs.next_deadline();
         let quotas = self.spending.next_deadline(self.is_serving());
-        let coordinators = [groups, transactions];
+        let shares = self.shares.log.next_deadline();
+        let coordinators = [groups, transactions, shares];
         let deadlines = [jobs, storage, idle, retention, controller, quotas, stop];
         let deadlines = deadlines.into_iter().chain(coordinators);
         deadlines.flatten().min().map_or(Next::Idle, Next::At)
@@ -458,6 +469,7 @@ impl Shard {
             moved |= self.step_controller(times);
             moved |= self.step_coordinators::<GroupCoordinator>(times);
             moved |= self.step_transactions(times);
+            moved |= self.step_coordinators::<share::Coordinator>(times);
             moved |= self.deliver_answers(times);
             moved |= self.resume_fetches(times);
             if !moved {
@@ -573,6 +585,7 @@ impl Shard {
             Call::Transaction(request) => {
                 self.ask::<TransactionCoordinator>(partition, *request, to, times);
             }
+            Call::Share(request) => self.ask::<share::Coordinator>(partition, *request, to, times),
             call => {
                 let home = self.home.as_mut().expect("shards call each other after adoption");
                 home.call(partition, call, to, times);
@@ -775,6 +788,7 @@ impl Shard {
             topic_rules::apply(record, self, times.now);
             self.groups_follow(record, deleted, times);
             self.transactions_follow(record, times);
+            self.shares_follow(record, times);
         }
     }
 }

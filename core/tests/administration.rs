@@ -363,9 +363,9 @@ fn levels_of_features_cannot_be_changed() {
     );
     let levels = told.finalized_features.iter();
     let levels: Vec<_> = levels.map(|f| (f.name.as_str(), f.max_version_level)).collect();
-    assert_eq!(levels, [("group.version", 1), ("transaction.version", 2)]);
+    assert_eq!(levels, [("group.version", 1), ("share.version", 1), ("transaction.version", 2)]);
     let supported: Vec<_> = told.supported_features.iter().map(|f| f.name.as_str()).collect();
-    assert_eq!(supported, ["group.version", "transaction.version"]);
+    assert_eq!(supported, ["group.version", "share.version", "transaction.version"]);
     for (level, error) in [(1, ErrorCode::None), (0, ErrorCode::InvalidUpdateVersion)] {
         let update = FeatureUpdateKey {
             feature: "group.version".to_owned(),

@@ -129,11 +129,14 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The topic in which transactional ids keep their producers and what these have open.
 pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
+/// The topic in which it is kept what share groups have read.
+pub const SHARE_STATE_TOPIC: &str = "__share_group_state";
+
 /// Whether a topic is the broker's own. Clients may read it, and change nothing about it that the
 /// broker relies on.
 #[must_use]
 pub fn is_internal(name: &str) -> bool {
-    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
+    [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, SHARE_STATE_TOPIC].contains(&name)
 }
 
 fn check_not_internal(name: &str) -> Result<(), Error> {

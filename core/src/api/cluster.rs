@@ -29,6 +29,8 @@ use crate::shard::Shard;
 const FEATURES: &[Feature<'static>] = &[
     // Groups of the newer kind (KIP-848).
     Feature { name: "group.version", supported: (0, 1), finalized: 1 },
+    // Share groups (KIP-932).
+    Feature { name: "share.version", supported: (0, 1), finalized: 1 },
     // Transactions in which a batch makes its partition a part (KIP-890).
     Feature { name: "transaction.version", supported: (0, 2), finalized: 2 },
 ];

@@ -145,7 +145,7 @@ fn partitions_of(topics: &[TopicIdPartitions]) -> Partitions {
     partitions
 }
 
-fn told(partitions: &Partitions) -> Vec<TopicIdPartitions> {
+pub(super) fn told(partitions: &Partitions) -> Vec<TopicIdPartitions> {
     let topics = partitions.iter().map(|(topic_id, numbers)| TopicIdPartitions {
         topic_id: *topic_id,
         partitions: numbers.iter().copied().collect(),

@@ -74,6 +74,19 @@ pub struct WaitingFetches {
     next: u64,
 }
 
+impl WaitingFetches {
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Lets a job wait behind all others.
+    pub(super) fn push(&mut self, job: JobId) {
+        self.jobs.insert((true, self.next), job);
+        self.next += 1;
+    }
+}
+
 /// One partition of a fetch.
 struct Part {
     topic: TopicName,
@@ -242,7 +255,11 @@ impl Shard {
     pub(crate) fn resume_fetches(&mut self, times: Times) -> bool {
         let mut moved = false;
         while let Some((&place, &job)) = self.waiting_fetches.jobs.first_key_value() {
-            if !self.try_fetch_round(job, times) {
+            let has_begun = match self.jobs.get_mut(job) {
+                Some(Job::ShareFetch(_)) => self.try_share_read(job, times),
+                _ => self.try_fetch_round(job, times),
+            };
+            if !has_begun {
                 break;
             }
             self.waiting_fetches.jobs.remove(&place);

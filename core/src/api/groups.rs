@@ -29,6 +29,7 @@ use tidemill_net::kafka::leave_group::{
 use tidemill_net::kafka::list_groups::{ListGroupsRequest, ListGroupsResponse, ListedGroup};
 use tidemill_net::kafka::offset_commit::OffsetCommitRequest;
 use tidemill_net::kafka::offset_delete::OffsetDeleteRequest;
+use tidemill_net::kafka::share_group_describe::ShareGroupDescribeRequest;
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use tidemill_net::kafka::txn_offset_commit::TxnOffsetCommitRequest;
 use tidemill_net::kafka::{ErrorCode, Request as _};
@@ -84,6 +85,13 @@ pub enum Purpose {
     ConsumerHeartbeat,
     /// See [`super::consumer_groups`].
     DescribeConsumers(ConsumerGroupDescribeRequest),
+    /// See [`super::share_groups`].
+    ShareHeartbeat {
+        /// When the member is to be heard again.
+        interval_ms: i32,
+    },
+    /// See [`super::share_groups`].
+    DescribeShares(ShareGroupDescribeRequest),
     /// See [`super::group_offsets`]. Partitions of which nothing could be asked have their error.
     Commit(OffsetCommitRequest, Vec<ErrorCode>),
     /// See [`super::group_offsets`].
@@ -429,6 +437,7 @@ impl Shard {
             Purpose::Commit(..)
             | Purpose::TxnCommit(..)
             | Purpose::ConsumerHeartbeat
+            | Purpose::ShareHeartbeat { .. }
             | Purpose::Leave(_)
             | Purpose::Delete(_)
             | Purpose::DeleteOffsets(..) => Some(Stage::Durable),
@@ -466,7 +475,8 @@ impl Shard {
                 };
                 let results = request.groups_names.into_iter().zip(answers).map(result).collect();
                 let response = DeleteGroupsResponse { results, ..Default::default() };
-                self.reply_message(reply, &response);
+                // What share groups have read goes with them.
+                self.forget_shares(reply, response);
             }
             Purpose::ConsumerHeartbeat => {
                 let answer = first();
@@ -474,6 +484,13 @@ impl Shard {
             }
             Purpose::DescribeConsumers(request) => {
                 self.finish_describe_consumers(reply, request, answers);
+            }
+            Purpose::ShareHeartbeat { interval_ms } => {
+                let answer = first();
+                self.finish_share_heartbeat(reply, interval_ms, answer);
+            }
+            Purpose::DescribeShares(request) => {
+                self.finish_describe_shares(reply, request, answers);
             }
             Purpose::Commit(request, known) => {
                 self.finish_commit(reply, request, &known, answers.next());

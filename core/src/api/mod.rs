@@ -21,6 +21,10 @@ pub mod produce;
 pub mod producer_ids;
 pub mod quotas;
 pub mod replicas;
+pub mod share_fetch;
+pub mod share_groups;
+pub mod share_offsets;
+pub mod share_session;
 pub mod topic_partitions;
 pub mod topics;
 pub mod transactions;
@@ -46,6 +50,7 @@ use crate::limits::REQUEST_WAIT_MS_MAX;
 use crate::message::Answer;
 use crate::partition::Times;
 use crate::shard::Shard;
+use crate::share;
 use crate::transaction::Coordinator as TransactionCoordinator;
 use crate::transactions::TransactionJob;
 
@@ -87,6 +92,16 @@ pub enum Job {
     ProducerIdGrant,
     /// Waits until there is a topic for groups.
     FindCoordinator(Box<groups::Find>),
+    /// A heartbeat of the first share group, until there is a topic for what those have read.
+    ShareTopic(ReplyForm),
+    /// A member of a share group fetches: see [`share_fetch`].
+    ShareFetch(Box<share_fetch::ShareFetch>),
+    /// What share groups have read is asked about: see [`share_offsets`].
+    ShareOffsets(Box<share_offsets::Work>),
+    /// Nobody waits for what comes of it.
+    Nobody,
+    /// Of the share groups' own: see [`crate::shares`].
+    Shares(LogJob),
     /// Of the groups' own: see [`crate::groups`].
     Groups(LogJob),
     /// Of the transactions' own: see [`crate::transactions`].
@@ -123,6 +138,8 @@ pub enum Purpose {
     Groups(groups::Purpose),
     /// See [`transactions`].
     Transactions(transactions::Purpose),
+    /// See [`share_fetch`].
+    ShareAcknowledge(share_fetch::Acknowledge),
     /// See [`log_dirs`].
     LogDirs(log_dirs::LogDirs),
 }
@@ -188,6 +205,13 @@ impl Shard {
                 let job = *job;
                 self.log_job_answered::<GroupCoordinator>(id, job, answer, times);
             }
+            Some(Job::ShareFetch(_)) => self.share_fetch_answered(id, index, answer, times),
+            Some(Job::ShareOffsets(_)) => self.share_offsets_answered(id, index, answer, times),
+            Some(Job::Nobody) => {}
+            Some(Job::Shares(job)) => {
+                let job = *job;
+                self.log_job_answered::<share::Coordinator>(id, job, answer, times);
+            }
             Some(Job::Transactions(_)) => self.transaction_job_answered(id, answer, times),
             Some(_) => unreachable!("only jobs that call are answered"),
             None => {}
@@ -201,6 +225,7 @@ impl Shard {
             Some(Job::AutoCreate(create)) => self.finish_auto_create(*create, outcome),
             Some(Job::ProducerIdGrant) => self.producer_ids_granted(outcome, times),
             Some(Job::FindCoordinator(find)) => self.offsets_topic_made(*find, &outcome),
+            Some(Job::ShareTopic(reply)) => self.share_topic_made(reply, &outcome),
             Some(_) => unreachable!("only changes are proposed"),
             None => {}
         }
@@ -220,15 +245,25 @@ impl Shard {
             Some(Job::Fetch(_)) => self.fetch_expired(id, times),
             Some(Job::Groups(_)) => self.log_job_expired::<GroupCoordinator>(id, times),
             Some(Job::Transactions(_)) => self.log_job_expired::<TransactionCoordinator>(id, times),
+            Some(Job::ShareFetch(_)) => self.share_fetch_expired(id, times),
+            Some(Job::Shares(_)) => self.log_job_expired::<share::Coordinator>(id, times),
+            Some(Job::Nobody) => {
+                self.jobs.remove(id);
+            }
             Some(Job::TransactionProducerId(_)) => {}
-            Some(Job::ProducerIdGrant) | None => {}
+            Some(Job::ProducerIdGrant | Job::ShareOffsets(_)) | None => {}
             Some(
-                Job::Change(_) | Job::AutoCreate(_) | Job::ProducerId(_) | Job::FindCoordinator(_),
+                Job::Change(_)
+                | Job::AutoCreate(_)
+                | Job::ProducerId(_)
+                | Job::FindCoordinator(_)
+                | Job::ShareTopic(_),
             ) => match self.jobs.remove(id) {
                 Some(Job::Change(change)) => self.change_expired(change),
                 Some(Job::AutoCreate(create)) => self.auto_create_expired(*create),
                 Some(Job::ProducerId(reply)) => self.producer_id_expired(id, reply),
                 Some(Job::FindCoordinator(find)) => self.find_coordinator_expired(*find),
+                Some(Job::ShareTopic(reply)) => self.share_topic_awaited(reply),
                 _ => unreachable!("just seen"),
             },
         }
@@ -251,6 +286,9 @@ impl Shard {
             }
             Purpose::Groups(purpose) => self.finish_groups(reply, purpose, answers),
             Purpose::Transactions(purpose) => self.finish_transactions(reply, purpose, answers),
+            Purpose::ShareAcknowledge(request) => {
+                self.finish_share_acknowledge(reply, request, answers);
+            }
             Purpose::LogDirs(asked) => self.finish_log_dirs(reply, asked, answers),
         }
     }

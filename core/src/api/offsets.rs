@@ -189,10 +189,7 @@ impl Shard {
         let find = |asked: Asked<'_>| {
             let id = self.find_partition(TopicRef::Name(asked.topic), asked.partition)?;
             let writes = matches!(asked.call, Call::Trim { .. } | Call::Mark { .. });
-            if writes
-                && (self.groups.coordinators.are_kept_in(id.topic)
-                    || self.transactions.coordinators.are_kept_in(id.topic))
-            {
+            if writes && self.is_of_coordinators(id.topic) {
                 return Err(ErrorCode::InvalidTopicException);
             }
             Ok((id, asked.call))

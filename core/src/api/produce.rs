@@ -145,9 +145,7 @@ impl Shard {
                 Err(ErrorCode::UnsupportedForMessageFormat)
             } else {
                 partition_of(found, partition.topic, partition.partition).and_then(|id| {
-                    if self.groups.coordinators.are_kept_in(id.topic)
-                        || self.transactions.coordinators.are_kept_in(id.topic)
-                    {
+                    if self.is_of_coordinators(id.topic) {
                         return Err(ErrorCode::InvalidTopicException);
                     }
                     let records = partition.records.ok_or(ErrorCode::InvalidRecord)?;

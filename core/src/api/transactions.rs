@@ -141,7 +141,10 @@ impl Shard {
 
     fn may_be_added(&self, topic: &str, partition: i32) -> ErrorCode {
         match self.find_partition(TopicRef::Name(topic), partition) {
-            Ok(found) if self.transactions.coordinators.are_kept_in(found.topic) => {
+            Ok(found)
+                if self.transactions.coordinators.are_kept_in(found.topic)
+                    || self.shares.log.are_kept_in(found.topic) =>
+            {
                 ErrorCode::InvalidTopicException
             }
             Ok(_) => ErrorCode::None,

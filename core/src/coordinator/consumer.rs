@@ -19,6 +19,8 @@
 mod heartbeat;
 mod reconcile;
 
+pub(super) use heartbeat::Refusal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,16 +224,7 @@ impl Consumer {
 
     /// A number that changes with the topics that are read.
     fn hash_topics(&self, image: &Image) -> i64 {
-        let topics = self.topics_read(image);
-        // FNV-1a, by Fowler, Noll and Vo. Nobody is to be deceived: only changes must show.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        for (id, topic) in &topics {
-            let partitions = topic.partitions.len() as u32;
-            for byte in id.0.into_iter().chain(partitions.to_be_bytes()) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        }
-        if topics.is_empty() { 0 } else { hash as i64 }
+        hash_of_topics(&self.topics_read(image))
     }
 
     /// All topics that are read and that there are.
@@ -391,6 +384,19 @@ impl Member {
     fn is_settled(&self, assignment_epoch: i32) -> bool {
         self.has.state == State::Stable && self.has.epoch == assignment_epoch
     }
+}
+
+/// A number that changes when one of these topics comes, goes or grows.
+pub(super) fn hash_of_topics(topics: &BTreeMap<TopicId, &Arc<Topic>>) -> i64 {
+    // FNV-1a, by Fowler, Noll and Vo. Nobody is to be deceived: only changes must show.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for (id, topic) in topics {
+        let partitions = topic.partitions.len() as u32;
+        for byte in id.0.into_iter().chain(partitions.to_be_bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    if topics.is_empty() { 0 } else { hash as i64 }
 }
 
 fn record(group: &Arc<str>, change: ConsumerRecord) -> Record {

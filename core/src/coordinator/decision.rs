@@ -14,6 +14,7 @@ use super::Rules;
 use super::consumer::Consumer;
 use super::record::Record;
 use super::request::{Joined, MemberId, Reply, Synced};
+use super::share::Share;
 use super::timers::Timers;
 use crate::job::ReplyTo;
 use crate::partition::Times;
@@ -40,6 +41,13 @@ pub(super) struct Decision<'a> {
     pub(super) outcome: Outcome,
 }
 
+/// What a group is to be.
+#[derive(Debug)]
+pub(super) enum Becomes {
+    Consumer(Box<Consumer>),
+    Share(Box<Share>),
+}
+
 /// What a decision has led to.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -49,8 +57,8 @@ pub(super) struct Outcome {
     pub(super) if_refused: IfRefused,
     /// The end of the transaction with this number is written with it.
     pub(super) ends_transaction: Option<u64>,
-    /// What the group is once the records are durable, if it is of the newer kind.
-    pub(super) becomes: Option<Box<Consumer>>,
+    /// What the group is once the records are durable, if it is not of the classic kind.
+    pub(super) becomes: Option<Becomes>,
     /// The group is gone once the records are durable.
     pub(super) ends: bool,
 }

@@ -13,12 +13,14 @@ use tidemill_record::ProducerId;
 
 use super::classic::Classic;
 use super::consumer::{Consumer, Watch};
-use super::decision::Decision;
+use super::decision::{Becomes, Decision};
 use super::offsets::{self, Offsets, PendingKey, UnusedSince};
-use super::record::{ConsumerRecord, GroupState, Record};
+use super::record::{ConsumerRecord, GroupState, Record, ShareRecord};
 use super::request::{
-    ByTopic, ConsumerHeartbeat, FetchOffsets, Joined, Listed, MemberId, Reply, Request, Synced,
+    ByTopic, ConsumerHeartbeat, FetchOffsets, Joined, Listed, MemberId, Reply, Request,
+    ShareHeartbeat, Synced,
 };
+use super::share::{Share, ShareWatch};
 use super::timers::{Alarm, TimerId, Timers};
 use crate::job::ReplyTo;
 
@@ -31,6 +33,8 @@ pub(super) struct Group {
     remembered: Option<Box<GroupState>>,
     /// Of a group of the newer kind.
     watch: Watch,
+    /// Of a share group.
+    share_watch: ShareWatch,
     /// Writes that have not ended.
     pub(super) writes: usize,
     /// Its membership is being written: everything waits.
@@ -43,6 +47,7 @@ pub(super) struct Group {
 enum Kind {
     Classic(Box<Classic>),
     Consumer(Box<Consumer>),
+    Share(Box<Share>),
 }
 
 impl Default for Kind {
@@ -102,6 +107,7 @@ impl Group {
         let members = match &self.kind {
             Kind::Classic(classic) => classic.bytes(),
             Kind::Consumer(consumer) => consumer.bytes(),
+            Kind::Share(share) => share.bytes(),
         };
         members as isize + self.offsets_bytes
     }
@@ -121,13 +127,28 @@ impl Group {
                     self.kind = Kind::default();
                 }
             }
+            Record::Share { change: ShareRecord::Epoch(None), .. } => {
+                if let Kind::Share(_) = self.kind {
+                    self.kind = Kind::default();
+                }
+            }
+            Record::Share { change, .. } => {
+                let is_there =
+                    matches!(change, ShareRecord::Epoch(_) | ShareRecord::Member(_, Some(_)));
+                if !matches!(self.kind, Kind::Share(_)) && is_there {
+                    self.kind = Kind::Share(Box::default());
+                }
+                if let Kind::Share(share) = &mut self.kind {
+                    share.replay(&change);
+                }
+            }
             Record::Consumer { change: ConsumerRecord::Epoch(None), .. } => {
                 if let Kind::Consumer(_) = self.kind {
                     self.kind = Kind::default();
                 }
             }
             Record::Consumer { change, .. } => {
-                if let Kind::Classic(_) = self.kind {
+                if !matches!(self.kind, Kind::Consumer(_)) {
                     // Marks of what is gone make nothing.
                     if !matches!(
                         change,
@@ -155,6 +176,7 @@ impl Group {
         match &mut self.kind {
             Kind::Classic(classic) => classic.loaded(decision),
             Kind::Consumer(consumer) => consumer.expect_all(&mut self.watch, decision),
+            Kind::Share(share) => share.expect_all(&mut self.share_watch, decision),
         }
     }
 
@@ -176,14 +198,14 @@ impl Group {
     pub(super) fn have_happened(
         &mut self,
         records: Vec<Record>,
-        becomes: Option<Box<Consumer>>,
+        becomes: Option<Becomes>,
         timers: &mut Timers,
     ) {
         for record in records {
             match record {
                 Record::Group { state, .. } => self.remembered = Some(Box::new(state)),
                 Record::GroupRemoved { .. } => self.remembered = None,
-                Record::Consumer { .. } => {}
+                Record::Consumer { .. } | Record::Share { .. } => {}
                 offset @ (Record::Offset { .. }
                 | Record::OffsetRemoved { .. }
                 | Record::Pending { .. }
@@ -192,11 +214,14 @@ impl Group {
                 }
             }
         }
-        if let Some(consumer) = becomes {
+        if let Some(becomes) = becomes {
             if let Kind::Classic(classic) = &mut self.kind {
                 classic.end(timers);
             }
-            self.kind = Kind::Consumer(consumer);
+            self.kind = match becomes {
+                Becomes::Consumer(consumer) => Kind::Consumer(consumer),
+                Becomes::Share(share) => Kind::Share(share),
+            };
         }
     }
 
@@ -206,6 +231,7 @@ impl Group {
             Kind::Classic(classic) if shares => classic.share_out_failed(decision),
             Kind::Classic(_) => {}
             Kind::Consumer(consumer) => consumer.expect_all(&mut self.watch, decision),
+            Kind::Share(share) => share.expect_all(&mut self.share_watch, decision),
         }
     }
 
@@ -256,6 +282,7 @@ impl Group {
             classic.end(timers);
         }
         self.watch.end(timers);
+        self.share_watch.end(timers);
         self.waiting
     }
 
@@ -263,7 +290,7 @@ impl Group {
     pub(super) fn take_waiting(&mut self) -> Vec<ReplyTo> {
         let mut waiting = match &mut self.kind {
             Kind::Classic(classic) => classic.take_waiting(),
-            Kind::Consumer(_) => Vec::new(),
+            Kind::Consumer(_) | Kind::Share(_) => Vec::new(),
         };
         for event in self.waiting.drain(..) {
             if let Event::Asked(_, reply_to) = event {
@@ -286,9 +313,13 @@ impl Group {
             (Kind::Consumer(consumer), Alarm::Revocation(member)) => {
                 consumer.revocation_is_over(timer, member, &mut self.watch, decision);
             }
+            (Kind::Share(share), Alarm::Session(member)) => {
+                share.session_is_over(timer, member, &mut self.share_watch, decision);
+            }
             // Set by the kind the group was of before.
             (Kind::Classic(_), Alarm::Revocation(_))
-            | (Kind::Consumer(_), Alarm::Join | Alarm::Sync) => {}
+            | (Kind::Consumer(_), Alarm::Join | Alarm::Sync)
+            | (Kind::Share(_), Alarm::Join | Alarm::Sync | Alarm::Revocation(_)) => {}
         }
     }
 
@@ -312,14 +343,15 @@ impl Group {
                 Reply::Left(classic.leave(&leave, decision))
             }
             // Members of the newer kind do not share out among themselves.
-            (Kind::Consumer(_), Request::Join(join)) => {
+            (Kind::Consumer(_) | Kind::Share(_), Request::Join(join)) => {
                 let error = ErrorCode::InconsistentGroupProtocol;
                 Reply::Joined(Box::new(Joined::refused(error, &join.member)))
             }
-            (Kind::Consumer(_), request @ (Request::Sync(_) | Request::Heartbeat(_))) => {
-                request.of_unknown_group()
-            }
-            (Kind::Consumer(_), request @ Request::Leave(_)) => request.of_unknown_group(),
+            (
+                Kind::Consumer(_) | Kind::Share(_),
+                request @ (Request::Sync(_) | Request::Heartbeat(_) | Request::Leave(_)),
+            ) => request.of_unknown_group(),
+            (_, Request::ShareHeartbeat(heartbeat)) => self.share_heartbeat(&heartbeat, decision),
             (_, Request::ConsumerHeartbeat(heartbeat)) => {
                 self.consumer_heartbeat(&heartbeat, decision)
             }
@@ -327,6 +359,7 @@ impl Group {
                 let allowed = match kind {
                     Kind::Classic(classic) => classic.check_commit(&commit, decision),
                     Kind::Consumer(consumer) => consumer.check_commit(&commit),
+                    Kind::Share(_) => Err(commit.unknown_group),
                 };
                 match allowed {
                     Err(error) => Reply::Refused(error),
@@ -339,6 +372,7 @@ impl Group {
                 let is_named =
                     0 <= who.generation || !who.member.is_empty() || who.instance.is_some();
                 let allowed = match kind {
+                    Kind::Share(_) => Err(commit.unknown_group),
                     _ if !is_named => Ok(()),
                     Kind::Classic(classic) => classic.check_commit(&commit, decision),
                     Kind::Consumer(consumer) => consumer.check_commit(&commit),
@@ -363,11 +397,20 @@ impl Group {
             (Kind::Classic(classic), Request::Describe { .. }) => {
                 Reply::Described(Some(Box::new(classic.describe())))
             }
-            (Kind::Consumer(_), Request::Describe { .. }) => Reply::Described(None),
+            (Kind::Consumer(_) | Kind::Share(_), Request::Describe { .. }) => {
+                Reply::Described(None)
+            }
+            (Kind::Share(share), Request::DescribeShare { .. }) => {
+                let described = share.describe(&self.share_watch, decision.image);
+                Reply::ShareDescribed(Some(Box::new(described)))
+            }
+            (_, Request::DescribeShare { .. }) => Reply::ShareDescribed(None),
             (Kind::Consumer(consumer), Request::DescribeConsumer { .. }) => {
                 Reply::ConsumerDescribed(Some(Box::new(consumer.describe(decision.image))))
             }
-            (Kind::Classic(_), Request::DescribeConsumer { .. }) => Reply::ConsumerDescribed(None),
+            (Kind::Classic(_) | Kind::Share(_), Request::DescribeConsumer { .. }) => {
+                Reply::ConsumerDescribed(None)
+            }
             (_, Request::Delete { .. }) => Reply::Deleted(self.delete(decision)),
             (_, Request::FetchOffsets(_) | Request::List(_) | Request::EndTransaction { .. }) => {
                 unreachable!("answered before")
@@ -397,7 +440,7 @@ impl Group {
         let consumer = match &self.kind {
             Kind::Consumer(consumer) => consumer,
             Kind::Classic(classic) if classic.is_empty() && asked.joins() => &nobody,
-            Kind::Classic(_) => return Reply::Heard(Err(unknown())),
+            Kind::Classic(_) | Kind::Share(_) => return Reply::Heard(Err(unknown())),
         };
         if self.remembered.is_some() {
             let group = Arc::clone(decision.group);
@@ -412,10 +455,26 @@ impl Group {
         Reply::Heard(heard)
     }
 
+    fn share_heartbeat(&mut self, asked: &ShareHeartbeat, decision: &mut Decision<'_>) -> Reply {
+        let nobody = Share::default();
+        let is_new = self.remembered.is_none() && self.offsets.is_empty();
+        let share = match &self.kind {
+            Kind::Share(share) => share,
+            Kind::Classic(classic) if classic.is_vacant() && is_new && asked.joins() => &nobody,
+            Kind::Classic(_) | Kind::Consumer(_) => {
+                let message = format!("Group {} is not a share group.", asked.group);
+                return Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)));
+            }
+        };
+        let heard = share.heartbeat(asked, &mut self.share_watch, decision);
+        Reply::Heard(heard.map_err(|refusal| (refusal.error, refusal.message)))
+    }
+
     /// Whether offsets may be fetched in the name that is given.
     pub(super) fn check_fetch(&self, fetch: &FetchOffsets) -> Result<(), ErrorCode> {
         match &self.kind {
             Kind::Classic(_) => Ok(()),
+            Kind::Share(_) => Err(ErrorCode::GroupIdNotFound),
             Kind::Consumer(consumer) => consumer.check_fetch(fetch.member.as_deref(), fetch.epoch),
         }
     }
@@ -424,6 +483,7 @@ impl Group {
         match &self.kind {
             Kind::Classic(classic) => classic.listed(group),
             Kind::Consumer(consumer) => consumer.listed(group),
+            Kind::Share(share) => share.listed(group),
         }
     }
 
@@ -433,6 +493,7 @@ impl Group {
         match &self.kind {
             Kind::Classic(classic) => classic.is_empty(),
             Kind::Consumer(consumer) => consumer.is_empty(),
+            Kind::Share(share) => share.is_empty(),
         }
     }
 
@@ -441,10 +502,14 @@ impl Group {
         match &self.kind {
             Kind::Classic(classic) => Box::new(|topic| classic.reads(topic)),
             Kind::Consumer(consumer) => Box::new(consumer.readers()),
+            Kind::Share(_) => Box::new(|_| false),
         }
     }
 
     fn delete_offsets(&self, topics: &ByTopic<i32>, decision: &mut Decision<'_>) -> Reply {
+        if let Kind::Share(_) = self.kind {
+            return Reply::Refused(ErrorCode::GroupIdNotFound);
+        }
         if let Kind::Classic(classic) = &self.kind
             && let Err(error) = classic.check_delete_offsets()
         {
@@ -482,6 +547,7 @@ impl Group {
                 outcome.records.push(Record::GroupRemoved { group: Arc::clone(group) });
             }
             Kind::Consumer(_) => outcome.records.extend(Consumer::removal(group)),
+            Kind::Share(_) => outcome.records.push(Share::removal(group)),
         }
         outcome.blocks = true;
         outcome.ends = true;
@@ -492,6 +558,8 @@ impl Group {
         let (unused, vacant) = match &self.kind {
             Kind::Classic(classic) => (classic.unused_since(), classic.is_vacant()),
             Kind::Consumer(consumer) => (Some(UnusedSince::Commit), consumer.is_empty()),
+            // It has none, and stays until it is deleted.
+            Kind::Share(_) => (None, false),
         };
         let Some(unused) = unused else { return };
         let Decision { group, times, rules, .. } = &decision;
@@ -529,6 +597,7 @@ impl Group {
                 vec![Record::Group { group: Arc::clone(group), state: (**state).clone() }]
             }
             (Kind::Consumer(consumer), _, None) => consumer.records(group),
+            (Kind::Share(share), _, None) => share.records(group),
             _ => Vec::new(),
         };
         let itself = Some((Part::Itself, itself)).filter(|(_, records)| !records.is_empty());
@@ -542,7 +611,13 @@ impl Group {
             }
             _ => None,
         };
-        let members = members.into_iter().flatten();
+        let shares = match (&self.kind, after) {
+            (Kind::Share(share), None | Some(Part::Itself | Part::Member(_))) => {
+                Some(share.records_of_members(group, last_member))
+            }
+            _ => None,
+        };
+        let members = members.into_iter().flatten().chain(shares.into_iter().flatten());
         let members = members.map(|(id, records)| (Part::Member(Arc::clone(id)), records));
         let place = match after {
             Some(Part::Offset(topic, partition)) => Some((Arc::clone(topic), *partition)),
@@ -606,6 +681,7 @@ impl Request {
     pub(super) fn grows(&self) -> bool {
         matches!(self, Self::Join(_) | Self::Commit(_) | Self::CommitInTransaction(..))
             || matches!(self, Self::ConsumerHeartbeat(heartbeat) if heartbeat.joins())
+            || matches!(self, Self::ShareHeartbeat(heartbeat) if heartbeat.joins())
     }
 
     /// Whether it makes its group if there is none.
@@ -616,6 +692,7 @@ impl Request {
                 commit.who.generation < 0
             }
             Self::ConsumerHeartbeat(heartbeat) => heartbeat.joins(),
+            Self::ShareHeartbeat(heartbeat) => heartbeat.joins(),
             _ => false,
         }
     }
@@ -632,12 +709,17 @@ impl Request {
                 let message = format!("Consumer group {} not found.", heartbeat.group);
                 Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
             }
+            Self::ShareHeartbeat(heartbeat) => {
+                let message = format!("Share group {} not found.", heartbeat.group);
+                Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
+            }
             Self::Commit(commit) | Self::CommitInTransaction(commit, _) => {
                 Reply::Refused(commit.unknown_group)
             }
             Self::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
             Self::Describe { .. } => Reply::Described(None),
             Self::DescribeConsumer { .. } => Reply::ConsumerDescribed(None),
+            Self::DescribeShare { .. } => Reply::ShareDescribed(None),
             Self::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
             Self::FetchOffsets(_) | Self::List(_) | Self::EndTransaction { .. } => {
                 unreachable!("answered before")

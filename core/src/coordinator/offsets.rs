@@ -193,7 +193,10 @@ impl Offsets {
                 self.settle(&key.1, partition);
                 -size_of_offset(&old)
             }
-            Record::Group { .. } | Record::GroupRemoved { .. } | Record::Consumer { .. } => 0,
+            Record::Group { .. }
+            | Record::GroupRemoved { .. }
+            | Record::Consumer { .. }
+            | Record::Share { .. } => 0,
         }
     }
 

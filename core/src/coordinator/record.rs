@@ -12,10 +12,12 @@
 //! Start reading at [`Record`].
 
 mod consumer;
+mod share;
 
 use std::sync::Arc;
 
 pub use consumer::{ConsumerRecord, Current, State, Subscription};
+pub use share::{ShareRecord, ShareSubscription};
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::cursor::{Reader, Writer};
@@ -101,6 +103,13 @@ pub enum Record {
         /// What has changed.
         change: ConsumerRecord,
     },
+    /// Something about a share group.
+    Share {
+        /// Which group.
+        group: Arc<str>,
+        /// What has changed.
+        change: ShareRecord,
+    },
 }
 
 /// What is remembered of a group of the classic protocol.
@@ -151,7 +160,8 @@ impl Record {
             | Self::PendingRemoved { group, .. }
             | Self::Group { group, .. }
             | Self::GroupRemoved { group }
-            | Self::Consumer { group, .. } => group,
+            | Self::Consumer { group, .. }
+            | Self::Share { group, .. } => group,
         }
     }
 
@@ -186,6 +196,12 @@ impl LogRecord for Record {
                 out.string(topic, false);
                 out.i32(*partition);
             }
+            Self::Share { group, change } => {
+                let (number, member) = change.key();
+                out.i16(number);
+                out.string(group, false);
+                member.iter().for_each(|member| out.string(member, false));
+            }
             Self::Group { group, .. } | Self::GroupRemoved { group } => {
                 out.i16(GROUP_KEY);
                 out.string(group, false);
@@ -203,6 +219,7 @@ impl LogRecord for Record {
             }
             Self::Group { state, .. } => Some(encode_group(state)),
             Self::Consumer { change, .. } => change.value(),
+            Self::Share { change, .. } => change.value(),
             Self::OffsetRemoved { .. }
             | Self::PendingRemoved { .. }
             | Self::GroupRemoved { .. } => None,
@@ -244,6 +261,11 @@ impl LogRecord for Record {
                     Some(value) => Self::Group { group, state: decode_group(value)? },
                     None => Self::GroupRemoved { group },
                 })
+            }
+            number @ (share::MEMBER_KEY | share::GROUP_KEY) => {
+                let group = key.string(false)?.into();
+                let change = ShareRecord::decode(number, &mut key, value)?;
+                Ok(Self::Share { group, change })
             }
             number => {
                 let group = key.string(false)?.into();

@@ -12,7 +12,7 @@ use tidemill_record::{Producer, ProducerId, TopicId};
 
 use super::assignment::Partitions;
 use super::offsets::Committed;
-use super::record::Subscription;
+use super::record::{ShareSubscription, Subscription};
 
 /// The name of a member, given by the coordinator or, in new groups, by the client.
 pub type MemberId = Arc<str>;
@@ -33,6 +33,8 @@ pub enum Request {
     Leave(Leave),
     /// ConsumerGroupHeartbeat.
     ConsumerHeartbeat(Box<ConsumerHeartbeat>),
+    /// ShareGroupHeartbeat.
+    ShareHeartbeat(Box<ShareHeartbeat>),
     /// OffsetCommit.
     Commit(Commit),
     /// TxnOffsetCommit: offsets that count once the producer's transaction is committed.
@@ -59,6 +61,11 @@ pub enum Request {
         /// Which group.
         group: Arc<str>,
     },
+    /// ShareGroupDescribe, for one group.
+    DescribeShare {
+        /// Which group.
+        group: Arc<str>,
+    },
     /// DeleteGroups, for one group.
     Delete {
         /// Which group.
@@ -80,8 +87,10 @@ impl Request {
             Self::FetchOffsets(fetch) => Some(&fetch.group),
             Self::DeleteOffsets(delete) => Some(&delete.group),
             Self::ConsumerHeartbeat(heartbeat) => Some(&heartbeat.group),
+            Self::ShareHeartbeat(heartbeat) => Some(&heartbeat.group),
             Self::Describe { group }
             | Self::DescribeConsumer { group }
+            | Self::DescribeShare { group }
             | Self::Delete { group } => Some(group),
             Self::List(_) | Self::EndTransaction { .. } => None,
         }
@@ -188,6 +197,27 @@ pub struct ConsumerHeartbeat {
     pub client_host: Arc<str>,
 }
 
+/// A member of a share group says how it is. What it leaves out is as before.
+#[derive(Clone, Debug)]
+pub struct ShareHeartbeat {
+    /// Of which group.
+    pub group: Arc<str>,
+    /// Who.
+    pub member: MemberId,
+    /// Its epoch: 0 joins, -1 leaves.
+    pub epoch: i32,
+    /// Where it is.
+    pub rack: Option<Arc<str>>,
+    /// The topics it wants.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// What its client calls itself.
+    pub client_id: Arc<str>,
+    /// Where it comes from.
+    pub client_host: Arc<str>,
+    /// How long it may be silent from now on.
+    pub session: Duration,
+}
+
 /// Members go.
 #[derive(Clone, Debug)]
 pub struct Leave {
@@ -258,7 +288,7 @@ pub enum Reply {
     Alive(ErrorCode),
     /// To a leave: what came of each member.
     Left(Vec<ErrorCode>),
-    /// To a heartbeat of a group of the newer kind.
+    /// To a heartbeat of a group of the newer kind, or of a share group.
     Heard(Result<Heard, (ErrorCode, String)>),
     /// To a commit: what came of each offset.
     Committed(Vec<ErrorCode>),
@@ -272,6 +302,8 @@ pub enum Reply {
     Described(Option<Box<Description>>),
     /// To a question about one group; none if there is no such group of the newer kind.
     ConsumerDescribed(Option<Box<ConsumerDescription>>),
+    /// To a question about one group; none if there is no such share group.
+    ShareDescribed(Option<Box<ShareDescription>>),
     /// To a deletion.
     Deleted(ErrorCode),
     /// The groups there are.
@@ -406,6 +438,32 @@ pub struct ConsumerMemberDescription {
     pub assigned: SharedPartitions,
     /// What it is to have.
     pub target: SharedPartitions,
+}
+
+/// A share group as tools see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShareDescription {
+    /// Kafka's name of the state it is in.
+    pub state: &'static str,
+    /// Its epoch.
+    pub epoch: i32,
+    /// Who shares out.
+    pub assignor: &'static str,
+    /// Who is in it.
+    pub members: Vec<ShareMemberDescription>,
+}
+
+/// A member of a share group as tools see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShareMemberDescription {
+    /// Its name.
+    pub member: MemberId,
+    /// Its epoch.
+    pub epoch: i32,
+    /// What it wants.
+    pub wants: ShareSubscription,
+    /// What it may read.
+    pub assigned: SharedPartitions,
 }
 
 /// Partitions by topic, each with its id and its name.

@@ -18,6 +18,7 @@ use super::{IDLE_CHECK, Notice, Shard, Stage};
 use crate::coordinator::Coordinator as GroupCoordinator;
 use crate::message::{Adoption, Message};
 use crate::partition::{Home, Times};
+use crate::share;
 use crate::token::{TokenKind, token};
 use crate::topic_rules;
 use crate::transaction::Coordinator as TransactionCoordinator;
@@ -66,6 +67,7 @@ impl Shard {
         self.home = Some(Home::new(storage, self.settings.network_share()));
         topic_rules::adopt_all(self);
         self.take_up_all::<GroupCoordinator>(times);
+        self.take_up_all::<share::Coordinator>(times);
         self.retention_at = times.now.after(self.settings.config.retention_check);
         self.idle_check_at = times.now.after(IDLE_CHECK);
         self.stage = Stage::Serving;
@@ -112,9 +114,11 @@ impl Shard {
         // Fetches that wait for records are answered with what there is.
         for job in self.jobs.ids() {
             self.fetch_expired(job, times);
+            self.share_fetch_expired(job, times);
         }
         self.close_coordinators::<GroupCoordinator>();
         self.close_coordinators::<TransactionCoordinator>();
+        self.close_coordinators::<share::Coordinator>();
         let home = self.home.as_mut().expect("a serving shard has a home");
         home.stop(times.now);
     }

@@ -272,19 +272,19 @@ apis! {
     /// Topics and their partitions, some at a time.
     DescribeTopicPartitions = 75, 0, 0, 0, 0, served;
     /// A member of a share group says what has changed, and learns what to read.
-    ShareGroupHeartbeat = 76, 1, 1, 1, 0, known;
+    ShareGroupHeartbeat = 76, 1, 1, 1, 0, served;
     /// Share groups and their members.
-    ShareGroupDescribe = 77, 1, 1, 1, 0, known;
+    ShareGroupDescribe = 77, 1, 1, 1, 0, served;
     /// Records for a member of a share group, and what became of earlier ones.
-    ShareFetch = 78, 1, 1, 2, 0, known;
+    ShareFetch = 78, 1, 1, 2, 0, served;
     /// What became of records that a member of a share group got.
-    ShareAcknowledge = 79, 1, 1, 2, 0, known;
+    ShareAcknowledge = 79, 1, 1, 2, 0, served;
     /// Where share groups begin to read.
-    DescribeShareGroupOffsets = 90, 0, 0, 1, 0, known;
+    DescribeShareGroupOffsets = 90, 0, 0, 1, 0, served;
     /// Share groups are to begin elsewhere.
-    AlterShareGroupOffsets = 91, 0, 0, 0, 0, known;
+    AlterShareGroupOffsets = 91, 0, 0, 0, 0, served;
     /// Share groups forget topics.
-    DeleteShareGroupOffsets = 92, 0, 0, 0, 0, known;
+    DeleteShareGroupOffsets = 92, 0, 0, 0, 0, served;
 }
 
 impl ApiKey {

@@ -17,7 +17,7 @@ use tidemill_replication::metadata::Image;
 use super::reconcile::Goal;
 use super::{AWAY, Consumer, Member, Watch, compile, record};
 use crate::coordinator::assignment::{Assignor, Partitions, Subscriber, assign};
-use crate::coordinator::decision::Decision;
+use crate::coordinator::decision::{Becomes, Decision};
 use crate::coordinator::record::{ConsumerRecord, Current, State, Subscription};
 use crate::coordinator::request::{ConsumerHeartbeat, Heard, MemberId};
 use crate::coordinator::timers::TimerId;
@@ -62,7 +62,7 @@ impl Draft {
         let records = self.changes.into_iter().map(|change| record(group, change));
         decision.outcome.records.extend(records);
         decision.outcome.blocks = true;
-        decision.outcome.becomes = Some(Box::new(self.group));
+        decision.outcome.becomes = Some(Becomes::Consumer(Box::new(self.group)));
     }
 }
 

@@ -1,0 +1,475 @@
+//! How far share groups have come: DescribeShareGroupOffsets, AlterShareGroupOffsets and
+//! DeleteShareGroupOffsets, and what of it goes with a group that is deleted (KIP-932).
+//!
+//! Each is a job of stages: it asks some coordinators or partitions, and when all have answered the
+//! next stage follows from what they said. What a group has read is kept in many places; all of them
+//! are asked for it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use tidemill_net::kafka::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, AlteredShareGroupPartition,
+    AlteredShareGroupTopic,
+};
+use tidemill_net::kafka::delete_groups::DeleteGroupsResponse;
+use tidemill_net::kafka::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse, DeletedShareGroupTopic,
+};
+use tidemill_net::kafka::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse, ShareGroupOffsets,
+    ShareGroupPartitionOffset, ShareGroupToDescribe, ShareGroupTopicOffsets,
+};
+use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
+use tidemill_record::{PartitionId, TopicId, TopicPartition};
+
+use super::groups::{error_of, reply_of};
+use super::{Job, ReplyForm, name_once};
+use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
+use crate::job::JobId;
+use crate::message::{Answer, Call};
+use crate::partition::Times;
+use crate::shard::Shard;
+use crate::share::Coordinator;
+use crate::share::record::Key;
+use crate::share::request::{Listed, Reply, Request};
+
+/// The end of a log as a reader sees it, in ListOffsets.
+const LATEST: i64 = -1;
+
+/// What all named groups have read, at most so many of one request.
+const GROUPS_DESCRIBED_MAX: usize = 100;
+
+/// A request under way.
+pub struct Work {
+    reply: ReplyForm,
+    answers: Vec<Option<Answer>>,
+    missing: usize,
+    then: Then,
+}
+
+/// What the answers are for.
+enum Then {
+    /// Of each group, whether there is one, and what it has read.
+    Describe(DescribeShareGroupOffsetsRequest),
+    /// The ends of the partitions that are told of.
+    DescribeEnds(DescribeShareGroupOffsetsResponse),
+    /// Whether the group has members.
+    Alter(AlterShareGroupOffsetsRequest),
+    /// Whether it begins elsewhere now.
+    Altered(AlterShareGroupOffsetsResponse),
+    /// Whether the group has members.
+    Delete(DeleteShareGroupOffsetsRequest),
+    /// Whether that is forgotten.
+    Deleted(DeleteShareGroupOffsetsResponse),
+    /// Whether what deleted groups have read is forgotten.
+    GroupsDeleted(DeleteGroupsResponse),
+}
+
+impl Shard {
+    // Describing.
+
+    pub(crate) fn handle_describe_share_offsets(
+        &mut self,
+        reply: ReplyForm,
+        mut request: DescribeShareGroupOffsetsRequest,
+        times: Times,
+    ) {
+        let mut seen = HashSet::new();
+        request.groups.retain(|group| seen.insert(group.group_id.clone()));
+        request.groups.truncate(GROUPS_DESCRIBED_MAX);
+        let everywhere = self.partitions_of::<Coordinator>();
+        let mut calls = Vec::new();
+        for group in &request.groups {
+            let group: Arc<str> = group.group_id.as_str().into();
+            let Some(coordinator) = self.partition_of_group(&group) else {
+                let response = request.error_response(ErrorCode::GroupIdNotFound);
+                return self.reply_message(reply, &response);
+            };
+            calls.push((coordinator, describe(&group)));
+            let list = |at: &TopicPartition| {
+                let request = Request::List { group: Arc::clone(&group) };
+                (*at, Call::Share(Box::new(request)))
+            };
+            calls.extend(everywhere.iter().map(list));
+        }
+        self.begin_share_work(reply, calls, Then::Describe(request), times);
+    }
+
+    fn describe_share_groups(
+        &mut self,
+        reply: ReplyForm,
+        request: DescribeShareGroupOffsetsRequest,
+        mut answers: impl Iterator<Item = Answer>,
+        times: Times,
+    ) {
+        let places = self.partitions_of::<Coordinator>().len();
+        let mut groups = Vec::with_capacity(request.groups.len());
+        for group in request.groups {
+            let told = reply_of(answers.next().expect("one for each group"));
+            let listed: Vec<Answer> = answers.by_ref().take(places).collect();
+            groups.push(match check_empty(&told, false) {
+                Ok(()) => self.offsets_of_share_group(group, listed),
+                Err(error) => ShareGroupOffsets::failed(group.group_id, error),
+            });
+        }
+        let mut calls = Vec::new();
+        for (topic, partition) in groups.iter().flat_map(|group| &group.topics).flat_map(parts_of) {
+            let id = TopicPartition { topic, partition: PartitionId(partition.partition_index) };
+            let read_committed = false;
+            let call =
+                Call::ListOffset { timestamp: LATEST, read_committed, current_leader_epoch: None };
+            calls.push((id, call));
+        }
+        let response = DescribeShareGroupOffsetsResponse { groups, ..Default::default() };
+        self.begin_share_work(reply, calls, Then::DescribeEnds(response), times);
+    }
+
+    /// What a group has read, without where the logs end: in place of how far it is behind there is
+    /// what it is to be counted with.
+    fn offsets_of_share_group(
+        &self,
+        group: ShareGroupToDescribe,
+        answers: Vec<Answer>,
+    ) -> ShareGroupOffsets {
+        let mut known: BTreeMap<(TopicId, i32), Listed> = BTreeMap::new();
+        let mut failed = None;
+        for answer in answers {
+            match answer {
+                Answer::Share(reply) => match *reply {
+                    Reply::Listed(all) => {
+                        known.extend(all.into_iter().map(|one| ((one.topic, one.partition), one)));
+                    }
+                    Reply::Refused(error) => failed = Some(error),
+                    other => unreachable!("a list was asked for, not {other:?}"),
+                },
+                Answer::Refused { error, .. } => failed = Some(error),
+                other => unreachable!("a list was asked for, not {other:?}"),
+            }
+        }
+        if let Some(error) = failed {
+            return ShareGroupOffsets::failed(group.group_id, error);
+        }
+        let named: Vec<(TopicId, String, Vec<i32>)> = match group.topics {
+            Some(topics) => {
+                let mut topics = topics;
+                let mut seen = HashSet::new();
+                topics.retain_mut(|topic| {
+                    let topic_seen = seen.insert(topic.topic.clone());
+                    topic_seen && name_once(&mut topic.partitions, &mut HashSet::new())
+                });
+                let named = topics.into_iter().map(|topic| {
+                    let id = self.image.topic_named(&topic.topic).map(|found| found.id);
+                    (id.unwrap_or(TopicId::ZERO), topic.topic, topic.partitions)
+                });
+                named.collect()
+            }
+            None => {
+                let mut all: BTreeMap<TopicId, Vec<i32>> = BTreeMap::new();
+                for (topic, partition) in known.keys() {
+                    all.entry(*topic).or_default().push(*partition);
+                }
+                let named = all.into_iter().filter_map(|(id, partitions)| {
+                    Some((id, self.image.topic(id)?.name.to_string(), partitions))
+                });
+                named.collect()
+            }
+        };
+        let topics = named.into_iter().map(|(topic_id, topic_name, partitions)| {
+            let told = |partition_index: i32| {
+                let found = known.get(&(topic_id, partition_index));
+                let place = PartitionId(partition_index);
+                let epoch = self.image.leader_epoch(topic_id, place).map(|epoch| epoch.0);
+                ShareGroupPartitionOffset {
+                    partition_index,
+                    start_offset: found.map_or(-1, |found| found.start),
+                    lag: found.map_or(-1, |found| found.start + found.done_past_start),
+                    leader_epoch: epoch.unwrap_or(0),
+                    error_code: match epoch {
+                        Some(_) => ErrorCode::None,
+                        None => ErrorCode::UnknownTopicOrPartition,
+                    },
+                    ..ShareGroupPartitionOffset::default()
+                }
+            };
+            let partitions = partitions.into_iter().map(told).collect();
+            ShareGroupTopicOffsets { topic_name, topic_id, partitions }
+        });
+        ShareGroupOffsets {
+            group_id: group.group_id,
+            topics: topics.collect(),
+            ..ShareGroupOffsets::default()
+        }
+    }
+
+    // Altering.
+
+    pub(crate) fn handle_alter_share_offsets(
+        &mut self,
+        reply: ReplyForm,
+        request: AlterShareGroupOffsetsRequest,
+        times: Times,
+    ) {
+        let group: Arc<str> = request.group_id.as_str().into();
+        let Some(coordinator) = self.partition_of_group(&group) else {
+            let response = request.error_response(ErrorCode::GroupIdNotFound);
+            return self.reply_message(reply, &response);
+        };
+        let calls = vec![(coordinator, describe(&group))];
+        self.begin_share_work(reply, calls, Then::Alter(request), times);
+    }
+
+    fn alter_share_offsets(
+        &mut self,
+        reply: ReplyForm,
+        request: AlterShareGroupOffsetsRequest,
+        group: &GroupReply,
+        times: Times,
+    ) {
+        if let Err(error) = check_empty(group, true) {
+            return self.reply_message(reply, &request.error_response(error));
+        }
+        let group: Arc<str> = request.group_id.as_str().into();
+        let mut calls = Vec::new();
+        let topics = request.topics.into_iter().map(|topic| {
+            let topic_id = self.image.topic_named(&topic.topic_name).map(|found| found.id);
+            let partitions = topic.partitions.into_iter().map(|one| {
+                let name = TopicRef::Name(&topic.topic_name);
+                let found = self.find_partition(name, one.partition_index);
+                let key = found.map(|id| Key {
+                    group: Arc::clone(&group),
+                    topic: id.topic,
+                    partition: id.partition.0,
+                });
+                let asked = key.and_then(|key| {
+                    let at = self.partition_of_share(&key);
+                    at.map(|at| (at, key)).ok_or(ErrorCode::CoordinatorNotAvailable)
+                });
+                let error_code = match asked {
+                    Ok((at, key)) if 0 <= one.start_offset => {
+                        let request = Request::Reset { key, start: one.start_offset };
+                        calls.push((at, Call::Share(Box::new(request))));
+                        ErrorCode::None
+                    }
+                    Ok(_) => ErrorCode::InvalidRequest,
+                    Err(error) => error,
+                };
+                AlteredShareGroupPartition {
+                    partition_index: one.partition_index,
+                    error_code,
+                    error_message: None,
+                }
+            });
+            AlteredShareGroupTopic {
+                partitions: partitions.collect(),
+                topic_name: topic.topic_name,
+                topic_id: topic_id.unwrap_or(TopicId::ZERO),
+            }
+        });
+        let responses = topics.collect();
+        let response = AlterShareGroupOffsetsResponse { responses, ..Default::default() };
+        self.begin_share_work(reply, calls, Then::Altered(response), times);
+    }
+
+    // Deleting.
+
+    pub(crate) fn handle_delete_share_offsets(
+        &mut self,
+        reply: ReplyForm,
+        request: DeleteShareGroupOffsetsRequest,
+        times: Times,
+    ) {
+        let group: Arc<str> = request.group_id.as_str().into();
+        let Some(coordinator) = self.partition_of_group(&group) else {
+            let response = request.error_response(ErrorCode::GroupIdNotFound);
+            return self.reply_message(reply, &response);
+        };
+        let calls = vec![(coordinator, describe(&group))];
+        self.begin_share_work(reply, calls, Then::Delete(request), times);
+    }
+
+    fn delete_share_offsets(
+        &mut self,
+        reply: ReplyForm,
+        request: DeleteShareGroupOffsetsRequest,
+        group: &GroupReply,
+        times: Times,
+    ) {
+        if let Err(error) = check_empty(group, true) {
+            return self.reply_message(reply, &request.error_response(error));
+        }
+        let group: Arc<str> = request.group_id.as_str().into();
+        let mut calls = Vec::new();
+        let topics = request.topics.into_iter().map(|topic| {
+            let found = self.image.topic_named(&topic.topic_name).map(|found| found.id);
+            if let Some(id) = found {
+                calls.extend(self.forget_share(&group, Some(id)));
+            }
+            DeletedShareGroupTopic {
+                topic_name: topic.topic_name,
+                topic_id: found.unwrap_or(TopicId::ZERO),
+                error_code: match found {
+                    Some(_) => ErrorCode::None,
+                    None => ErrorCode::UnknownTopicOrPartition,
+                },
+                error_message: None,
+            }
+        });
+        let responses = topics.collect();
+        let response = DeleteShareGroupOffsetsResponse { responses, ..Default::default() };
+        self.begin_share_work(reply, calls, Then::Deleted(response), times);
+    }
+
+    /// Groups were deleted: what they have read as share groups goes too.
+    pub(super) fn forget_shares(&mut self, reply: ReplyForm, response: DeleteGroupsResponse) {
+        // Forgetting looks at no clock.
+        let times = Times { now: self.now, wall_ms: 0 };
+        let gone = response.results.iter().filter(|result| result.error_code.is_none());
+        let calls = gone.flat_map(|result| self.forget_share(&result.group_id, None));
+        let calls = calls.collect();
+        self.begin_share_work(reply, calls, Then::GroupsDeleted(response), times);
+    }
+
+    /// The calls by which what a group has read is forgotten.
+    fn forget_share(&self, group: &str, topic: Option<TopicId>) -> Vec<(TopicPartition, Call)> {
+        let everywhere = self.partitions_of::<Coordinator>().into_iter();
+        let calls = everywhere.map(|at| {
+            let request = Request::Forget { group: group.into(), topic };
+            (at, Call::Share(Box::new(request)))
+        });
+        calls.collect()
+    }
+
+    // Working.
+
+    fn begin_share_work(
+        &mut self,
+        reply: ReplyForm,
+        calls: Vec<(TopicPartition, Call)>,
+        then: Then,
+        times: Times,
+    ) {
+        let missing = calls.len();
+        let answers = (0..missing).map(|_| None).collect();
+        let work = Work { reply, answers, missing, then };
+        if missing == 0 {
+            return self.go_on_with_share_work(work, times);
+        }
+        let job = self.jobs.insert(Job::ShareOffsets(Box::new(work)));
+        let calls = (0..).zip(calls).map(|(index, (at, call))| (index, at, call));
+        self.call(job, calls, times);
+    }
+
+    pub(super) fn share_offsets_answered(
+        &mut self,
+        job: JobId,
+        index: u32,
+        answer: Answer,
+        times: Times,
+    ) {
+        let Some(Job::ShareOffsets(work)) = self.jobs.get_mut(job) else { return };
+        work.answers[index as usize] = Some(answer);
+        work.missing -= 1;
+        if work.missing == 0
+            && let Some(Job::ShareOffsets(work)) = self.jobs.remove(job)
+        {
+            self.go_on_with_share_work(*work, times);
+        }
+    }
+
+    fn go_on_with_share_work(&mut self, work: Work, times: Times) {
+        let Work { reply, answers, then, .. } = work;
+        let mut answers = answers.into_iter().map(|answer| answer.expect("all have come"));
+        match then {
+            Then::Describe(request) => self.describe_share_groups(reply, request, answers, times),
+            Then::DescribeEnds(mut response) => {
+                let topics = response.groups.iter_mut().flat_map(|group| &mut group.topics);
+                let all = topics.flat_map(|topic| &mut topic.partitions);
+                for partition in all.filter(|partition| is_counted(partition)) {
+                    let answer = answers.next().expect("one for each partition");
+                    partition.lag = match answer {
+                        Answer::Offset { found: Some((end, _)), .. } => {
+                            (end.0 - partition.lag).max(0)
+                        }
+                        _ => -1,
+                    };
+                }
+                self.reply_message(reply, &response);
+            }
+            Then::Alter(request) => {
+                let group = reply_of(answers.next().expect("one was asked"));
+                self.alter_share_offsets(reply, request, &group, times);
+            }
+            Then::Altered(mut response) => {
+                let all = response.responses.iter_mut().flat_map(|topic| &mut topic.partitions);
+                for partition in all.filter(|partition| partition.error_code.is_none()) {
+                    let answer = answers.next().expect("one for each partition");
+                    partition.error_code = error_of_share(&answer);
+                }
+                self.reply_message(reply, &response);
+            }
+            Then::Delete(request) => {
+                let group = reply_of(answers.next().expect("one was asked"));
+                self.delete_share_offsets(reply, request, &group, times);
+            }
+            Then::Deleted(mut response) => {
+                let error = answers.map(|answer| error_of_share(&answer));
+                if let Some(error) = error.into_iter().find(|error| !error.is_none()) {
+                    let all = response.responses.iter_mut();
+                    all.filter(|topic| topic.error_code.is_none())
+                        .for_each(|topic| topic.error_code = error);
+                }
+                self.reply_message(reply, &response);
+            }
+            Then::GroupsDeleted(mut response) => {
+                let error = answers.map(|answer| error_of_share(&answer));
+                if let Some(error) = error.into_iter().find(|error| !error.is_none()) {
+                    let all = response.results.iter_mut();
+                    all.filter(|group| group.error_code.is_none())
+                        .for_each(|group| group.error_code = error);
+                }
+                self.reply_message(reply, &response);
+            }
+        }
+    }
+}
+
+fn describe(group: &Arc<str>) -> Call {
+    Call::Group(Box::new(GroupRequest::DescribeShare { group: Arc::clone(group) }))
+}
+
+/// Whether this is a share group, and one that can be changed if it is to be.
+fn check_empty(told: &GroupReply, must_be_empty: bool) -> Result<(), ErrorCode> {
+    match told {
+        GroupReply::ShareDescribed(Some(group)) if must_be_empty && !group.members.is_empty() => {
+            Err(ErrorCode::NonEmptyGroup)
+        }
+        GroupReply::ShareDescribed(Some(_)) => Ok(()),
+        GroupReply::ShareDescribed(None) => Err(ErrorCode::GroupIdNotFound),
+        other => Err(error_of(other)),
+    }
+}
+
+/// The partitions of a topic whose end is asked for.
+fn parts_of(
+    topic: &ShareGroupTopicOffsets,
+) -> impl Iterator<Item = (TopicId, &ShareGroupPartitionOffset)> {
+    let counted = topic.partitions.iter().filter(|partition| is_counted(partition));
+    counted.map(|partition| (topic.topic_id, partition))
+}
+
+/// Whether it is told how far the group is behind there.
+fn is_counted(partition: &ShareGroupPartitionOffset) -> bool {
+    partition.error_code.is_none() && 0 <= partition.start_offset
+}
+
+fn error_of_share(answer: &Answer) -> ErrorCode {
+    match answer {
+        Answer::Share(reply) => match **reply {
+            Reply::Refused(error) => error,
+            _ => ErrorCode::None,
+        },
+        Answer::Refused { error, .. } => *error,
+        other => unreachable!("what is kept of share groups was to be changed, not {other:?}"),
+    }
+}

@@ -1,0 +1,585 @@
+//! One partition as a share group reads it: which records are done with, who has which, what is next.
+//!
+//! ```text
+//!      start                                   end
+//! done   |  acquired | done | available | acquired |  never given out yet
+//! ```
+//!
+//! Below `start` all is done with. From there to `end` each record is in a state; neighbours in the
+//! same state are one *run*, so that memory follows the number of runs, not of records:
+//!
+//! ```text
+//! available ── acquire ──> acquired ──┬── accept ───────────> acknowledged
+//!     ^                               ├── reject, gap ──────> archived
+//!     └── release, time is over ──────┴── … for the last time ──> archived
+//! ```
+//!
+//! It is pure, and knows no log: what has changed is returned, and whoever asks writes it down. As
+//! in Kafka, that a record is acquired is not written: a crash makes it available again.
+//!
+//! Start reading at [`SharePartition::next`], then [`SharePartition::acquire`].
+
+use std::collections::BTreeMap;
+
+use tidemill_net::kafka::ErrorCode;
+use tidemill_runtime::edge::Instant;
+
+use super::record::{Delivery, StateBatch};
+use super::rules::Rules;
+use crate::coordinator::request::MemberId;
+
+/// What a member says about records it was given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// There is none at this offset.
+    Gap,
+    /// It was dealt with.
+    Accept,
+    /// Somebody may have it again.
+    Release,
+    /// Nobody is to have it again.
+    Reject,
+    /// It takes longer.
+    Renew,
+}
+
+/// What a member says about records that follow each other.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Acknowledgement {
+    /// The first one's offset.
+    pub first: i64,
+    /// The last one's offset.
+    pub last: i64,
+    /// One for all of them, or one for each.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Acknowledgement {
+    /// Whether it says something of each of its records, or one thing of all.
+    pub fn is_valid(&self) -> bool {
+        let told = self.verdicts.len() as i64;
+        let records = self.last.checked_sub(self.first).and_then(|span| span.checked_add(1));
+        0 <= self.first
+            && records.is_some_and(|records| 0 < records && [1, records].contains(&told))
+    }
+
+    /// Whether it asks for more time, and no more.
+    pub fn only_renews(&self) -> bool {
+        self.verdicts.iter().all(|verdict| *verdict == Verdict::Renew)
+    }
+
+    /// The records of which the same is said, in their order.
+    fn parts(&self) -> impl Iterator<Item = (i64, i64, Verdict)> {
+        let all = (self.verdicts.len() == 1).then(|| (self.first, self.last, self.verdicts[0]));
+        let each = self.verdicts.chunk_by(|one, next| one == next).filter(move |_| all.is_none());
+        let each = each.scan(self.first, |first, chunk| {
+            let part = (*first, *first + chunk.len() as i64 - 1, chunk[0]);
+            *first = part.1 + 1;
+            Some(part)
+        });
+        all.into_iter().chain(each)
+    }
+}
+
+/// What a read has brought, in the order of the log, from an offset on without a gap but for records
+/// that do not exist.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ReadBatch {
+    /// Offset of its first record.
+    pub base: i64,
+    /// Offset of its last record.
+    pub last: i64,
+    /// It holds nothing for members: a marker, or records of an aborted transaction.
+    pub is_void: bool,
+}
+
+/// How much a member wants of what was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Want {
+    /// Who wants it.
+    pub member: MemberId,
+    /// Where the read has begun.
+    pub from: i64,
+    /// What it has brought.
+    pub batches: Vec<ReadBatch>,
+    /// How many records.
+    pub records_max: i64,
+    /// Never more, even if that divides a batch (KIP-1206).
+    pub is_strict: bool,
+    /// Records are handed out in runs of about so many, so that they can be acknowledged by the run.
+    pub batch_size: i64,
+}
+
+/// Records that follow each other and were given to a member.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Given {
+    /// The first one's offset.
+    pub first: i64,
+    /// The last one's offset.
+    pub last: i64,
+    /// How often they were given to somebody, this time included.
+    pub count: i16,
+}
+
+/// What can be given out next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// Records from here on.
+    From(i64),
+    /// Nothing until some are done with: too many are not.
+    Full,
+}
+
+/// See the file's head.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SharePartition {
+    start: i64,
+    end: i64,
+    /// By their first offset; together they cover `start..end`, and neighbours differ. The first one
+    /// is not done with.
+    runs: BTreeMap<i64, Run>,
+    /// Records of runs that are not done with.
+    open: i64,
+    /// No lock ends before this.
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Run {
+    last: i64,
+    state: State,
+    count: i16,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum State {
+    Available,
+    Acquired { member: MemberId, until: Instant },
+    Acknowledged,
+    Archived,
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Acknowledged | Self::Archived)
+    }
+}
+
+impl SharePartition {
+    /// Nothing before `start` is wanted, nothing was given out.
+    pub fn new(start: i64) -> Self {
+        Self { start, end: start, runs: BTreeMap::new(), open: 0, deadline: None }
+    }
+
+    // Looking.
+
+    /// Everything below is done with.
+    pub fn start(&self) -> i64 {
+        self.start
+    }
+
+    /// How many records past the start are done with.
+    pub fn done_past_start(&self) -> i64 {
+        self.end - self.start - self.open
+    }
+
+    /// Where what was given out ends.
+    pub fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// What can be given out next.
+    pub fn next(&self, rules: &Rules) -> Next {
+        let available = self.runs.iter().find(|(_, run)| run.state == State::Available);
+        match available {
+            Some((first, _)) => Next::From(*first),
+            None if self.open < rules.locks_max => Next::From(self.end),
+            None => Next::Full,
+        }
+    }
+
+    /// When [`SharePartition::expire`] is wanted.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What it takes in memory, about.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.runs.len() * (size_of::<Run>() + 32)
+    }
+
+    /// What is to be known of it after a crash.
+    pub fn remembered(&self) -> Vec<StateBatch> {
+        let batch = |(first, run): (&i64, &Run)| {
+            let (state, count) = match run.state {
+                State::Available => (Delivery::Available, run.count),
+                State::Acquired { .. } => (Delivery::Available, run.count - 1),
+                State::Acknowledged => (Delivery::Acknowledged, run.count),
+                State::Archived => (Delivery::Archived, run.count),
+            };
+            StateBatch { first: *first, last: run.last, state, count }
+        };
+        let all = self.runs.iter().map(batch);
+        all.filter(|batch| batch.state != Delivery::Available || 0 < batch.count).collect()
+    }
+
+    // Giving out.
+
+    /// Gives a member what it wants of what was read, as far as it is there to be given. What the
+    /// log does not hold, or not for members, is archived.
+    pub fn acquire(&mut self, want: &Want, rules: &Rules, now: Instant) -> Vec<Given> {
+        let mut given = Vec::new();
+        // It was set to another start since the read began.
+        if self.end < want.from {
+            return given;
+        }
+        let until = now.after(rules.lock);
+        let mut left = want.records_max;
+        let mut next = want.from.max(self.start);
+        for batch in &want.batches {
+            self.archive(next, batch.base - 1);
+            next = next.max(batch.base);
+            if batch.last < next {
+                continue;
+            }
+            if batch.is_void {
+                self.archive(next, batch.last);
+                next = batch.last + 1;
+                continue;
+            }
+            let limit = if want.is_strict { left } else { i64::MAX };
+            let new = self.acquire_within(next, batch.last, limit, &want.member, until, rules);
+            left -= new.iter().map(|one| one.last - one.first + 1).sum::<i64>();
+            new.into_iter().for_each(|one| push_given(&mut given, one, want.batch_size));
+            next = batch.last + 1;
+            if left <= 0 || self.end < next {
+                break;
+            }
+        }
+        if !given.is_empty() {
+            self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
+        }
+        self.advance();
+        given
+    }
+
+    /// Gives out what is available from `first` to `last`, at most `limit` records.
+    fn acquire_within(
+        &mut self,
+        first: i64,
+        last: i64,
+        limit: i64,
+        member: &MemberId,
+        until: Instant,
+        rules: &Rules,
+    ) -> Vec<Given> {
+        let mut given = Vec::new();
+        let mut left = limit;
+        let known = self.runs_within(first, last);
+        for (from, to, run) in known {
+            if run.state != State::Available || left <= 0 {
+                continue;
+            }
+            if rules.deliveries_max <= run.count {
+                // The limit was lowered meanwhile.
+                self.set(from, to, State::Archived, run.count);
+                continue;
+            }
+            let to = to.min(from.saturating_add(left - 1));
+            let count = run.count + 1;
+            self.set(from, to, State::Acquired { member: member.clone(), until }, count);
+            given.push(Given { first: from, last: to, count });
+            left -= to - from + 1;
+        }
+        let room = left.min(rules.locks_max - self.open).min(last - self.end + 1);
+        if first <= self.end && 0 < room {
+            let from = self.end;
+            let to = from + room - 1;
+            let state = State::Acquired { member: member.clone(), until };
+            self.append(to, state, 1);
+            given.push(Given { first: from, last: to, count: 1 });
+        }
+        given
+    }
+
+    /// What nobody is to get, because there is nothing, or nothing for members.
+    fn archive(&mut self, first: i64, last: i64) {
+        for (from, to, run) in self.runs_within(first, last) {
+            if run.state == State::Available {
+                self.set(from, to, State::Archived, run.count);
+            }
+        }
+        if first <= self.end && self.end <= last {
+            self.append(last, State::Archived, 0);
+        }
+    }
+
+    // Taking back.
+
+    /// A member says what became of records it has. Either all of it holds, or nothing.
+    pub fn acknowledge(
+        &mut self,
+        member: &str,
+        told: &[Acknowledgement],
+        rules: &Rules,
+        now: Instant,
+    ) -> Result<Vec<StateBatch>, ErrorCode> {
+        self.check(member, told, rules)?;
+        let mut changes = Vec::new();
+        for (first, last, verdict) in told.iter().flat_map(Acknowledgement::parts) {
+            for (from, to, run) in self.runs_within(first, last) {
+                let Run { state, count, .. } = run;
+                let next = match verdict {
+                    Verdict::Accept => State::Acknowledged,
+                    Verdict::Gap | Verdict::Reject => State::Archived,
+                    Verdict::Release => released(count, rules),
+                    Verdict::Renew => {
+                        let State::Acquired { member, .. } = state else { continue };
+                        let until = now.after(rules.lock);
+                        self.set(from, to, State::Acquired { member, until }, count);
+                        continue;
+                    }
+                };
+                changes.extend(batch_of(from, to, &next, count));
+                self.set(from, to, next, count);
+            }
+        }
+        self.advance();
+        Ok(self.still_of_interest(changes))
+    }
+
+    fn check(
+        &self,
+        member: &str,
+        told: &[Acknowledgement],
+        rules: &Rules,
+    ) -> Result<(), ErrorCode> {
+        let ordered = told.windows(2).all(|two| two[0].last < two[1].first);
+        if !ordered || !told.iter().all(Acknowledgement::is_valid) {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        for one in told {
+            if !rules.renew_allowed && one.verdicts.contains(&Verdict::Renew) {
+                return Err(ErrorCode::InvalidRequest);
+            }
+            if self.end <= one.last {
+                return Err(ErrorCode::InvalidRecordState);
+            }
+            let is_theirs = |run: &Run| matches!(&run.state, State::Acquired { member: has, .. } if **has == *member);
+            if !self.runs_touching(one.first, one.last).all(|(_, run)| is_theirs(run)) {
+                return Err(ErrorCode::InvalidRecordState);
+            }
+        }
+        Ok(())
+    }
+
+    /// The time of members has passed: what they have had for too long others may have.
+    pub fn expire(&mut self, rules: &Rules, now: Instant) -> Vec<StateBatch> {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return Vec::new();
+        }
+        let over = |state: &State| matches!(state, State::Acquired { until, .. } if *until <= now);
+        let changes = self.take_back(over, rules);
+        let untils = self.runs.values().filter_map(|run| match run.state {
+            State::Acquired { until, .. } => Some(until),
+            _ => None,
+        });
+        self.deadline = untils.min();
+        changes
+    }
+
+    /// A member is gone: what it has others may have.
+    pub fn release(&mut self, member: &str, rules: &Rules) -> Vec<StateBatch> {
+        let theirs = |state: &State| matches!(state, State::Acquired { member: has, .. } if **has == *member);
+        self.take_back(theirs, rules)
+    }
+
+    fn take_back(&mut self, which: impl Fn(&State) -> bool, rules: &Rules) -> Vec<StateBatch> {
+        let found = self.runs.iter().filter(|(_, run)| which(&run.state));
+        let found: Vec<(i64, i64, i16)> = found.map(|(f, run)| (*f, run.last, run.count)).collect();
+        let mut changes = Vec::new();
+        for (first, last, count) in found {
+            let next = released(count, rules);
+            changes.extend(batch_of(first, last, &next, count));
+            self.set(first, last, next, count);
+        }
+        self.advance();
+        self.still_of_interest(changes)
+    }
+
+    /// The log begins here now: what lay before is gone. True if that concerns it.
+    pub fn begin_at(&mut self, log_start: i64) -> bool {
+        if log_start <= self.start {
+            return false;
+        }
+        if self.end <= log_start {
+            self.runs.clear();
+            (self.start, self.end, self.open) = (log_start, log_start, 0);
+            return true;
+        }
+        self.cut(log_start);
+        let kept = self.runs.split_off(&log_start);
+        let gone = std::mem::replace(&mut self.runs, kept);
+        let open = gone.iter().filter(|(_, run)| !run.state.is_done());
+        self.open -= open.map(|(first, run)| run.last - first + 1).sum::<i64>();
+        self.start = log_start;
+        self.advance();
+        true
+    }
+
+    // Replaying.
+
+    /// Lets a change of the log have happened.
+    pub fn replay(&mut self, start: i64, changes: &[StateBatch]) {
+        self.begin_at(start);
+        for change in changes {
+            let first = change.first.max(self.start);
+            if change.last < first {
+                continue;
+            }
+            if self.end < first {
+                // Given out, and not done with when the process ended.
+                self.append(first - 1, State::Available, 0);
+            }
+            let state = match change.state {
+                Delivery::Available => State::Available,
+                Delivery::Acknowledged => State::Acknowledged,
+                Delivery::Archived => State::Archived,
+            };
+            let known = change.last.min(self.end - 1);
+            if first <= known {
+                self.set(first, known, state.clone(), change.count);
+            }
+            if self.end <= change.last {
+                self.append(change.last, state, change.count);
+            }
+        }
+        self.advance();
+    }
+
+    // Runs.
+
+    /// The runs that have something from `first` to `last`.
+    fn runs_touching(&self, first: i64, last: i64) -> impl Iterator<Item = (i64, &Run)> {
+        let before = self.runs.range(..first).next_back().filter(|(_, run)| first <= run.last);
+        let behind = (first <= last).then(|| self.runs.range(first..=last)).into_iter().flatten();
+        before.filter(|_| first <= last).into_iter().chain(behind).map(|(at, run)| (*at, run))
+    }
+
+    /// The same, each cut to what lies between.
+    fn runs_within(&self, first: i64, last: i64) -> Vec<(i64, i64, Run)> {
+        let touching = self.runs_touching(first, last);
+        touching.map(|(at, run)| (at.max(first), run.last.min(last), run.clone())).collect()
+    }
+
+    /// Has a run begin at `at`, if that lies within one.
+    fn cut(&mut self, at: i64) {
+        if let Some((_, run)) = self.runs.range_mut(..at).next_back()
+            && at <= run.last
+        {
+            let behind = run.clone();
+            run.last = at - 1;
+            self.runs.insert(at, behind);
+        }
+    }
+
+    /// Lets all records from `first` to `last`, which are within one run, be in a state.
+    fn set(&mut self, first: i64, last: i64, state: State, count: i16) {
+        self.cut(first);
+        self.cut(last + 1);
+        let within: Vec<i64> = self.runs.range(first..=last).map(|(at, _)| *at).collect();
+        for at in within {
+            let run = self.runs.get_mut(&at).expect("seen above");
+            let records = run.last - at + 1;
+            self.open -= if run.state.is_done() { 0 } else { records };
+            self.open += if state.is_done() { 0 } else { records };
+            (run.state, run.count) = (state.clone(), count);
+        }
+        self.join(first);
+        self.join(last + 1);
+    }
+
+    /// More was given out, up to `last`.
+    fn append(&mut self, last: i64, state: State, count: i16) {
+        let first = self.end;
+        assert!(first <= last, "there is something to append");
+        self.open += if state.is_done() { 0 } else { last - first + 1 };
+        self.runs.insert(first, Run { last, state, count });
+        self.end = last + 1;
+        self.join(first);
+    }
+
+    /// Makes one run of the one that begins here and the one before, if they are alike.
+    fn join(&mut self, at: i64) {
+        let Some(run) = self.runs.get(&at) else { return };
+        let Some((before, other)) = self.runs.range(..at).next_back() else { return };
+        if other.last + 1 == at && other.state == run.state && other.count == run.count {
+            let (before, last) = (*before, run.last);
+            self.runs.remove(&at);
+            self.runs.get_mut(&before).expect("seen above").last = last;
+        }
+    }
+
+    /// Moves the start past what is done with.
+    fn advance(&mut self) {
+        while let Some(first) = self.runs.first_entry()
+            && first.get().state.is_done()
+        {
+            self.start = first.remove().last + 1;
+        }
+        if self.runs.is_empty() {
+            self.start = self.end;
+        }
+        debug_assert!(self.holds(), "{self:?}");
+    }
+
+    /// Whether the runs cover what was given out, without gap or overlap.
+    fn holds(&self) -> bool {
+        let mut next = self.start;
+        for (first, run) in &self.runs {
+            if *first != next || run.last < *first {
+                return false;
+            }
+            next = run.last + 1;
+        }
+        let open = self.runs.iter().filter(|(_, run)| !run.state.is_done());
+        next == self.end && open.map(|(first, run)| run.last - first + 1).sum::<i64>() == self.open
+    }
+
+    /// Of changes, those that the start does not say.
+    fn still_of_interest(&self, mut changes: Vec<StateBatch>) -> Vec<StateBatch> {
+        changes.retain(|change| self.start <= change.last);
+        changes
+    }
+}
+
+/// What a record becomes that a member has not dealt with.
+fn released(count: i16, rules: &Rules) -> State {
+    if count < rules.deliveries_max { State::Available } else { State::Archived }
+}
+
+fn batch_of(first: i64, last: i64, state: &State, count: i16) -> Option<StateBatch> {
+    let state = match state {
+        State::Available => Delivery::Available,
+        State::Acknowledged => Delivery::Acknowledged,
+        State::Archived => Delivery::Archived,
+        State::Acquired { .. } => return None,
+    };
+    Some(StateBatch { first, last, state, count })
+}
+
+/// Adds to what is given, as part of the last run if that is like it and still small.
+fn push_given(given: &mut Vec<Given>, one: Given, batch_size: i64) {
+    if let Some(last) = given.last_mut()
+        && last.last + 1 == one.first
+        && last.count == one.count
+        && last.last - last.first + 1 < batch_size
+    {
+        last.last = one.last;
+        return;
+    }
+    given.push(one);
+}
+
+#[cfg(test)]
+mod tests;
