@@ -10,8 +10,9 @@ use disk::Survival;
 use tidemill_record::{Batch, Offset, TopicPartition};
 use tidemill_storage::block::BLOCK_BYTES;
 use tidemill_storage::checkpoint::{SegmentName, SegmentState};
-use tidemill_storage::error::ReadError;
+use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, FileName};
+use tidemill_storage::layout::{EntryKind, WindowHeader};
 use world::compacting::{Fate, base_offsets};
 use world::{World, partition};
 
@@ -377,6 +378,43 @@ fn leftovers_are_removed_and_unknown_files_are_not() {
     assert_eq!(world.disk.file(&leftover.file(tp())), None);
     assert_eq!(world.disk.file(&leftover.index_file(tp())), None);
     assert!(world.disk.file(&unknown.file(tp())).is_some());
+}
+
+/// If the entry itself has rotted, that is told, and the new file is kept: the old ones are gone.
+#[test]
+fn a_new_segment_is_not_removed_when_its_entry_is_damaged() {
+    let mut world = world_with(4);
+    world.stop();
+    world.start(1);
+    assert!(world.compact(tp(), most_go));
+    let name = first(&world);
+    let (file, position) = (0..8).find_map(|number| swap_payload(&world, number)).unwrap();
+    world.disk.rot(&file, position + 9, 1);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+    assert_eq!(world.report.damaged.len(), 1);
+    assert!(world.disk.file(&name.file(tp())).is_some());
+    let batch = world.new_batch(1, 100);
+    assert!(matches!(world.append(tp(), batch), Err(AppendError::Damaged { .. })));
+    assert!(world.read_all(tp(), Offset(0)).is_err());
+}
+
+/// Where in a journal file the payload of a swap is.
+fn swap_payload(world: &World, number: u32) -> Option<(FileName, usize)> {
+    let name = FileName::Journal { shard: 0, number };
+    let file = world.disk.file(&name)?;
+    let mut at = 0;
+    while let Ok((header, entries, _)) = WindowHeader::decode(&file[at..], file.len() as u64) {
+        let mut payload_at = at + header.payload_at();
+        for entry in entries {
+            if entry.kind == EntryKind::Swap {
+                return Some((name, payload_at));
+            }
+            payload_at += entry.payload_bytes() as usize;
+        }
+        at += header.window_bytes() as usize;
+    }
+    None
 }
 
 /// A topic that is deleted takes the files of its compaction along, also of one under way.

@@ -86,8 +86,9 @@ impl Replayed {
         let is_old = entry.generation < self.state.generation;
         let counts = match entry.kind {
             EntryKind::Drop => true,
-            // Also a log that is not believed any more can be trimmed.
-            EntryKind::Trim => !is_old && !self.state.dropped,
+            // Also a log that is not believed any more can be trimmed, and what was compacted of it
+            // lies below all doubt: its old files are gone.
+            EntryKind::Trim | EntryKind::Swap => !is_old && !self.state.dropped,
             _ => !is_old && !self.is_over(),
         };
         if !counts {
@@ -110,10 +111,12 @@ impl Replayed {
 
     /// An entry whose payload is damaged, though it was durable.
     pub(super) fn lose(&mut self, entry: &Entry) {
-        let is_needed = self.state.generation <= entry.generation
-            && self.cursor.offset < entry.next_offset
-            && matches!(entry.kind, EntryKind::Append | EntryKind::Reference);
-        if is_needed {
+        let is_needed = match entry.kind {
+            EntryKind::Append | EntryKind::Reference => self.cursor.offset < entry.next_offset,
+            EntryKind::Swap => self.lacks_swap(entry),
+            _ => false,
+        };
+        if is_needed && self.state.generation <= entry.generation {
             self.break_here();
         }
     }

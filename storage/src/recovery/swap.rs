@@ -40,6 +40,15 @@ impl Replayed {
         state.doomed.extend(old.iter().map(SegmentState::name));
     }
 
+    /// Whether the state still has the segments that this entry says are one now; its payload is
+    /// not known.
+    pub(super) fn lacks_swap(&self, entry: &Entry) -> bool {
+        let segments = &self.state.segments;
+        let row = row_of(segments.iter(), &(entry.base_offset..entry.next_offset));
+        let is_new = |it: &SegmentState| it.is_compacted() && it.size_bytes == entry.position;
+        row.is_some_and(|row| row.len() != 1 || !is_new(&segments[row.start]))
+    }
+
     /// The end of the log was cut inside a compacted segment: what is known of that now.
     pub(super) fn note_cut(&mut self, payload: &Bytes) {
         let Some(cut) = SegmentState::read(payload) else { return };
@@ -67,6 +76,11 @@ impl Recovery {
     /// never came to count. Others are left as they are.
     pub(super) fn take_compacted(&mut self, owner: TopicPartition, names: &[(String, u64)]) {
         let Some(log) = self.logs.get(&owner) else { return };
+        // Where entries are lost, one of them may have named the file.
+        let lost = self.shards.get(&log.state.home).is_some_and(|files| files.lost);
+        if lost || log.state.broken_at.is_some() {
+            return;
+        }
         let is_named = |name: SegmentName| {
             let segments = log.state.segments.iter().map(SegmentState::name);
             segments.chain(log.state.doomed.iter().copied()).any(|known| known == name)
