@@ -94,7 +94,8 @@ def given_back(run, broker):
 def rows(broker, group, *arguments):
     """The rows of a table of kafka-share-groups, by the names of its columns."""
     told = tool(GROUPS, *server(broker), "--describe", "--group", group, *arguments)
-    if "has no offset information" in told:
+    # Without anything to tell of there is no table.
+    if "has no offset information" in told or not told.strip():
         return []
     lines = [line.split() for line in told.splitlines()]
     heads = [at for at, line in enumerate(lines) if line[:1] == ["GROUP"]]
@@ -115,6 +116,7 @@ def tools(run, broker):
     demand(state[0]["STATE"] == "Empty", f"state: {state}")
     member = subprocess.Popen([*JAVA, CONSUMER, *server(broker), "--topic", "again", "--group",
                                "refusers"], stdout=subprocess.PIPE)
+    run.at_end.append(member.kill)
     await_members(broker, "refusers")
     member.terminate()
     member.wait()
