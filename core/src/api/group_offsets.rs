@@ -52,6 +52,33 @@ pub struct FetchedGroup {
     request: OffsetFetchRequestGroup,
 }
 
+/// The answer to a commit of offsets, while its coordinator is asked.
+pub struct CommitAnswer {
+    /// The error of a partition of which nothing could be asked is there already.
+    topics: Vec<OffsetCommitResponseTopic>,
+    is_in_transaction: bool,
+}
+
+impl CommitAnswer {
+    fn of(request: &OffsetCommitRequest) -> Self {
+        let topics = request.topics.iter().map(|topic| topic.failed(ErrorCode::None));
+        Self { topics: topics.collect(), is_in_transaction: false }
+    }
+
+    fn of_transaction(request: &TxnOffsetCommitRequest) -> Self {
+        let topics = request.topics.iter().map(|topic| topic.failed(ErrorCode::None));
+        Self { topics: topics.collect(), is_in_transaction: true }
+    }
+
+    /// Says what the coordinator has told of each partition that was asked.
+    fn fill(&mut self, mut told: impl Iterator<Item = ErrorCode>) {
+        let all = self.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        for partition in all.filter(|partition| partition.error_code == ErrorCode::None) {
+            partition.error_code = told.next().expect("one for each part that was asked");
+        }
+    }
+}
+
 impl Shard {
     // Committing.
 
@@ -65,22 +92,22 @@ impl Shard {
             let response = request.error_response(ErrorCode::InvalidGroupId);
             return self.reply_message(reply, &response);
         }
-        let (mut known, mut offsets) = (Vec::new(), Vec::new());
+        let mut answer = CommitAnswer::of(&request);
+        let mut offsets = Vec::new();
         let expire_ms = expire_ms(request.retention_time_ms, times);
-        for topic in &request.topics {
-            for partition in &topic.partitions {
+        for (topic, told) in request.topics.iter().zip(&mut answer.topics) {
+            for (partition, told) in topic.partitions.iter().zip(&mut told.partitions) {
                 match self.name_of(reply.version, topic, partition.partition_index) {
                     Ok(name) => {
                         let committed = committed(partition, expire_ms, times);
                         offsets.push((name, partition.partition_index, committed));
-                        known.push(ErrorCode::None);
                     }
-                    Err(error) => known.push(error),
+                    Err(error) => told.error_code = error,
                 }
             }
         }
         if offsets.is_empty() {
-            return self.finish_commit(reply, request, &known, None);
+            return self.finish_commit(reply, answer, None);
         }
         let unknown_group = if GROUP_ID_NOT_FOUND_FROM <= reply.version {
             ErrorCode::GroupIdNotFound
@@ -98,7 +125,7 @@ impl Shard {
             knows_epochs: GROUP_ID_NOT_FOUND_FROM <= reply.version,
             offsets,
         };
-        let purpose = Purpose::Commit(request, known);
+        let purpose = Purpose::Commit(answer);
         self.ask_group(reply, Request::Commit(commit), purpose, times);
     }
 
@@ -116,34 +143,30 @@ impl Shard {
         Ok(Arc::clone(&topic.name))
     }
 
-    /// Answers a commit: `known` is what could be said of each partition before its coordinator
-    /// was asked, and the answer tells of the rest.
+    /// Answers a commit: what could be said before its coordinator was asked is said already, and
+    /// that tells of the rest.
     pub(super) fn finish_commit(
         &mut self,
         reply: ReplyForm,
-        request: OffsetCommitRequest,
-        known: &[ErrorCode],
-        answer: Option<Reply>,
+        mut answer: CommitAnswer,
+        told: Option<Reply>,
     ) {
-        let told = answer.map(|reply| match reply {
-            Reply::Committed(results) => Ok(results),
-            other => Err(error_of(&other)),
-        });
-        let mut results = merge(known, told);
-        let topics = request.topics.into_iter().map(|topic| OffsetCommitResponseTopic {
-            name: topic.name,
-            topic_id: topic.topic_id,
-            partitions: topic
-                .partitions
-                .iter()
-                .map(|partition| PartitionError {
-                    partition_index: partition.partition_index,
-                    error_code: results.next().expect("one for each partition"),
-                })
-                .collect(),
-        });
-        let topics = topics.collect();
-        self.reply_message(reply, &OffsetCommitResponse { topics, ..Default::default() });
+        match told {
+            Some(Reply::Committed(results)) => answer.fill(results.into_iter()),
+            Some(other) => answer.fill(std::iter::repeat(error_of(&other))),
+            None => {}
+        }
+        let CommitAnswer { topics, is_in_transaction } = answer;
+        match is_in_transaction {
+            false => {
+                let response = OffsetCommitResponse { topics, ..Default::default() };
+                self.reply_message(reply, &response);
+            }
+            true => {
+                let response = TxnOffsetCommitResponse { topics, ..Default::default() };
+                self.reply_message(reply, &response);
+            }
+        }
     }
 
     // Committing in a transaction.
@@ -161,31 +184,32 @@ impl Shard {
             };
             return self.reply_message(reply, &request.error_response(error));
         }
-        let (mut known, mut offsets) = (Vec::new(), Vec::new());
-        for topic in &request.topics {
-            for partition in &topic.partitions {
+        let mut answer = CommitAnswer::of_transaction(&request);
+        let mut offsets = Vec::new();
+        for (topic, told) in request.topics.iter().zip(&mut answer.topics) {
+            for (partition, told) in topic.partitions.iter().zip(&mut told.partitions) {
                 let found =
                     self.find_partition(TopicRef::Name(&topic.name), partition.partition_index);
-                if let Ok(found) = found {
-                    let topic = self.image.topic(found.topic).expect("it was just found");
-                    let committed = Committed {
-                        offset: partition.committed_offset,
-                        leader_epoch: partition.committed_leader_epoch,
-                        metadata: partition
-                            .committed_metadata
-                            .as_deref()
-                            .unwrap_or_default()
-                            .into(),
-                        commit_ms: times.wall_ms,
-                        expire_ms: None,
-                    };
-                    offsets.push((Arc::clone(&topic.name), partition.partition_index, committed));
-                }
-                known.push(found.err().unwrap_or(ErrorCode::None));
+                let found = match found {
+                    Ok(found) => self.image.topic(found.topic).expect("it was just found"),
+                    Err(error) => {
+                        told.error_code = error;
+                        continue;
+                    }
+                };
+                let metadata = partition.committed_metadata.as_deref();
+                let committed = Committed {
+                    offset: partition.committed_offset,
+                    leader_epoch: partition.committed_leader_epoch,
+                    metadata: metadata.unwrap_or_default().into(),
+                    commit_ms: times.wall_ms,
+                    expire_ms: None,
+                };
+                offsets.push((Arc::clone(&found.name), partition.partition_index, committed));
             }
         }
         if offsets.is_empty() {
-            return self.finish_txn_commit(reply, request, &known, None);
+            return self.finish_commit(reply, answer, None);
         }
         let commit = Commit {
             group: request.group_id.as_str().into(),
@@ -208,35 +232,8 @@ impl Shard {
             may_be_told_to_abort: ABORTABLE_FROM <= reply.version,
         };
         let commit = Request::CommitInTransaction(commit, producer.id);
-        let purpose = Purpose::TxnCommit(request, known);
+        let purpose = Purpose::Commit(answer);
         self.ask_group_in_transaction(reply, transaction, producer, commit, purpose, times);
-    }
-
-    pub(super) fn finish_txn_commit(
-        &mut self,
-        reply: ReplyForm,
-        request: TxnOffsetCommitRequest,
-        known: &[ErrorCode],
-        answer: Option<Reply>,
-    ) {
-        let told = answer.map(|reply| match reply {
-            Reply::Committed(results) => Ok(results),
-            other => Err(error_of(&other)),
-        });
-        let mut results = merge(known, told);
-        let topics = request.topics.into_iter().map(|topic| TopicErrors {
-            topic: topic.name,
-            partitions: topic
-                .partitions
-                .iter()
-                .map(|partition| PartitionError {
-                    partition_index: partition.partition_index,
-                    error_code: results.next().expect("one for each partition"),
-                })
-                .collect(),
-        });
-        let topics = topics.collect();
-        self.reply_message(reply, &TxnOffsetCommitResponse { topics, ..Default::default() });
     }
 
     // Fetching.

@@ -27,17 +27,15 @@ use tidemill_net::kafka::leave_group::{
     LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse,
 };
 use tidemill_net::kafka::list_groups::{ListGroupsRequest, ListGroupsResponse, ListedGroup};
-use tidemill_net::kafka::offset_commit::OffsetCommitRequest;
 use tidemill_net::kafka::offset_delete::OffsetDeleteRequest;
 use tidemill_net::kafka::share_group_describe::ShareGroupDescribeRequest;
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use tidemill_net::kafka::txn_offset_commit::TxnOffsetCommitRequest;
 use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_perf::Stage;
 use tidemill_record::{Producer, TopicPartition};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
-use super::group_offsets::FetchedGroup;
+use super::group_offsets::{CommitAnswer, FetchedGroup};
 use super::transactions::is_transactional_id;
 use super::{Collect, Job, ReplyForm, deadline_of, name_once};
 use crate::config::Routing;
@@ -92,10 +90,8 @@ pub enum Purpose {
     },
     /// See [`super::share_groups`].
     DescribeShares(ShareGroupDescribeRequest),
-    /// See [`super::group_offsets`]. Partitions of which nothing could be asked have their error.
-    Commit(OffsetCommitRequest, Vec<ErrorCode>),
     /// See [`super::group_offsets`].
-    TxnCommit(TxnOffsetCommitRequest, Vec<ErrorCode>),
+    Commit(CommitAnswer),
     /// See [`super::group_offsets`].
     Fetch(Vec<FetchedGroup>),
     /// See [`super::group_offsets`].
@@ -396,7 +392,7 @@ impl Shard {
         purpose: Purpose,
         times: Times,
     ) {
-        let has_deadline = matches!(purpose, Purpose::Commit(..));
+        let has_deadline = matches!(purpose, Purpose::Commit(_));
         let collect = Collect::new(reply, asked.len(), super::Purpose::Groups(purpose));
         let job = self.jobs.insert(Job::Collect(collect));
         if asked.is_empty() {
@@ -435,7 +431,6 @@ impl Shard {
             Purpose::Join | Purpose::Sync => Some(Stage::Wait),
             // What changes a group is told when it is on disk.
             Purpose::Commit(..)
-            | Purpose::TxnCommit(..)
             | Purpose::ConsumerHeartbeat
             | Purpose::ShareHeartbeat { .. }
             | Purpose::Leave(_)
@@ -492,12 +487,7 @@ impl Shard {
             Purpose::DescribeShares(request) => {
                 self.finish_describe_shares(reply, request, answers);
             }
-            Purpose::Commit(request, known) => {
-                self.finish_commit(reply, request, &known, answers.next());
-            }
-            Purpose::TxnCommit(request, known) => {
-                self.finish_txn_commit(reply, request, &known, answers.next());
-            }
+            Purpose::Commit(answer) => self.finish_commit(reply, answer, answers.next()),
             Purpose::Fetch(groups) => self.finish_offset_fetch(reply, groups, answers),
             Purpose::DeleteOffsets(request, known) => {
                 self.finish_offset_delete(reply, request, &known, answers.next());

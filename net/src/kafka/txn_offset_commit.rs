@@ -2,8 +2,8 @@
 
 use super::init_producer_id::{NO_PRODUCER_EPOCH, NO_PRODUCER_ID};
 use super::message::messages;
-use super::offset_commit::NO_GENERATION;
-use super::topic_partitions::{PartitionError, TopicErrors};
+use super::offset_commit::{NO_GENERATION, OffsetCommitResponseTopic};
+use super::topic_partitions::PartitionError;
 use super::{ErrorCode, Request};
 
 /// From here on the consumer's generation and member are told, so that one whose partitions have
@@ -58,8 +58,8 @@ messages! {
     struct TxnOffsetCommitResponse of TxnOffsetCommit {
         /// How long the client is to keep quiet.
         throttle_time_ms: i32 [0..],
-        /// The topics.
-        topics: Vec<TopicErrors> [0..],
+        /// The topics, as OffsetCommit answers of those that were named by name.
+        topics: Vec<OffsetCommitResponseTopic> [0..],
     }
 }
 
@@ -73,11 +73,12 @@ impl TxnOffsetCommitRequest {
 
 impl TxnOffsetCommitRequestTopic {
     /// The answer when none of this topic's offsets could be committed.
-    pub fn failed(&self, error: ErrorCode) -> TopicErrors {
+    pub fn failed(&self, error: ErrorCode) -> OffsetCommitResponseTopic {
         let partitions = self.partitions.iter().map(|partition| partition.partition_index);
-        TopicErrors {
-            topic: self.name.clone(),
+        OffsetCommitResponseTopic {
+            name: self.name.clone(),
             partitions: PartitionError::each(partitions, error),
+            ..OffsetCommitResponseTopic::default()
         }
     }
 }
