@@ -242,6 +242,8 @@ pub struct ShardState {
     pub network_bytes_max: usize,
     /// Memory held by records on their way to the disk, and by indexes.
     pub storage_bytes: usize,
+    /// Batches refused because their partition remembers too many transactions.
+    pub transactions_refused: u64,
     /// Requests since the start, by API.
     pub requests: Vec<(&'static str, u64)>,
 }
@@ -348,6 +350,7 @@ impl Shard {
             network_bytes: self.budget.used_bytes(),
             network_bytes_max: self.settings.network_share(),
             storage_bytes: home.map_or(0, |home| home.storage.memory_bytes()),
+            transactions_refused: home.map_or(0, Home::transactions_refused),
             requests: counts.filter(|(_, count)| 0 < *count).collect(),
         }
     }

@@ -60,6 +60,8 @@ pub struct Home {
     fenced: bool,
     stopping: bool,
     batches_appended: u64,
+    /// Batches refused because too many transactions are remembered.
+    transactions_refused: u64,
     /// Of so many partitions it is known how late their records come.
     lateness_kept: usize,
 }
@@ -94,6 +96,8 @@ struct Partition {
     unverified: Unverified,
     /// Refused for now: nothing of the same producer may overtake them.
     refused: RefusedBatches,
+    /// It was told that there are too many transactions.
+    is_full_told: bool,
     watchers: Vec<Watcher>,
     trims: Vec<(Offset, ReplyTo)>,
     /// Made with the first batch since the start.
@@ -165,6 +169,7 @@ impl Home {
             fenced: false,
             stopping: false,
             batches_appended: 0,
+            transactions_refused: 0,
             lateness_kept: 0,
         }
     }
@@ -187,6 +192,7 @@ impl Home {
                 waiting: VecDeque::new(),
                 unverified: Unverified::default(),
                 refused: RefusedBatches::default(),
+                is_full_told: false,
                 watchers: Vec::new(),
                 trims: Vec::new(),
                 lateness: None,
@@ -334,6 +340,12 @@ impl Home {
     /// How many batches were appended since the start.
     pub fn batches_appended(&self) -> u64 {
         self.batches_appended
+    }
+
+    /// How many batches were refused since the start because their partition remembers too many
+    /// transactions.
+    pub fn transactions_refused(&self) -> u64 {
+        self.transactions_refused
     }
 
     /// How many partitions live here.
@@ -539,8 +551,13 @@ impl Home {
                     self.answers.extend(answer.map(|answer| (queued.reply_to, answer)));
                 }
                 Err(error) => {
-                    if let AppendError::TooManyProducers { .. } = error {
-                        partition.remember_refused(&queued);
+                    match error {
+                        AppendError::TooManyProducers { .. } => partition.remember_refused(&queued),
+                        AppendError::TooManyTransactions { limit } => {
+                            self.transactions_refused += 1;
+                            partition.tell_too_many_transactions(id, limit);
+                        }
+                        _ => {}
                     }
                     self.answers.push((queued.reply_to, refused_append(&error)));
                 }
@@ -673,6 +690,21 @@ impl Partition {
         let validated = &queued.validated;
         if let Some((producer, sequence)) = validated.producer().zip(validated.base_sequence()) {
             self.refused.remember(producer, sequence);
+        }
+    }
+
+    /// Says, the first time, that it takes no more transactions: nobody who looks at the broker
+    /// would know otherwise.
+    fn tell_too_many_transactions(&mut self, id: TopicPartition, limit: u32) {
+        if !std::mem::replace(&mut self.is_full_told, true) {
+            let (topic, partition) = (id.topic, id.partition.0);
+            tracing::warn!(
+                ?topic,
+                partition,
+                limit,
+                "no more transactions are taken: too many, open or aborted, are remembered; delete \
+                 records (DeleteRecords, or a shorter retention)"
+            );
         }
     }
 

@@ -124,6 +124,11 @@ pub static METRICS: &[Metric] = &[
     counter("tidemill_received_bytes_total", &["shard"], "Received from clients."),
     counter("tidemill_sent_bytes_total", &["shard"], "Taken by clients' sockets."),
     counter("tidemill_batches_appended_total", &["shard"], "Record batches appended to logs."),
+    counter(
+        "tidemill_transactions_refused_total",
+        &["shard"],
+        "Batches refused because their partition remembers 65,536 transactions, open or aborted.",
+    ),
     counter("tidemill_disk_written_bytes_total", &["shard"], "Written to files."),
     counter("tidemill_disk_read_bytes_total", &["shard"], "Read from files."),
     counter("tidemill_mesh_sent_messages_total", &["shard"], "Messages to other shards."),
@@ -310,6 +315,7 @@ fn tell_shards(scrape: &Scrape<'_>, page: &mut Page) {
     of_state("tidemill_shard_network_memory_bytes", |state| state.network_bytes as f64);
     of_state("tidemill_shard_network_memory_limit_bytes", |state| state.network_bytes_max as f64);
     of_state("tidemill_shard_storage_memory_bytes", |state| state.storage_bytes as f64);
+    of_state("tidemill_transactions_refused_total", |state| state.transactions_refused as f64);
     let mut of_reading = |name, figure: fn(&ShardReading) -> f64| {
         let mut family = page.family(name);
         for reading in readings(scrape) {
