@@ -206,6 +206,8 @@ pub struct GroupSettings {
     pub session_max: Duration,
     /// `group.initial.rebalance.delay.ms`
     pub initial_delay: Duration,
+    /// `group.coordinator.append.linger.ms`
+    pub append_linger: Duration,
     /// `group.max.size`
     pub members_max: u32,
     /// `group.consumer.session.timeout.ms`
@@ -538,6 +540,7 @@ impl GroupSettings {
             session_min: ms("group.min.session.timeout.ms"),
             session_max: ms("group.max.session.timeout.ms"),
             initial_delay: ms("group.initial.rebalance.delay.ms"),
+            append_linger: ms("group.coordinator.append.linger.ms"),
             members_max: layers.number("group.max.size"),
             consumer_session: ms("group.consumer.session.timeout.ms"),
             consumer_heartbeat: ms("group.consumer.heartbeat.interval.ms"),

@@ -24,10 +24,12 @@
 //! Start reading at [`Coordinate`].
 
 pub mod at_home;
+mod linger;
 mod logged;
 mod rewrite;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
@@ -101,6 +103,12 @@ pub trait Coordinate: Sized {
     /// by [`Coordinate::written`] or [`Coordinate::refused`].
     fn decided(&mut self) -> &mut Vec<Self::Write>;
 
+    /// Whether somebody has begun to wait for what is on its way since the last time: then it does
+    /// not linger.
+    fn take_hurry(&mut self) -> bool {
+        false
+    }
+
     /// The records of a decision are durable.
     fn written(&mut self, write: Self::Write, now: Now<'_>);
 
@@ -136,6 +144,12 @@ pub trait Write {
 
     /// Its records, one at least.
     fn records(&self) -> &[Self::Record];
+
+    /// If it may wait a little for others to be appended with it: what it is about, so that it
+    /// does not wait where nothing else is written.
+    fn may_linger(&self) -> Option<&Arc<str>> {
+        None
+    }
 }
 
 /// One change of what a coordinator remembers, in the form in which it is kept.

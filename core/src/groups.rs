@@ -67,6 +67,10 @@ impl AtHome for Coordinator {
         Logged::new(coordinator, shard.settings.group_rewrite_bytes)
     }
 
+    fn linger(shard: &Shard) -> Duration {
+        shard.settings.config.groups.append_linger
+    }
+
     fn job(job: LogJob) -> Job {
         Job::Groups(job)
     }

@@ -327,6 +327,13 @@ pub static SETTINGS: &[Setting] = &[
          that start alone start so much later.",
     ),
     setting(
+        "group.coordinator.append.linger.ms",
+        millis(0, 60_000),
+        "5",
+        "How long offsets that groups commit wait at most for those of other groups, to be written \
+         together. A group that commits alone does not wait.",
+    ),
+    setting(
         "group.max.size",
         count(1, limits::GROUP_MEMBERS_MAX as i64),
         "10000",

@@ -91,6 +91,8 @@ pub struct Coordinator {
     ends_begun: u64,
     concerned: Concerned,
     decided: Vec<Write>,
+    /// Something waits for what is on its way.
+    hurries: bool,
     expiry_at: Instant,
     /// Where a look at all groups goes on.
     expiry_after: Option<Arc<str>>,
@@ -121,6 +123,13 @@ impl log::Write for Write {
     fn records(&self) -> &[Record] {
         &self.records
     }
+
+    /// Commits of offsets come often, and little depends on each.
+    fn may_linger(&self) -> Option<&Arc<str>> {
+        let is_commit = |record: &Record| matches!(record, Record::Offset { .. });
+        let lingers = self.outcome.ends_transaction.is_none() && !self.outcome.blocks;
+        (lingers && self.records.iter().all(is_commit)).then_some(&self.group)
+    }
 }
 
 /// Something that was written: a part of a group.
@@ -143,6 +152,7 @@ impl Coordinator {
             ends_begun: 0,
             concerned: Concerned::default(),
             decided: Vec::new(),
+            hurries: false,
             expiry_at: Instant::default(),
             expiry_after: None,
             bytes: 0,
@@ -268,6 +278,10 @@ impl Coordinate for Coordinator {
 
     fn decided(&mut self) -> &mut Vec<Write> {
         &mut self.decided
+    }
+
+    fn take_hurry(&mut self) -> bool {
+        std::mem::take(&mut self.hurries)
     }
 
     fn written(&mut self, write: Write, now: Now<'_>) {
@@ -402,7 +416,10 @@ impl Coordinator {
                 self.decide(group, now, |entry, decision| entry.happen(event, decision));
                 self.go_on(group, now);
             }
-            None => self.concerned.is_busy(group),
+            None => {
+                self.hurries = true;
+                self.concerned.is_busy(group);
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use tidemill_record::{Batch, Contents, Offset, PartitionId, TopicId, TopicPartit
 use tidemill_replication::metadata::Image;
 use tidemill_runtime::edge::Instant;
 
+use super::linger::Lingering;
 use super::{Append, Coordinate, DecodeError, LogRecord, Logged, Now, partition_of};
 use crate::api::Job;
 use crate::job::{JobId, ReplyTo};
@@ -44,6 +45,11 @@ pub trait AtHome: Coordinate {
 
     /// One that knows nothing yet.
     fn new(shard: &mut Shard) -> Logged<Self>;
+
+    /// How long what may wait for others to be appended with it does so at most.
+    fn linger(_shard: &Shard) -> Duration {
+        Duration::ZERO
+    }
 
     /// A job of the shard's own that does this for them.
     fn job(job: LogJob) -> Job;
@@ -81,6 +87,8 @@ pub struct Coordinators<C: Coordinate> {
     loading: Option<Loading>,
     /// Those that may have something to say or to write.
     touched: BTreeSet<TopicPartition>,
+    /// Those that wait for others before they append.
+    lingering: Lingering,
     /// When the first of them wants to know the time.
     deadline: Option<Instant>,
     /// What all of them take in memory.
@@ -109,6 +117,7 @@ impl<C: Coordinate> Default for Coordinators<C> {
             to_load: VecDeque::new(),
             loading: None,
             touched: BTreeSet::new(),
+            lingering: Lingering::default(),
             deadline: None,
             bytes: 0,
         }
@@ -150,13 +159,28 @@ impl<C: Coordinate> Coordinators<C> {
         }
     }
 
+    /// Who appends now, of those that were touched and those that linger.
+    fn take_due(
+        &mut self,
+        touched: &BTreeSet<TopicPartition>,
+        now: Instant,
+        linger: Duration,
+    ) -> BTreeSet<TopicPartition> {
+        for partition in touched {
+            if let Some(Stage::Ready(logged)) = self.all.get_mut(partition) {
+                self.lingering.add(*partition, logged.haste());
+            }
+        }
+        self.lingering.take_due(now, linger)
+    }
+
     /// Counts anew what is due and what is held.
-    fn count(&mut self) {
+    fn count(&mut self, linger: Duration) {
         let ready = self.all.values().filter_map(|stage| match stage {
             Stage::Ready(logged) => Some(logged),
             Stage::Loading(_) => None,
         });
-        let (mut bytes, mut deadline) = (0, None::<Instant>);
+        let (mut bytes, mut deadline) = (0, self.lingering.deadline(linger));
         for logged in ready {
             bytes += logged.bytes();
             deadline = deadline.into_iter().chain(logged.next_deadline()).min();
@@ -370,20 +394,38 @@ impl Shard {
 
     /// Tells and writes what coordinators have decided; true if there was anything.
     pub(crate) fn step_coordinators<C: AtHome>(&mut self, times: Times) -> bool {
-        let touched = std::mem::take(&mut C::of(self).0.touched);
+        let linger = C::linger(self);
+        let (coordinators, _) = C::of(self);
+        let touched = std::mem::take(&mut coordinators.touched);
         if touched.is_empty() {
             return false;
         }
-        for partition in touched {
-            self.step_coordinator::<C>(partition, times);
+        let lingers = !linger.is_zero();
+        let due = lingers.then(|| coordinators.take_due(&touched, times.now, linger));
+        for partition in &touched {
+            self.tell_decided::<C>(*partition);
         }
-        C::of(self).0.count();
+        for partition in due.as_ref().unwrap_or(&touched) {
+            self.append_decided::<C>(*partition, times);
+        }
+        for partition in touched {
+            C::step_on(self, partition, times);
+        }
+        C::of(self).0.count(linger);
         true
     }
 
-    fn step_coordinator<C: AtHome>(&mut self, partition: TopicPartition, times: Times) {
+    fn tell_decided<C: AtHome>(&mut self, partition: TopicPartition) {
         let Some(logged) = C::of(self).0.ready(partition) else { return };
         let replies = logged.take_replies();
+        let home = self.home.as_mut().expect("coordinators come after adoption");
+        for (reply_to, reply) in replies {
+            home.answer(reply_to, C::answer(reply));
+        }
+    }
+
+    fn append_decided<C: AtHome>(&mut self, partition: TopicPartition, times: Times) {
+        let Some(logged) = C::of(self).0.ready(partition) else { return };
         let appends = std::iter::from_fn(|| logged.poll_append(times.wall_ms));
         let mut calls: Vec<(LogJob, Call)> = appends
             .map(|Append { number, batch }| {
@@ -394,23 +436,24 @@ impl Shard {
         let trim = logged.take_trim();
         calls.extend(trim.map(|before| (LogJob::Trim, Call::Trim { before: before.0 })));
         let home = self.home.as_mut().expect("coordinators come after adoption");
-        for (reply_to, reply) in replies {
-            home.answer(reply_to, C::answer(reply));
-        }
         for (job, call) in calls {
             let job = self.jobs.insert(C::job(job));
             home.call(partition, call, ReplyTo { shard: self.id, job, index: 0 }, times);
         }
-        C::step_on(self, partition, times);
     }
 
     /// Time has passed; tells how many coordinators were told.
     pub(crate) fn tick_coordinators<C: AtHome>(&mut self, times: Times) -> usize {
+        let linger = C::linger(self);
         let (coordinators, image) = C::of(self);
         if coordinators.deadline.is_none_or(|deadline| times.now < deadline) {
             return 0;
         }
         let mut ticked = 0;
+        if coordinators.lingering.deadline(linger).is_some_and(|deadline| deadline <= times.now) {
+            coordinators.touched.extend(coordinators.lingering.partitions());
+            ticked += 1;
+        }
         for (partition, stage) in &mut coordinators.all {
             if let Stage::Ready(logged) = stage
                 && logged.next_deadline().is_some_and(|deadline| deadline <= times.now)

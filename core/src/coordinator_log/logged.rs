@@ -13,6 +13,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::{BatchBuilder, Codec, Offset, Timestamp};
 use tidemill_runtime::edge::Instant;
 
+use super::linger::{Haste, LINGERING_MAX};
 use super::rewrite::{Rewrite, Turn};
 use super::{Coordinate, LogRecord, Now, Write};
 use crate::job::ReplyTo;
@@ -136,6 +137,17 @@ impl<C: Coordinate> Logged<C> {
     }
 
     // Writing.
+
+    /// How soon something is to be appended.
+    pub(super) fn haste(&mut self) -> Haste {
+        self.unsent.extend(self.coordinator.decided().drain(..));
+        let goes_on = self.rewrite.is_some() || 0 < self.begun || self.is_closed;
+        let is_waited_for = self.coordinator.take_hurry() && !self.unsent.is_empty();
+        if goes_on || is_waited_for || LINGERING_MAX <= self.unsent.len() {
+            return Haste::Now;
+        }
+        self.unsent.iter().fold(Haste::Nothing, |haste, write| haste.and(write.may_linger()))
+    }
 
     /// The next batch to append, if there is one. Its end is told by [`Logged::appended`] or
     /// [`Logged::refused`].

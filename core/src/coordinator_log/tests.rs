@@ -6,6 +6,7 @@ use std::ops::Bound;
 use tidemill_record::{Batch, Contents, Offset};
 use tidemill_runtime::edge::ShardId;
 
+use super::linger::Haste;
 use super::*;
 use crate::job::Jobs;
 use crate::limits::GROUP_APPEND_BYTES;
@@ -16,6 +17,7 @@ struct Numbers {
     known: BTreeMap<u32, u64>,
     decided: Vec<Change>,
     replies: Vec<(ReplyTo, Result<(), ErrorCode>)>,
+    hurries: bool,
 }
 
 /// A name, its number, and how long its record is.
@@ -24,6 +26,7 @@ struct Set(u32, u64, usize);
 
 struct Change {
     records: Vec<Set>,
+    lingers: Option<Arc<str>>,
     reply_to: ReplyTo,
 }
 
@@ -32,6 +35,10 @@ impl Write for Change {
 
     fn records(&self) -> &[Set] {
         &self.records
+    }
+
+    fn may_linger(&self) -> Option<&Arc<str>> {
+        self.lingers.as_ref()
     }
 }
 
@@ -63,7 +70,9 @@ impl Coordinate for Numbers {
     fn loaded(&mut self, _now: Now<'_>) {}
 
     fn request(&mut self, records: Vec<Set>, reply_to: ReplyTo, _room: bool, _now: Now<'_>) {
-        self.decided.push(Change { records, reply_to });
+        // Small names are not urgent.
+        let lingers = (records[0].0 < 10).then(|| records[0].0.to_string().into());
+        self.decided.push(Change { records, lingers, reply_to });
     }
 
     fn tick(&mut self, _now: Now<'_>) {}
@@ -76,6 +85,10 @@ impl Coordinate for Numbers {
 
     fn decided(&mut self) -> &mut Vec<Change> {
         &mut self.decided
+    }
+
+    fn take_hurry(&mut self) -> bool {
+        std::mem::take(&mut self.hurries)
     }
 
     fn written(&mut self, write: Change, _now: Now<'_>) {
@@ -275,4 +288,24 @@ fn a_refused_rewrite_takes_no_decision_along() {
     let second = scene.next().unwrap();
     scene.lands(&second);
     assert_eq!(scene.told(), [(2, true)]);
+}
+
+/// What may wait for others does so until something comes that may not, or somebody waits for it.
+#[test]
+fn haste_is_that_of_the_most_urgent_decision() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.numbers.haste(), Haste::Nothing);
+    scene.set(vec![Set(1, 1, 0)]);
+    assert_eq!(scene.numbers.haste(), Haste::Alone("1".into()));
+    scene.set(vec![Set(2, 1, 0)]);
+    assert_eq!(scene.numbers.haste(), Haste::Linger);
+    scene.numbers.coordinator.hurries = true;
+    assert_eq!(scene.numbers.haste(), Haste::Now, "somebody waits");
+    scene.set(vec![Set(10, 1, 0)]);
+    assert_eq!(scene.numbers.haste(), Haste::Now);
+    let append = scene.next().unwrap();
+    assert_eq!(names_in(&append), [1, 2, 10], "all of it goes, in order");
+    scene.lands(&append);
+    scene.numbers.coordinator.hurries = true;
+    assert_eq!(scene.numbers.haste(), Haste::Nothing, "what is waited for is on its way");
 }

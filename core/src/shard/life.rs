@@ -119,6 +119,8 @@ impl Shard {
         self.close_coordinators::<GroupCoordinator>();
         self.close_coordinators::<TransactionCoordinator>();
         self.close_coordinators::<share::Coordinator>();
+        // What waits for others to be appended with it goes before the storage takes nothing more.
+        self.step_coordinators::<GroupCoordinator>(times);
         let home = self.home.as_mut().expect("a serving shard has a home");
         home.stop(times.now);
     }

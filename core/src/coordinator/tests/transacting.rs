@@ -3,6 +3,7 @@
 use tidemill_record::{Producer, ProducerEpoch, ProducerId};
 
 use super::*;
+use crate::coordinator_log::Write as _;
 
 const PRODUCER: ProducerId = ProducerId(9);
 
@@ -179,4 +180,31 @@ fn the_groups_of_a_transaction_are_found_without_looking_at_the_others() {
             assert_eq!(coordinator.concerned.by(producer), found);
         }
     }
+}
+
+/// Commits that may wait for others to be written with them do not, once the end of a transaction
+/// waits for them.
+#[test]
+fn an_end_does_not_wait_for_what_lingers() {
+    let mut scene = Scene::new();
+    let ask = |scene: &mut Scene, request| {
+        let reply_to = ReplyTo { shard: ShardId(0), job: scene.jobs.insert(()), index: 0 };
+        let now = Now { times: scene.times, image: &scene.image };
+        scene.coordinator.coordinator.request(request, reply_to, true, now);
+    };
+    let offsets = vec![("t".into(), 0, Committed::default())];
+    let commit = Commit {
+        group: GROUP.into(),
+        who: nobody(),
+        unknown_group: ErrorCode::IllegalGeneration,
+        knows_epochs: true,
+        offsets,
+    };
+    ask(&mut scene, Request::Commit(commit));
+    let coordinator = &mut scene.coordinator.coordinator;
+    assert!(coordinator.decided[0].may_linger().is_some_and(|group| **group == *GROUP));
+    assert!(!coordinator.take_hurry());
+    let producer = Producer { id: PRODUCER, epoch: ProducerEpoch(0) };
+    ask(&mut scene, Request::EndTransaction { producer, commit: true });
+    assert!(scene.coordinator.coordinator.take_hurry());
 }
