@@ -140,6 +140,19 @@ pub struct Budgets {
     pub read_in_flight_bytes: u64,
 }
 
+/// What compaction may use.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactionSettings {
+    /// `log.cleaner.enable`
+    pub enabled: bool,
+    /// `log.cleaner.backoff.ms`
+    pub backoff: Duration,
+    /// `log.cleaner.dedupe.buffer.size`
+    pub map_bytes: u64,
+    /// `log.cleaner.io.max.bytes.per.second`
+    pub bytes_per_second: u64,
+}
+
 /// All a broker is told at its start. Every value is within its bounds.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -165,6 +178,8 @@ pub struct Config {
     pub topic_defaults: TopicDefaults,
     /// `log.retention.check.interval.ms`
     pub retention_check: Duration,
+    /// Compaction, over all shards.
+    pub compaction: CompactionSettings,
     /// `producer.id.expiration.ms`
     pub producer_id_expiration: Duration,
     /// Groups and their offsets.
@@ -450,6 +465,12 @@ impl Config {
                 .integer("tidemill.request.receive.ms")
                 .and_then(unless_negative)
                 .map(Duration::from_millis),
+            compaction: CompactionSettings {
+                enabled: layers.is("log.cleaner.enable"),
+                backoff: Duration::from_millis(layers.number("log.cleaner.backoff.ms")),
+                map_bytes: layers.number("log.cleaner.dedupe.buffer.size"),
+                bytes_per_second: layers.number("log.cleaner.io.max.bytes.per.second"),
+            },
             budgets: Budgets {
                 journal_bytes: layers.number("tidemill.journal.bytes"),
                 tail_bytes: layers.number("tidemill.tail.bytes"),

@@ -35,6 +35,8 @@ pub enum Owner {
     Metadata,
     /// A partition whose batch is made anew before it is appended.
     Rework,
+    /// The compaction of a log.
+    Compaction,
     /// Those who want to know how large the disk is.
     Space,
 }

@@ -108,6 +108,16 @@ const MESSAGES_ONCE_MAX: usize = 16;
 /// The most messages a shard takes from the mesh in one turn; the rest wait for the next.
 pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 
+/// A batch of a compacted topic that is no longer, and not compressed, is walked in the turn it comes
+/// in, to see whether its records have keys: a few microseconds.
+pub const KEYS_IN_TURN_BYTES_MAX: u32 = 64 * 1024;
+
+/// So many logs are looked at in one turn for which to compact next.
+pub const COMPACTION_LOGS_LOOKED_AT: usize = 64;
+
+/// So large a share of the map of keys is used: beyond it, looking takes long.
+pub const COMPACTION_MAP_LOAD_MAX: f64 = 0.9;
+
 /// How large the records of a batch may be uncompressed that is made anew before it is appended; one
 /// of a shard at a time.
 pub const REWORKED_BYTES_MAX: usize = 64 * 1024 * 1024;

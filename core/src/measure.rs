@@ -26,7 +26,7 @@ use tidemill_runtime::edge::ShardId;
 
 use crate::connection::ReplySlot;
 use crate::limits::PARTITIONS_TOLD_MAX;
-use crate::partition::{Home, Times};
+use crate::partition::{CompactionFigures, Home, Times};
 use crate::placement;
 use crate::shard::{Settings, Shard};
 
@@ -244,6 +244,8 @@ pub struct ShardState {
     pub storage_bytes: usize,
     /// Batches refused because their partition remembers too many transactions.
     pub transactions_refused: u64,
+    /// What compaction did.
+    pub compaction: CompactionFigures,
     /// Requests since the start, by API.
     pub requests: Vec<(&'static str, u64)>,
 }
@@ -351,6 +353,7 @@ impl Shard {
             network_bytes_max: self.settings.network_share(),
             storage_bytes: home.map_or(0, |home| home.storage.memory_bytes()),
             transactions_refused: home.map_or(0, Home::transactions_refused),
+            compaction: home.map_or_else(Default::default, Home::compaction_figures),
             requests: counts.filter(|(_, count)| 0 < *count).collect(),
         }
     }

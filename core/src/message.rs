@@ -245,6 +245,15 @@ pub enum Answer {
         /// Cause, for clients that show it.
         message: Option<String>,
     },
+    /// The partition refused a batch for some of its records; nothing was changed.
+    RefusedRecords {
+        /// Kafka's code.
+        error: ErrorCode,
+        /// What is wrong with them.
+        message: &'static str,
+        /// Which records of the batch, from 0.
+        records: Vec<u32>,
+    },
     /// The batch is appended (and durable, as the acks asked).
     Appended {
         /// Offset of its first record.

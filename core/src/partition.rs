@@ -11,6 +11,7 @@
 //! Start reading at [`Home::call`].
 
 mod checks;
+pub mod compacting;
 mod reading;
 mod refused;
 mod reworking;
@@ -30,7 +31,11 @@ use tidemill_storage::{
     TrimError,
 };
 
-use self::checks::{check, check_timestamps, epoch_error, refused, refused_append, validate};
+pub use self::compacting::{Compaction, CompactionFigures, CompactionLimits, CompactionRules};
+
+use self::checks::{
+    check, check_keys, check_timestamps, epoch_error, refused, refused_append, validate,
+};
 use self::refused::RefusedBatches;
 use self::transactions::{Incoming, Unverified, Verification};
 use crate::job::{JobId, ReplyTo};
@@ -55,6 +60,7 @@ pub struct Home {
     /// Which one is being made anew: one at a time.
     reworking: Option<(TopicPartition, u64)>,
     reworks_asked: u64,
+    compaction: Compaction,
     /// What the coordinators of transactions are to be asked.
     verifications: VecDeque<Verification>,
     fenced: bool,
@@ -83,6 +89,8 @@ pub struct Rules {
     pub wanted: Wanted,
     /// How the log keeps its records.
     pub log: LogConfig,
+    /// How it is compacted, if it is.
+    pub compaction: Option<CompactionRules>,
 }
 
 struct Partition {
@@ -153,7 +161,11 @@ pub struct Times {
 impl Home {
     /// The home of nothing yet, on recovered storage. Appends that wait for space hold at most
     /// `queued_bytes_max`: their requests may have timed out, and then nothing else counts them.
-    pub fn new(storage: ShardStorage, queued_bytes_max: usize) -> Self {
+    pub fn new(
+        storage: ShardStorage,
+        queued_bytes_max: usize,
+        compaction: CompactionLimits,
+    ) -> Self {
         Self {
             storage,
             partitions: IdMap::default(),
@@ -165,6 +177,7 @@ impl Home {
             reworks: VecDeque::new(),
             reworking: None,
             reworks_asked: 0,
+            compaction: Compaction::new(compaction),
             verifications: VecDeque::new(),
             fenced: false,
             stopping: false,
@@ -176,6 +189,7 @@ impl Home {
 
     /// Takes a partition in, or gives one that is here new rules.
     pub fn adopt(&mut self, id: TopicPartition, rules: Rules) {
+        self.compaction.set_rules(id, rules.compaction);
         if let Some(partition) = self.partitions.get_mut(&id) {
             self.storage.configure(partition.log, rules.log.clone());
             partition.rules = rules;
@@ -216,6 +230,7 @@ impl Home {
         for watcher in partition.watchers {
             self.answers.push((watcher.reply_to, Answer::Moved));
         }
+        self.stop_compacting(id, now);
         self.storage.drop_log(partition.log, now.nanos);
     }
 
@@ -348,6 +363,11 @@ impl Home {
         self.transactions_refused
     }
 
+    /// What compaction did here.
+    pub fn compaction_figures(&self) -> CompactionFigures {
+        self.compaction.figures()
+    }
+
     /// How many partitions live here.
     pub fn partitions_count(&self) -> usize {
         self.partitions.len()
@@ -434,7 +454,8 @@ impl Home {
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
         let rules = &partition.rules;
         let checked = check(&batch, rules, zstd_allowed)
-            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms));
+            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms))
+            .and_then(|validated| check_keys(&batch, validated, rules));
         let validated = match checked {
             Ok(validated) if validated.is_transactional() => {
                 // Kafka's answer to a client that names no transaction.

@@ -405,6 +405,7 @@ impl Shard {
     fn next_wake(&self, now: Instant) -> Next {
         let storage = self.home.as_ref().and_then(|home| home.storage.next_deadline());
         let storage = storage.map(|nanos| Instant { nanos });
+        let compaction = self.home.as_ref().and_then(Home::compaction_deadline);
         let idle = (!self.connections.is_empty()).then_some(self.idle_check_at);
         let retention = self.home.is_some().then_some(self.retention_at);
         // A mesh queue that was full is tried again soon; its receiver is awake.
@@ -421,7 +422,7 @@ impl Shard {
         let quotas = self.spending.next_deadline(self.is_serving());
         let shares = self.shares.log.next_deadline();
         let coordinators = [groups, transactions, shares];
-        let deadlines = [jobs, storage, idle, retention, controller, quotas, stop];
+        let deadlines = [jobs, storage, compaction, idle, retention, controller, quotas, stop];
         let deadlines = deadlines.into_iter().chain(coordinators);
         deadlines.flatten().min().map_or(Next::Idle, Next::At)
     }
@@ -438,6 +439,10 @@ impl Shard {
                 while let Some(request) = home.storage.poll_request() {
                     moved = true;
                     let request = crate::disk::storage_request(Owner::Storage, request);
+                    self.disk.submit(request, edge);
+                }
+                while let Some(request) = home.poll_compaction(times) {
+                    moved = true;
                     self.disk.submit(request, edge);
                 }
                 if let Some(chore) = home.poll_rework() {
@@ -501,6 +506,10 @@ impl Shard {
             Owner::Rework => {
                 let home = self.home.as_mut().expect("it asked");
                 home.reworked(finished.result, times);
+            }
+            Owner::Compaction => {
+                let home = self.home.as_mut().expect("it asked");
+                home.compaction_finished(finished.result, times);
             }
             Owner::Recovery => {
                 let startup = self.startup.as_mut().expect("it asked");

@@ -8,12 +8,15 @@ use tidemill_record::{Codec, Offset, PartitionId, TopicPartition};
 use tidemill_replication::config::{
     Compression, Durability as TopicDurability, Layers, TimestampType, TopicConfig, set_on_node,
 };
+use tidemill_replication::controller::is_internal;
 use tidemill_replication::metadata::{Configs, Image, Record, Resource, Topic};
 use tidemill_runtime::edge::Instant;
+use tidemill_storage::compaction::policy::When;
 use tidemill_storage::{Config as StorageConfig, Durability, LogConfig, TimestampPolicy};
 
+use crate::config::CompactionSettings;
 use crate::limits::BATCH_BYTES_MAX;
-use crate::partition::Rules;
+use crate::partition::{CompactionLimits, CompactionRules, Rules};
 use crate::placement;
 use crate::rework::Wanted;
 use crate::shard::{Settings, Shard};
@@ -123,11 +126,35 @@ pub fn apply(record: &Record, shard: &mut Shard, now: Instant) {
     }
 }
 
+/// What compaction may use on one shard: its share of the node's budgets.
+pub fn compaction_limits(settings: &Settings) -> CompactionLimits {
+    let shards = u64::from(settings.shards);
+    let CompactionSettings { enabled, backoff, map_bytes, bytes_per_second } =
+        settings.config.compaction;
+    CompactionLimits {
+        enabled,
+        backoff,
+        map_bytes_max: (map_bytes / shards) as usize,
+        bytes_per_second: (bytes_per_second / shards).max(1),
+        seed: [settings.seed as u64, (settings.seed >> 64) as u64],
+    }
+}
+
+/// Topics whose coordinators themselves keep the last record of each key only.
+fn is_of_coordinators(topic: &Topic) -> bool {
+    is_internal(&topic.name)
+}
+
 fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
     let Some(home) = &mut shard.home else { return };
     let settings = &shard.settings;
     let config = TopicConfig::resolve(&layers(settings, &shard.image, &topic.configs));
-    let log = log_config(&config, settings, &shard.image);
+    let is_compacted = config.cleanup.compact && !is_of_coordinators(topic);
+    let mut log = log_config(&config, settings, &shard.image);
+    if is_compacted {
+        // What may not wait longer for compaction may not stay longer in the active segment.
+        log.segment_ms = log.segment_ms.min(clamp(config.max_compaction_lag_ms));
+    }
     for (number, partition) in topic.partitions.iter().enumerate().skip(first) {
         let id = TopicPartition { topic: topic.id, partition: PartitionId(number as i32) };
         if placement::home(id, settings.shards) != shard.id {
@@ -139,8 +166,9 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
             replicas: partition.replicas.len() as u32,
             min_in_sync: config.min_in_sync_replicas,
             ahead_max_ms: i64::try_from(config.timestamp_after_max_ms).unwrap_or(i64::MAX),
-            wanted: wanted(&config),
+            wanted: Wanted { keys: is_compacted, ..wanted(&config) },
             log: log.clone(),
+            compaction: is_compacted.then(|| compaction_rules(&config)),
         };
         home.adopt(id, rules);
     }
@@ -149,6 +177,21 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
 /// Whether the logs of a topic with these settings are compacted.
 pub(crate) fn is_compacted(settings: &Settings, image: &Image, configs: &Configs) -> bool {
     TopicConfig::resolve(&layers(settings, image, configs)).cleanup.compact
+}
+
+fn compaction_rules(config: &TopicConfig) -> CompactionRules {
+    CompactionRules {
+        when: When {
+            dirty_ratio_min: config.min_cleanable_ratio,
+            lag_min_ms: clamp(config.min_compaction_lag_ms),
+            lag_max_ms: clamp(config.max_compaction_lag_ms),
+        },
+        delete_retention_ms: clamp(config.delete_retention_ms),
+    }
+}
+
+fn clamp(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// What is done to batches before they are appended.
@@ -164,12 +207,12 @@ fn wanted(config: &TopicConfig) -> Wanted {
     // Where the broker's clock stamps the records, theirs does not matter.
     let theirs = config.timestamp_type == TimestampType::CreateTime;
     let behind = i64::try_from(config.timestamp_before_max_ms).ok();
-    Wanted { codec, behind_max_ms: behind.filter(|ms| theirs && *ms < i64::MAX) }
+    Wanted { codec, behind_max_ms: behind.filter(|ms| theirs && *ms < i64::MAX), keys: false }
 }
 
 fn log_config(config: &TopicConfig, settings: &Settings, image: &Image) -> LogConfig {
     let expiration_ms = settings.config.producer_id_expiration.as_millis() as u64;
-    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let ms = clamp;
     LogConfig {
         segment_bytes: u64::from(config.segment_bytes),
         segment_ms: ms(config.segment_ms),

@@ -489,9 +489,6 @@ fn check_value(resource: &Resource, name: &str, value: &str, file: &Configs) -> 
 /// their disk or their records. What is in the metadata already stays in force.
 fn check_carried_out(name: &str, value: &str) -> Result<(), Error> {
     let refused = match name {
-        "cleanup.policy" | "log.cleanup.policy" => config::list(value)
-            .any(|item| item == "compact")
-            .then(|| "compact is not carried out yet; delete is".to_owned()),
         "max.message.bytes" | "message.max.bytes" => {
             value.trim().parse().is_ok_and(|bytes: u64| u64::from(MESSAGE_BYTES_MAX) < bytes).then(
                 || format!("{value} is above {MESSAGE_BYTES_MAX}, the largest batch there is"),

@@ -21,6 +21,7 @@
 //! - [`policy`]: which log, how far, and what goes into one segment.
 //! - [`Keys`], the first pass, over what was not compacted yet: the last offset of each key.
 //! - [`Sieve`], the second pass, over all of the log up to there: what stays.
+//! - [`Round`]: both passes over one log, as reads, steps of work, writes and swaps.
 //! - [`ended`]: transactions. What was aborted goes, its marker later.
 //!
 //! Start reading at [`Sieve::sift`].
@@ -29,9 +30,11 @@ pub mod ended;
 pub mod offset_map;
 pub mod plan;
 pub mod policy;
+pub mod round;
 mod sieve;
 
 pub use offset_map::OffsetMap;
+pub use round::Round;
 pub use sieve::{Keys, Sieve, Sifted, SiftedBatch, Terms};
 
 #[cfg(test)]

@@ -231,6 +231,14 @@ impl Background for BackgroundThread {
     }
 }
 
+/// From now on this thread runs only where no thread of usual priority wants to. If the system does
+/// not allow even that, it runs as all others do.
+pub fn yield_to_others() {
+    const NICEST: libc::c_int = 19;
+    // SAFETY: a system call on numbers; 0 is the calling thread. It touches no memory.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
+}
+
 /// Carries `chore` out, with blocking calls. Relative paths are below `root`.
 ///
 /// # Errors
@@ -251,6 +259,10 @@ pub fn perform(root: &Path, chore: &Chore) -> Result<Done, Fault> {
         Chore::Space => return space(root).map_err(|error| fault_of_error(&error)),
         Chore::Compute(Computation { bytes, wanted, work }) => {
             return Ok(Done::Computed(work(bytes, *wanted)));
+        }
+        Chore::Step(work) => {
+            work.step();
+            Ok(())
         }
     };
     outcome.map(|()| Done::Complete).map_err(|error| fault_of_error(&error))
@@ -347,6 +359,7 @@ pub(crate) fn path_bytes(path: &Path) -> Option<CString> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::edge::Refusal;
     use crate::test_dir::TestDir;
     use bytes::{Bytes, BytesMut};
 
@@ -409,7 +422,7 @@ mod tests {
         let dir = TestDir::new("compute");
         let work = |bytes: &Bytes, [times, error]: [i64; 2]| match error {
             0 => Ok(BytesMut::from(&bytes.repeat(times as usize)[..])),
-            error => Err(error as u32),
+            error => Err(Refusal { reason: error as u32, places: Vec::new() }),
         };
         let compute = |wanted| {
             let chore = Computation { bytes: Bytes::from_static(b"ab"), wanted, work };
@@ -419,7 +432,7 @@ mod tests {
             }
         };
         assert_eq!(compute([2, 0]).expect("no error asked for"), "abab");
-        assert_eq!(compute([2, 7]), Err(7));
+        assert_eq!(compute([2, 7]), Err(Refusal { reason: 7, places: Vec::new() }));
     }
 
     #[test]

@@ -13,8 +13,10 @@
 //!
 //! Start reading at [`Edge`].
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -245,6 +247,8 @@ pub enum Chore {
     /// No file work, but a computation that would take too long in a turn: completes with
     /// [`Done::Computed`].
     Compute(Computation),
+    /// One step of a longer computation, which remembers what it needs.
+    Step(Work),
 }
 
 /// What is to be computed away from the shards: `work` of the rest. It depends on nothing else, so
@@ -255,9 +259,50 @@ pub struct Computation {
     pub bytes: Bytes,
     /// What else it is told.
     pub wanted: [i64; 2],
-    /// What is done: new bytes, or why there are none, as its asker numbers the reasons.
-    pub work: fn(&Bytes, [i64; 2]) -> Result<BytesMut, u32>,
+    /// What is done: new bytes, or why there are none.
+    pub work: fn(&Bytes, [i64; 2]) -> Result<BytesMut, Refusal>,
 }
+
+/// Why nothing was computed.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Refusal {
+    /// The reason, as its asker numbers the reasons.
+    pub reason: u32,
+    /// What it is about, if there is more to say than the reason.
+    pub places: Vec<u32>,
+}
+
+/// A computation that goes on over many steps. Its asker looks at it only between two of them, so
+/// nobody ever waits for the lock.
+#[derive(Clone)]
+pub struct Work(pub Arc<Mutex<dyn Steps>>);
+
+/// What is done step by step.
+pub trait Steps: Send {
+    /// The next step. It depends on nothing but what it was told, so it gives the same in a rehearsal.
+    fn step(&mut self);
+}
+
+impl Work {
+    /// Does the next step.
+    pub fn step(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).step();
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl PartialEq for Work {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Work {}
 
 impl PartialEq for Computation {
     fn eq(&self, other: &Self) -> bool {
@@ -315,8 +360,8 @@ pub enum Done {
         /// What may still be used.
         usable_bytes: u64,
     },
-    /// What was computed, or the number of the reason why not.
-    Computed(Result<BytesMut, u32>),
+    /// What was computed, or why not.
+    Computed(Result<BytesMut, Refusal>),
 }
 
 /// One name in a directory.

@@ -68,7 +68,7 @@ pub(crate) fn describe_result(result: &Result<Done, Fault>) -> String {
         Ok(Done::Computed(Ok(bytes))) => {
             format!("computed {} {:08x}", bytes.len(), crc32c::crc32c(bytes))
         }
-        Ok(Done::Computed(Err(reason))) => format!("computed nothing: {reason}"),
+        Ok(Done::Computed(Err(refusal))) => format!("computed nothing: {refusal:?}"),
         Err(fault) => format!("fault {fault:?}"),
     }
 }

@@ -290,6 +290,7 @@ impl Disk {
             Chore::Compute(Computation { bytes, wanted, work }) => {
                 return Ok(Done::Computed(work(bytes, *wanted)));
             }
+            Chore::Step(work) => work.step(),
         }
         Ok(Done::Complete)
     }

@@ -20,6 +20,7 @@ use tidemill_runtime::clock::cpu_time;
 use super::pages::Life;
 use super::shards::Asked;
 use crate::measure::{PartitionState, ShardState};
+use crate::partition::CompactionFigures;
 
 /// One row of the table.
 #[derive(Debug)]
@@ -131,6 +132,25 @@ pub static METRICS: &[Metric] = &[
     ),
     counter("tidemill_disk_written_bytes_total", &["shard"], "Written to files."),
     counter("tidemill_disk_read_bytes_total", &["shard"], "Read from files."),
+    counter("tidemill_compaction_rounds_total", &["shard"], "Logs that were compacted."),
+    counter(
+        "tidemill_compaction_failures_total",
+        &["shard"],
+        "Compactions given up for an error: the log stays as it was. The log tells why.",
+    ),
+    counter("tidemill_compaction_read_bytes_total", &["shard"], "Read by compaction."),
+    counter("tidemill_compaction_written_bytes_total", &["shard"], "Written by compaction."),
+    counter("tidemill_compaction_removed_records_total", &["shard"], "Left out by compaction."),
+    gauge(
+        "tidemill_compaction_dirty_ratio_max",
+        &["shard"],
+        "The largest share of a compacted log that could be compacted and is not yet.",
+    ),
+    gauge(
+        "tidemill_compaction_uncompactable_partitions",
+        &["shard"],
+        "Partitions that cannot be compacted before a restart. The log tells why.",
+    ),
     counter("tidemill_mesh_sent_messages_total", &["shard"], "Messages to other shards."),
     gauge("process_start_time_seconds", &[], "When the process started, since the Unix epoch."),
     counter("process_cpu_seconds_total", &[], "CPU time of all threads, user and system."),
@@ -316,6 +336,26 @@ fn tell_shards(scrape: &Scrape<'_>, page: &mut Page) {
     of_state("tidemill_shard_network_memory_limit_bytes", |state| state.network_bytes_max as f64);
     of_state("tidemill_shard_storage_memory_bytes", |state| state.storage_bytes as f64);
     of_state("tidemill_transactions_refused_total", |state| state.transactions_refused as f64);
+    let compaction = |state: &ShardState| state.compaction;
+    let mut of_compaction = |name, figure: fn(&CompactionFigures) -> f64| {
+        let mut family = page.family(name);
+        for state in states(scrape) {
+            family.sample(&[&state.shard.to_string()], figure(&compaction(state)));
+        }
+    };
+    of_compaction("tidemill_compaction_rounds_total", |figures| figures.rounds as f64);
+    of_compaction("tidemill_compaction_failures_total", |figures| figures.failures as f64);
+    of_compaction("tidemill_compaction_read_bytes_total", |figures| figures.read_bytes as f64);
+    of_compaction("tidemill_compaction_written_bytes_total", |figures| {
+        figures.written_bytes as f64
+    });
+    of_compaction("tidemill_compaction_removed_records_total", |figures| {
+        figures.records_removed as f64
+    });
+    of_compaction("tidemill_compaction_dirty_ratio_max", |figures| figures.dirty_ratio_max);
+    of_compaction("tidemill_compaction_uncompactable_partitions", |figures| {
+        figures.uncompactable as f64
+    });
     let mut of_reading = |name, figure: fn(&ShardReading) -> f64| {
         let mut family = page.family(name);
         for reading in readings(scrape) {

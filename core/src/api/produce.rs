@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tidemill_net::cursor::WireError;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::produce::{ProducePartitionResponse, ProduceRequest, ProduceResponse};
+use tidemill_net::kafka::produce::{
+    ProducePartitionResponse, ProduceRequest, ProduceResponse, RecordError,
+};
 use tidemill_perf::{Kind, Stage};
 use tidemill_record::TopicPartition;
 use tidemill_replication::quota::Bound;
@@ -258,6 +260,18 @@ fn partition_response<'a>(
             let error = if unknown_to_client { ErrorCode::NotLeaderOrFollower } else { error };
             let response = ProducePartitionResponse::failed(topic, partition, error);
             ProducePartitionResponse { error_message: message.map(Cow::Owned), ..response }
+        }
+        Answer::RefusedRecords { error, message, records } => {
+            let response = ProducePartitionResponse::failed(topic, partition, error);
+            let fault = |record: u32| RecordError {
+                batch_index: record as i32,
+                message: Some(Cow::Borrowed(message)),
+            };
+            ProducePartitionResponse {
+                record_errors: records.into_iter().map(fault).collect(),
+                error_message: Some(Cow::Borrowed(message)),
+                ..response
+            }
         }
         other => unreachable!("an append is answered as such, not with {other:?}"),
     }

@@ -255,6 +255,31 @@ pub static SETTINGS: &[Setting] = &[
         "The age at which a partition's segment is sealed, if log.roll.ms is not given.",
     ),
     setting(
+        "log.cleaner.enable",
+        Kind::Boolean,
+        "true",
+        "Whether topics with cleanup.policy=compact are compacted.",
+    ),
+    setting(
+        "log.cleaner.backoff.ms",
+        millis(1, I32_MAX),
+        "15000",
+        "How long compaction rests when no log is due.",
+    ),
+    setting(
+        "log.cleaner.dedupe.buffer.size",
+        bytes(MIB, TIB),
+        "134217728",
+        "The most memory, over all shards, for the keys of logs being compacted: about 27 bytes for \
+         each. It is taken while a log is compacted; one with more keys takes several rounds.",
+    ),
+    setting(
+        "log.cleaner.io.max.bytes.per.second",
+        bytes(KIB, i64::MAX),
+        "33554432",
+        "How much compaction reads and writes in a second, over all shards.",
+    ),
+    setting(
         "log.message.timestamp.type",
         Kind::Choice(&["CreateTime", "LogAppendTime"]),
         "CreateTime",

@@ -6,6 +6,7 @@ use tidemill_record::{LeaderEpoch, Timestamp, TimestampType, Validated};
 use tidemill_storage::{AppendError, ReadError, TimestampPolicy};
 
 use super::Rules;
+use super::reworking::refused_inside;
 use crate::message::Answer;
 
 /// Is this a batch that the partition takes, as far as its header and its checksum say?
@@ -63,6 +64,16 @@ pub(super) fn check_timestamps(
         }
         _ => Ok(batch),
     }
+}
+
+/// Whether all records have keys, where they must and it is little work to see.
+pub(super) fn check_keys(
+    batch: &[u8],
+    validated: Validated,
+    rules: &Rules,
+) -> Result<Validated, Answer> {
+    rules.wanted.check_keys(batch, &validated).map_err(refused_inside)?;
+    Ok(validated)
 }
 
 pub(super) fn epoch_error(claimed: LeaderEpoch, current: LeaderEpoch) -> Option<ErrorCode> {

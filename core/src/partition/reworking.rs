@@ -7,7 +7,7 @@
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_record::TopicPartition;
-use tidemill_runtime::edge::{Chore, Done, Fault};
+use tidemill_runtime::edge::{Chore, Done, Fault, Refusal};
 
 use super::{Home, QueuedAppend, Times, refused, validate};
 use crate::message::Answer;
@@ -46,10 +46,7 @@ impl Home {
                 // It may have become too large for the topic.
                 validate(&batch, &partition.rules).map(|validated| (batch, validated))
             }
-            Ok(Done::Computed(Err(reason))) => {
-                let (error, why) = rework::refusal(reason);
-                Err(Answer::Refused { error, message: Some(why.to_owned()) })
-            }
+            Ok(Done::Computed(Err(refusal))) => Err(refused_inside(refusal)),
             other => {
                 tracing::warn!(?other, "a batch could not be made anew");
                 partition.remember_refused(&queued);
@@ -68,5 +65,14 @@ impl Home {
             Err(answer) => self.answers.push((queued.reply_to, answer)),
         }
         self.append_queued(id, times);
+    }
+}
+
+/// The answer to a batch whose inside is not as its topic wants it.
+pub(super) fn refused_inside(refusal: Refusal) -> Answer {
+    let (error, why) = rework::told(refusal.reason);
+    match refusal.places {
+        places if places.is_empty() => Answer::Refused { error, message: Some(why.to_owned()) },
+        records => Answer::RefusedRecords { error, message: why, records },
     }
 }

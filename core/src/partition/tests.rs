@@ -31,7 +31,7 @@ fn home(queued_bytes_max: usize) -> Home {
         recovery.handle_completion(Completion { id: request.id, result });
     };
     let recovered = recovered.shards.into_iter().next().unwrap();
-    let mut home = Home::new(ShardStorage::new(config, recovered), queued_bytes_max);
+    let mut home = Home::new(ShardStorage::new(config, recovered), queued_bytes_max, compaction());
     let rules = Rules {
         leader_epoch: LeaderEpoch(1),
         batch_bytes_max: 1 << 20,
@@ -40,9 +40,20 @@ fn home(queued_bytes_max: usize) -> Home {
         ahead_max_ms: i64::MAX,
         wanted: Wanted::default(),
         log: LogConfig::default(),
+        compaction: None,
     };
     home.adopt(PARTITION, rules);
     home
+}
+
+fn compaction() -> CompactionLimits {
+    CompactionLimits {
+        enabled: true,
+        backoff: std::time::Duration::from_secs(1),
+        map_bytes_max: 1 << 20,
+        bytes_per_second: 1 << 30,
+        seed: [1, 2],
+    }
 }
 
 fn reply_to(index: u32) -> ReplyTo {
@@ -101,7 +112,7 @@ fn done(chore: &Chore) -> Result<Done, tidemill_runtime::edge::Fault> {
 #[test]
 fn a_batch_is_made_anew_at_the_head_of_its_queue() {
     let times = Times { now: Instant::default(), wall_ms: 1 };
-    let lz4 = Wanted { codec: Some(tidemill_record::Codec::Lz4), behind_max_ms: None };
+    let lz4 = Wanted { codec: Some(tidemill_record::Codec::Lz4), ..Wanted::default() };
     let mut home = home(1 << 20);
     home.partitions.get_mut(&PARTITION).unwrap().rules.wanted = lz4;
     append(&mut home, 0, batch(0, &[7; 10_000]));

@@ -18,7 +18,7 @@ use tidemill_record::{
 use tidemill_storage::Log;
 use tidemill_storage::transactions::Aborted;
 
-use super::{Home, Partition, QueuedAppend, Times, check, check_timestamps, refused};
+use super::{Home, Partition, QueuedAppend, Times, check, check_keys, check_timestamps, refused};
 use crate::job::ReplyTo;
 use crate::limits::APPENDS_QUEUED_MAX;
 use crate::message::{Acks, Answer, InTransaction};
@@ -130,7 +130,8 @@ impl Home {
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
         let rules = &partition.rules;
         let checked = check(&batch, rules, zstd_allowed)
-            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms));
+            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms))
+            .and_then(|validated| check_keys(&batch, validated, rules));
         let validated = match checked {
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),

@@ -64,7 +64,8 @@ impl Shard {
         self.image = image;
         let config = topic_rules::storage_config(&self.settings);
         let storage = tidemill_storage::ShardStorage::new(config, recovered);
-        self.home = Some(Home::new(storage, self.settings.network_share()));
+        let compaction = topic_rules::compaction_limits(&self.settings);
+        self.home = Some(Home::new(storage, self.settings.network_share(), compaction));
         topic_rules::adopt_all(self);
         self.take_up_all::<GroupCoordinator>(times);
         self.take_up_all::<share::Coordinator>(times);

@@ -71,6 +71,12 @@ impl Keys {
         self.reached
     }
 
+    /// How many keys it met.
+    #[must_use]
+    pub fn keys_count(&self) -> usize {
+        self.map.len()
+    }
+
     /// Takes the next batch.
     ///
     /// # Errors

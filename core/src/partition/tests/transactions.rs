@@ -198,7 +198,7 @@ fn a_batch_behind_a_marker_that_waits_is_asked_about() {
     scene.begin(from);
     let codec = Some(Codec::Lz4);
     let rules = &mut scene.home.partitions.get_mut(&PARTITION).unwrap().rules;
-    rules.wanted = Wanted { codec, behind_max_ms: None };
+    rules.wanted = Wanted { codec, ..Wanted::default() };
     let slow = batch(0, &[7; 10_000]);
     scene.call(Call::Append { batch: slow, acks: Acks::InSync, zstd_allowed: true });
     let chore = scene.home.poll_rework().expect("it is to be compressed");
