@@ -221,6 +221,8 @@ fn passed_over(api_key: ApiKey, version: i16) -> &'static [&'static str] {
         ApiKey::DescribeConfigs if version < 3 => &["documentation:"],
         // They have a type for the topics of one group, and one for those of many; we have one.
         ApiKey::OffsetFetch if version < 8 => &["topic_id:"],
+        // They have a type of its own for its topics; we have OffsetCommit's.
+        ApiKey::TxnOffsetCommit => &["topic_id:"],
         // What a version lacks is null here and empty there.
         ApiKey::DescribeQuorum if version < 2 => &["error_message:"],
         ApiKey::FindCoordinator if !(1..=3).contains(&version) => &["error_message:"],
