@@ -112,6 +112,10 @@ pub const MESSAGES_PER_TURN_MAX: usize = 1024;
 /// in, to see whether its records have keys: a few microseconds.
 pub const KEYS_IN_TURN_BYTES_MAX: u32 = 64 * 1024;
 
+/// So many records without a key are named to the producer of a batch; the others it finds once these
+/// have keys. A small batch may hold millions.
+pub const KEYLESS_NAMED_MAX: usize = 1000;
+
 /// So many logs are looked at in one turn for which to compact next.
 pub const COMPACTION_LOGS_LOOKED_AT: usize = 64;
 

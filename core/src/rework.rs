@@ -16,7 +16,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::{Batch, Codec, Contents, RecordError, Timestamp, Validated, recompress};
 use tidemill_runtime::edge::{Chore, Computation, Refusal};
 
-use crate::limits::{KEYS_IN_TURN_BYTES_MAX, REWORKED_BYTES_MAX};
+use crate::limits::{KEYLESS_NAMED_MAX, KEYS_IN_TURN_BYTES_MAX, REWORKED_BYTES_MAX};
 
 /// What a topic asks for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -106,13 +106,16 @@ fn rework(batch: &Bytes, [codec, earliest]: [i64; 2]) -> Result<BytesMut, Refusa
     }
 }
 
-/// All records without a key, as the refusal of their batch.
+/// The first records without a key, as the refusal of their batch.
 fn find_keyless(batch: &Batch<'_>) -> Result<(), Refusal> {
     let contents = Contents::open(batch, REWORKED_BYTES_MAX).map_err(|error| because(&error))?;
     let mut places = Vec::new();
     for (place, record) in contents.records().enumerate() {
         if record.map_err(|error| because(&error))?.key.is_none() {
             places.push(place as u32);
+            if places.len() == KEYLESS_NAMED_MAX {
+                break;
+            }
         }
     }
     if places.is_empty() { Ok(()) } else { Err(Refusal { reason: NO_KEY, places }) }
@@ -191,7 +194,20 @@ mod tests {
         assert!(work(wanted, &batch(Codec::None, &some)).unwrap().is_ok());
     }
 
-    /// A compacted topic names every record without a key, whether the batch is looked at at once,
+    /// A batch of some kilobytes that decompresses to a million records without keys was refused with
+    /// the names of all, in an answer of hundreds of megabytes.
+    #[test]
+    fn of_millions_of_records_without_a_key_few_are_named() {
+        let mut builder = BatchBuilder::new(Codec::Zstd);
+        (0..100 * KEYLESS_NAMED_MAX).for_each(|_| builder.append(Timestamp(NOW), None, None));
+        let batch = builder.build();
+        let refused =
+            work(Wanted { keys: true, ..Wanted::default() }, &batch).unwrap().unwrap_err();
+        let first = (0..KEYLESS_NAMED_MAX as u32).collect();
+        assert_eq!(refused, Refusal { reason: NO_KEY, places: first });
+    }
+
+    /// A compacted topic names records without a key, whether the batch is looked at at once,
     /// if that is little work, or away from the shard.
     #[test]
     fn records_without_a_key_are_named() {

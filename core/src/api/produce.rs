@@ -263,10 +263,8 @@ fn partition_response<'a>(
         }
         Answer::RefusedRecords { error, message, records } => {
             let response = ProducePartitionResponse::failed(topic, partition, error);
-            let fault = |record: u32| RecordError {
-                batch_index: record as i32,
-                message: Some(Cow::Borrowed(message)),
-            };
+            // Why is said once, for all of them: there may be many.
+            let fault = |record: u32| RecordError { batch_index: record as i32, message: None };
             ProducePartitionResponse {
                 record_errors: records.into_iter().map(fault).collect(),
                 error_message: Some(Cow::Borrowed(message)),
