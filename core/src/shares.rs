@@ -3,8 +3,11 @@
 //!
 //! There is one for each partition of `__share_group_state` whose home this is. What they decide is
 //! in [`crate::share`], how it gets to the disk in [`crate::coordinator_log`].
+//!
+//! Not to be taken for each other: `shares` (this) is the shard's part, with state of a shard and its
+//! jobs; `share` is the decisions, which know no shard.
 
-use tidemill_record::{TopicId, TopicPartition};
+use tidemill_record::TopicPartition;
 use tidemill_replication::controller::SHARE_STATE_TOPIC;
 use tidemill_replication::metadata::{Image, Record as MetadataRecord};
 
@@ -54,14 +57,6 @@ impl AtHome for Coordinator {
 }
 
 impl Shard {
-    /// Whether a topic belongs to coordinators, so that clients change nothing in it.
-    #[inline]
-    pub(crate) fn is_of_coordinators(&self, topic: TopicId) -> bool {
-        self.groups.coordinators.are_kept_in(topic)
-            || self.transactions.coordinators.are_kept_in(topic)
-            || self.shares.log.are_kept_in(topic)
-    }
-
     /// What a share group is set to.
     pub(crate) fn share_rules(&self, group: &str) -> Rules {
         Rules::of(group, &self.settings.group_defaults, &self.image)

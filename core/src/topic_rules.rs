@@ -140,16 +140,12 @@ pub fn compaction_limits(settings: &Settings) -> CompactionLimits {
     }
 }
 
-/// Topics whose coordinators themselves keep the last record of each key only.
-fn is_of_coordinators(topic: &Topic) -> bool {
-    is_internal(&topic.name)
-}
-
 fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
     let Some(home) = &mut shard.home else { return };
     let settings = &shard.settings;
     let config = TopicConfig::resolve(&layers(settings, &shard.image, &topic.configs));
-    let is_compacted = config.cleanup.compact && !is_of_coordinators(topic);
+    // Of what is theirs, coordinators themselves keep the last record of each key only.
+    let is_compacted = config.cleanup.compact && !is_internal(&topic.name);
     let mut log = log_config(&config, settings, &shard.image);
     if is_compacted {
         // What may not wait longer for compaction may not stay longer in the active segment.

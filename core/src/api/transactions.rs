@@ -141,9 +141,10 @@ impl Shard {
 
     fn may_be_added(&self, topic: &str, partition: i32) -> ErrorCode {
         match self.find_partition(TopicRef::Name(topic), partition) {
+            // Of the topics of coordinators, that of groups takes part: with what is committed.
             Ok(found)
-                if self.transactions.coordinators.are_kept_in(found.topic)
-                    || self.shares.log.are_kept_in(found.topic) =>
+                if self.is_of_coordinators(found.topic)
+                    && !self.groups.coordinators.are_kept_in(found.topic) =>
             {
                 ErrorCode::InvalidTopicException
             }

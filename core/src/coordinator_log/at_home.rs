@@ -125,7 +125,7 @@ impl<C: Coordinate> Default for Coordinators<C> {
 }
 
 impl<C: Coordinate> Coordinators<C> {
-    /// Whether a topic belongs to them, so that clients change nothing in it.
+    /// Whether a topic belongs to them.
     #[inline]
     pub fn are_kept_in(&self, topic: TopicId) -> bool {
         self.topic == Some(topic)
@@ -215,6 +215,14 @@ impl<C: Coordinate> Coordinators<C> {
 }
 
 impl Shard {
+    /// Whether a topic belongs to coordinators of any kind, so that clients change nothing in it.
+    #[inline]
+    pub(crate) fn is_of_coordinators(&self, topic: TopicId) -> bool {
+        self.groups.coordinators.are_kept_in(topic)
+            || self.transactions.coordinators.are_kept_in(topic)
+            || self.shares.log.are_kept_in(topic)
+    }
+
     /// The partition whose coordinator a name belongs to; none before the first name was looked
     /// for.
     pub(crate) fn partition_of<C: AtHome>(&self, name: &str) -> Option<TopicPartition> {

@@ -6,6 +6,9 @@
 //! group, topic and partition hashes to, so everything about it happens on one shard. Who is in a
 //! group is another matter: see [`crate::coordinator`].
 //!
+//! Not to be taken for each other: `share` (this) is the decisions, which know no shard;
+//! [`crate::shares`] is what a shard has to do with them.
+//!
 //! It is pure, and never sees a record: whoever fetches for a member asks from where on there is
 //! something ([`Request::Next`]), reads the log, and asks which of it the member may have.
 //!
