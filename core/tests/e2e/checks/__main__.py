@@ -16,6 +16,7 @@ from running import Run
 CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
+    "compaction": "compaction",
     "kafka-groups": "kafka_groups",
     "share": "share",
     "java-transactions": "java_transactions",
