@@ -97,6 +97,8 @@ pub struct Log {
     pub(crate) compactions: u32,
     /// Everything below was compacted.
     pub(crate) compacted_to: Offset,
+    /// The first checkpoint that knows of what compaction has made it forget last.
+    pub(crate) forgotten_in: u64,
     /// The compaction under way.
     pub(crate) compacting: Option<Compacting>,
     /// Everything before it is durable in segments: what the last checkpoint says.
@@ -177,6 +179,7 @@ impl Log {
             doomed_swaps: Vec::new(),
             compactions: state.compactions,
             compacted_to: state.compacted_to,
+            forgotten_in: 0,
             compacting: None,
             synced: state.synced,
             checkpointed: state.end,

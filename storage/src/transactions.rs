@@ -294,11 +294,14 @@ impl Transactions {
         found
     }
 
-    /// Forgets the aborted transactions with these markers: nothing of them is in the log any more.
+    /// Forgets the aborted transactions with these markers, in order: nothing of them is in the log
+    /// any more.
     pub(crate) fn forget_aborted(&mut self, markers: &[Offset]) {
-        if !markers.is_empty() {
-            self.aborted.retain(|aborted| !markers.contains(&aborted.last));
-        }
+        let mut markers = markers.iter().peekable();
+        self.aborted.retain(|aborted| {
+            while markers.next_if(|marker| **marker < aborted.last).is_some() {}
+            markers.next_if(|marker| **marker == aborted.last).is_none()
+        });
     }
 
     /// Whether there are aborted transactions at all.

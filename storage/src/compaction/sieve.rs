@@ -6,7 +6,7 @@
 //!
 //! Start reading at [`Sieve::sift`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
 use tidemill_record::{
@@ -121,6 +121,7 @@ impl Keys {
             map: self.map,
             below: self.reached,
             ended: EndedTransactions::new(aborted),
+            listed: aborted.iter().map(|one| one.last).collect(),
             last_of: producers.iter().map(last).collect(),
         }
     }
@@ -135,6 +136,8 @@ pub struct Sieve {
     /// Records at or behind it were not looked at: they stay.
     below: Offset,
     ended: EndedTransactions,
+    /// The markers of the transactions that readers are told were aborted.
+    listed: HashSet<Offset>,
     /// Up to where each active producer came.
     last_of: HashMap<ProducerId, (ProducerEpoch, Option<Sequence>)>,
 }
@@ -177,7 +180,11 @@ impl Sieve {
         };
         let has_expired = batch.delete_horizon().is_some_and(|at| at.0 <= self.terms.now_ms);
         let must_stay = must_stay || self.is_last_of_its_producer(batch);
-        if is_over && (has_expired || !batch.is_control()) {
+        // A reader that is told of it waits for its marker, and passes over all that its producer
+        // writes until then: only what the log has forgotten may go.
+        let is_listed = batch.is_control() && self.listed.contains(&batch.base_offset());
+        let may_go = has_expired && !is_listed;
+        if is_over && (may_go || !batch.is_control()) {
             return Ok(gone(batch, must_stay));
         }
         // A marker waits for its horizon from when nothing of its transaction is left.

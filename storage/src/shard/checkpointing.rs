@@ -58,6 +58,8 @@ enum Stage {
 pub(super) struct Checkpointing {
     stage: Stage,
     number: u64,
+    /// The number of the newest that is durable.
+    durable: u64,
     snapshot: Option<Snapshot>,
     /// The file's bytes.
     bytes: Bytes,
@@ -76,6 +78,7 @@ impl Default for Checkpointing {
         Self {
             stage: Stage::Idle,
             number: 0,
+            durable: 0,
             snapshot: None,
             bytes: Bytes::new(),
             parked: Vec::new(),
@@ -109,6 +112,16 @@ impl ShardStorage {
         if !self.checkpointing.forced.contains(&id) {
             self.checkpointing.forced.push(id);
         }
+    }
+
+    /// The number of the first checkpoint that will hold what changes now.
+    pub(super) fn next_checkpoint(&self) -> u64 {
+        self.checkpointing.number + 1
+    }
+
+    /// Whether the checkpoint of this number is durable, or a newer one.
+    pub(super) fn is_durable(&self, checkpoint: u64) -> bool {
+        checkpoint <= self.checkpointing.durable
     }
 
     /// The end of this log was cut: where it was parked before says nothing any more.
@@ -338,6 +351,7 @@ impl ShardStorage {
         let snapshot = self.checkpointing.snapshot.take().expect("it was taken");
         self.checkpointing.bytes = Bytes::new();
         self.checkpointing.stage = Stage::Idle;
+        self.checkpointing.durable = snapshot.number;
         if self.checkpointing.last {
             return self.write_indexes();
         }

@@ -67,7 +67,7 @@ impl ShardStorage {
     /// them damaged. Until [`ShardStorage::end_compaction`] there is no other compaction of it.
     ///
     /// `None` if there is nothing, or nothing yet: what no checkpoint covers is asked to be, and
-    /// can be had a little later.
+    /// can be had a little later. So is what the compaction before made the log forget.
     pub fn begin_compaction(&mut self, log: LogId, below: Offset) -> Option<CompactionPlan> {
         let books = self.log(log);
         let cannot = self.fenced || self.stopping || books.closing.is_some();
@@ -79,10 +79,12 @@ impl ShardStorage {
         let end = segments.last().map(|last| last.next_offset);
         let waits = end < books.compactable(below).last().map(|last| last.next_offset);
         let has_new = end.is_some_and(|end| books.compacted_to < end);
-        if waits {
+        // A crash must not bring back what was forgotten once its marker may go.
+        let has_forgotten = self.is_durable(books.forgotten_in);
+        if waits || !has_forgotten {
             self.force_park(log);
         }
-        if segments.is_empty() || (waits && !has_new) {
+        if segments.is_empty() || (waits && !has_new) || !has_forgotten {
             return None;
         }
         let books = self.log_mut(log);
@@ -155,12 +157,18 @@ impl ShardStorage {
         self.step_drop(log);
     }
 
-    /// Forgets aborted transactions, named by the offsets of their markers, of which compaction has
-    /// left nothing. Not journaled: a crash may bring them back, and then they are found again.
+    /// Forgets aborted transactions, named by the offsets of their markers, in order, of which
+    /// compaction has left nothing. Not journaled: a crash may bring them back, and then they are
+    /// found again, since no compaction begins that could drop their markers before a checkpoint.
     pub fn forget_aborted(&mut self, log: LogId, markers: &[Offset]) {
+        if markers.is_empty() {
+            return;
+        }
+        let checkpoint = self.next_checkpoint();
         let books = self.log_mut(log);
         books.transactions.forget_aborted(markers);
         books.changed = true;
+        books.forgotten_in = checkpoint;
     }
 
     /// The new segment that begins there survives a crash: the old ones' files may go.

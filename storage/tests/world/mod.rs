@@ -79,7 +79,7 @@ pub struct World {
     pub shards: Vec<ShardStorage>,
     /// Of the last start.
     pub report: Report,
-    logs: BTreeMap<TopicPartition, (usize, LogId)>,
+    pub logs: BTreeMap<TopicPartition, (usize, LogId)>,
     reads: HashMap<(usize, ReadId), Result<Vec<Bytes>, ReadError>>,
     lookups: HashMap<(usize, ReadId), Result<Option<Found>, ReadError>>,
     incarnation: u64,
