@@ -247,6 +247,10 @@ pub const SHARE_READ_BYTES: u32 = 1024 * 1024;
 /// The most share sessions of one shard (Kafka's `group.share.max.share.sessions`).
 pub const SHARE_SESSIONS_MAX: usize = 2000;
 
+/// The most partitions that one request of a member of a share group names, and that its session
+/// remembers: each is looked at in each fetch.
+pub const SHARE_SESSION_PLACES_MAX: usize = 10_000;
+
 /// The most partitions that all share sessions of one shard remember together.
 pub const SHARE_SESSION_PARTITIONS_MAX: usize = 250_000;
 

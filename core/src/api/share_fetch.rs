@@ -18,6 +18,7 @@
 mod parts;
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ use super::share_session::{Changes, Opened, Place, Who};
 use super::{Collect, Job, Purpose, ReplyForm};
 use crate::connection::ConnectionId;
 use crate::job::JobId;
-use crate::limits::{FETCH_WAIT_MS_MAX, SHARE_READ_BYTES};
+use crate::limits::{FETCH_WAIT_MS_MAX, SHARE_READ_BYTES, SHARE_SESSION_PLACES_MAX};
 use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
 use crate::partition::Times;
 use crate::placement;
@@ -241,6 +242,9 @@ impl Shard {
         if !is_group_name(group) || member.is_empty() || !names_fit(&[member]) {
             return Err(ErrorCode::InvalidRequest);
         }
+        if SHARE_SESSION_PLACES_MAX < told.len() {
+            return Err(ErrorCode::InvalidRequest);
+        }
         // Who has just come has nothing to say of what it had.
         if epoch == INITIAL_EPOCH && told.iter().any(|told| told.has_something()) {
             return Err(ErrorCode::InvalidRequest);
@@ -255,14 +259,15 @@ impl Shard {
         let read: &[Place] = if opened.has_ended { &[] } else { &opened.places };
         let spoken = told.iter().filter(|told| told.has_something()).map(|told| told.place);
         let mut parts: Vec<Part> = Vec::new();
-        for place in read.iter().copied().chain(spoken) {
-            if parts.iter().any(|part| part.place == place) {
+        let mut seen: HashSet<Place> = HashSet::new();
+        for (index, place) in read.iter().copied().chain(spoken).enumerate() {
+            if !seen.insert(place) {
                 continue;
             }
             let mut part = Part::new(place, who);
             part.id = self.find_partition(TopicRef::Id(place.0), place.1);
             part.state = self.partition_of_share(&part.key);
-            part.is_read = read.contains(&place);
+            part.is_read = index < read.len();
             part.is_stale = part.is_read;
             match (part.id, part.state) {
                 (Err(error), _) => part.fail(error),
@@ -283,10 +288,10 @@ impl Shard {
         times: Times,
     ) {
         let mut calls = Vec::new();
+        let places = fetch.parts.iter().enumerate().map(|(index, part)| (part.place, index));
+        let places: HashMap<Place, usize> = places.collect();
         for told in told.into_iter().filter(Told::has_something) {
-            let place = told.place;
-            let index = fetch.parts.iter().position(|part| part.place == place);
-            let index = index.expect("all that is spoken of is a part");
+            let index = *places.get(&told.place).expect("all that is spoken of is a part");
             let part = &mut fetch.parts[index];
             match (told.said, part.state) {
                 (Err(error), _) => part.told = Some(error),

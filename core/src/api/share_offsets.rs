@@ -5,7 +5,7 @@
 //! next stage follows from what they said. What a group has read is kept in many places; all of them
 //! are asked for it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tidemill_net::kafka::alter_share_group_offsets::{
@@ -231,7 +231,16 @@ impl Shard {
         }
         let group: Arc<str> = request.group_id.as_str().into();
         let mut calls = Vec::new();
-        let topics = request.topics.into_iter().map(|topic| {
+        // Each partition once, however often it is named: what was said first counts.
+        let mut topics = request.topics;
+        let mut seen: HashMap<String, HashSet<i32>> = HashMap::new();
+        topics.retain_mut(|topic| {
+            let is_new = !seen.contains_key(&topic.topic_name);
+            let seen = seen.entry(topic.topic_name.clone()).or_default();
+            topic.partitions.retain(|one| seen.insert(one.partition_index));
+            is_new || !topic.partitions.is_empty()
+        });
+        let topics = topics.into_iter().map(|topic| {
             let topic_id = self.image.topic_named(&topic.topic_name).map(|found| found.id);
             let partitions = topic.partitions.into_iter().map(|one| {
                 let name = TopicRef::Name(&topic.topic_name);
@@ -299,12 +308,13 @@ impl Shard {
             return self.reply_message(reply, &request.error_response(error));
         }
         let group: Arc<str> = request.group_id.as_str().into();
-        let mut calls = Vec::new();
-        let topics = request.topics.into_iter().map(|topic| {
+        let mut topics = request.topics;
+        let mut seen = HashSet::new();
+        topics.retain(|topic| seen.insert(topic.topic_name.clone()));
+        let mut ids = BTreeSet::new();
+        let topics = topics.into_iter().map(|topic| {
             let found = self.image.topic_named(&topic.topic_name).map(|found| found.id);
-            if let Some(id) = found {
-                calls.extend(self.forget_share(&group, Some(id)));
-            }
+            ids.extend(found);
             DeletedShareGroupTopic {
                 topic_name: topic.topic_name,
                 topic_id: found.unwrap_or(TopicId::ZERO),
@@ -316,6 +326,10 @@ impl Shard {
             }
         });
         let responses = topics.collect();
+        let calls = match ids.is_empty() {
+            true => Vec::new(),
+            false => self.forget_share(&group, Some(Arc::new(ids))),
+        };
         let response = DeleteShareGroupOffsetsResponse { responses, ..Default::default() };
         self.begin_share_work(reply, calls, Then::Deleted(response), times);
     }
@@ -331,10 +345,16 @@ impl Shard {
     }
 
     /// The calls by which what a group has read is forgotten.
-    fn forget_share(&self, group: &str, topic: Option<TopicId>) -> Vec<(TopicPartition, Call)> {
+    fn forget_share(
+        &self,
+        group: &str,
+        topics: Option<Arc<BTreeSet<TopicId>>>,
+    ) -> Vec<(TopicPartition, Call)> {
+        let group: Arc<str> = group.into();
         let everywhere = self.partitions_of::<Coordinator>().into_iter();
         let calls = everywhere.map(|at| {
-            let request = Request::Forget { group: group.into(), topic };
+            let (group, topics) = (Arc::clone(&group), topics.clone());
+            let request = Request::Forget { group, topics };
             (at, Call::Share(Box::new(request)))
         });
         calls.collect()

@@ -5,7 +5,7 @@
 //! Each request takes it one step further, so that none is lost or comes twice unseen. It lives as
 //! long as the connection it came by: when that goes, what the member has is free for others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
@@ -14,7 +14,7 @@ use tidemill_record::TopicId;
 
 use crate::connection::ConnectionId;
 use crate::coordinator::request::MemberId;
-use crate::limits::{SHARE_SESSION_PARTITIONS_MAX, SHARE_SESSIONS_MAX};
+use crate::limits::{SHARE_SESSION_PARTITIONS_MAX, SHARE_SESSION_PLACES_MAX, SHARE_SESSIONS_MAX};
 
 /// A partition as members name it.
 pub type Place = (TopicId, i32);
@@ -40,8 +40,7 @@ pub struct Who {
 struct Session {
     /// The step that comes next.
     epoch: i32,
-    /// In the order in which they came.
-    places: Vec<Place>,
+    places: BTreeSet<Place>,
     /// Which of them is looked at first, so that all get their turn.
     rotation: usize,
     connection: ConnectionId,
@@ -81,6 +80,10 @@ impl ShareSessions {
         connection: ConnectionId,
         changes: Changes,
     ) -> Result<Opened, ErrorCode> {
+        // Before anything is done with them: the request says how many there are.
+        if SHARE_SESSION_PLACES_MAX < changes.added.len().max(changes.forgotten.len()) {
+            return Err(ErrorCode::ShareSessionLimitReached);
+        }
         match epoch {
             INITIAL_EPOCH => self.begin(who, connection, changes),
             FINAL_EPOCH => {
@@ -101,7 +104,7 @@ impl ShareSessions {
         if SHARE_SESSIONS_MAX <= self.all.len() {
             return Err(ErrorCode::ShareSessionLimitReached);
         }
-        let session = Session { epoch: 1, places: Vec::new(), rotation: 0, connection };
+        let session = Session { epoch: 1, places: BTreeSet::new(), rotation: 0, connection };
         self.all.insert(who.clone(), session);
         self.by_connection.entry(connection.index).or_default().push(who.clone());
         let places = self.change(who, changes)?;
@@ -133,20 +136,20 @@ impl ShareSessions {
     fn change(&mut self, who: &Who, changes: Changes) -> Result<Vec<Place>, ErrorCode> {
         let session = self.all.get_mut(who).expect("the caller has just seen it");
         let before = session.places.len();
-        for place in changes.added {
-            if !session.places.contains(&place) {
-                session.places.push(place);
-            }
+        session.places.extend(changes.added);
+        for place in changes.forgotten {
+            session.places.remove(&place);
         }
-        session.places.retain(|place| !changes.forgotten.contains(place));
         session.rotation = session.rotation.wrapping_add(1);
-        let mut places = session.places.clone();
+        let mut places: Vec<Place> = session.places.iter().copied().collect();
         if !places.is_empty() {
             let first = session.rotation % places.len();
             places.rotate_left(first);
         }
         self.places_count = self.places_count - before + places.len();
-        if SHARE_SESSION_PARTITIONS_MAX < self.places_count {
+        if SHARE_SESSION_PLACES_MAX < places.len()
+            || SHARE_SESSION_PARTITIONS_MAX < self.places_count
+        {
             self.remove(who);
             return Err(ErrorCode::ShareSessionLimitReached);
         }
@@ -157,7 +160,7 @@ impl ShareSessions {
         let session = self.all.remove(who)?;
         self.places_count -= session.places.len();
         self.leave(session.connection, who);
-        Some(session.places)
+        Some(session.places.into_iter().collect())
     }
 
     fn leave(&mut self, connection: ConnectionId, who: &Who) {
@@ -175,7 +178,7 @@ impl ShareSessions {
         let ended = there.into_iter().filter_map(|who| {
             let session = self.all.remove(&who)?;
             self.places_count -= session.places.len();
-            Some((who, session.places))
+            Some((who, session.places.into_iter().collect()))
         });
         ended.collect()
     }
@@ -233,6 +236,31 @@ mod tests {
             .collect();
         firsts.sort_unstable();
         assert_eq!(firsts, [place(0), place(1), place(2)]);
+    }
+
+    /// However many partitions a request names, and however often, it is soon dealt with: what is too
+    /// much is refused before anything is done, and leaves the session as it is.
+    #[test]
+    fn a_request_that_names_too_much_changes_nothing() {
+        let mut sessions = ShareSessions::default();
+        let at = connection(1);
+        let many: Vec<i32> = (0..SHARE_SESSION_PLACES_MAX as i32).collect();
+        let opened = sessions.step(&who("a"), 0, at, reads(&many)).unwrap();
+        assert_eq!(opened.places.len(), SHARE_SESSION_PLACES_MAX);
+        let again = vec![0; 2 * SHARE_SESSION_PLACES_MAX];
+        for changes in
+            [reads(&again), Changes { added: Vec::new(), forgotten: reads(&again).added }]
+        {
+            let refused = sessions.step(&who("a"), 1, at, changes);
+            assert_eq!(refused, Err(ErrorCode::ShareSessionLimitReached));
+        }
+        let forgotten = reads(&many[1..]).added;
+        let changes = Changes { added: vec![place(0)], forgotten };
+        assert_eq!(sessions.step(&who("a"), 1, at, changes).unwrap().places, [place(0)]);
+        sessions.step(&who("a"), 2, at, reads(&many[1..])).unwrap();
+        let grown = sessions.step(&who("a"), 3, at, reads(&[i32::MAX]));
+        assert_eq!(grown, Err(ErrorCode::ShareSessionLimitReached));
+        assert_eq!((sessions.is_empty(), sessions.places_count), (true, 0));
     }
 
     /// With its connection a session is gone, and what it read is told.

@@ -174,8 +174,9 @@ impl Coordinator {
             }
             Request::List { group } => Some(Reply::Listed(self.list(&group))),
             Request::Reset { key, start } => self.reset(key, start, reply_to, has_room, now),
-            Request::Forget { group, topic } => self.forget(reply_to, |key| {
-                key.group == group && topic.is_none_or(|topic| topic == key.topic)
+            Request::Forget { group, topics } => self.forget(reply_to, |key| {
+                key.group == group
+                    && topics.as_ref().is_none_or(|topics| topics.contains(&key.topic))
             }),
         }
     }

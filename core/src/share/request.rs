@@ -1,6 +1,7 @@
 //! What is asked of a coordinator of share partitions and what it answers, without any version of
 //! the wire.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
@@ -83,8 +84,8 @@ pub enum Request {
     Forget {
         /// Which group.
         group: Arc<str>,
-        /// Of which topic; none for all.
-        topic: Option<TopicId>,
+        /// Of which topics; none for all.
+        topics: Option<Arc<BTreeSet<TopicId>>>,
     },
 }
 

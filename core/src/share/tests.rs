@@ -226,7 +226,7 @@ fn what_is_forgotten_begins_anew() {
         if by_topic {
             scene.coordinator.topic_deleted(TOPIC);
         } else {
-            scene.ask(Request::Forget { group: "g".into(), topic: None });
+            scene.ask(Request::Forget { group: "g".into(), topics: None });
         }
         scene.settle();
         scene.restart();
