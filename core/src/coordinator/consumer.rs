@@ -202,9 +202,10 @@ impl Consumer {
 
     // Topics.
 
-    /// The topics that each member wants and that there are.
+    /// The topics that each member wants and that there are; the pattern of `early` not counted.
     fn topics_of_members<'a>(
         &self,
+        early: Option<&MemberId>,
         image: &'a Image,
     ) -> BTreeMap<&MemberId, BTreeMap<TopicId, &'a Arc<Topic>>> {
         let mut by_regex: BTreeMap<&str, Vec<&'a Arc<Topic>>> = BTreeMap::new();
@@ -213,7 +214,7 @@ impl Consumer {
             let named = member.wants.topics.iter().filter_map(|name| image.topic_named(name));
             let mut topics: BTreeMap<TopicId, &Arc<Topic>> =
                 named.map(|topic| (topic.id, topic)).collect();
-            if let Some(regex) = member.wants.regex.as_deref().filter(|regex| !regex.is_empty()) {
+            if let Some(regex) = member.wants.pattern().filter(|_| early != Some(id)) {
                 let matching = by_regex.entry(regex).or_insert_with(|| matching(regex, image));
                 topics.extend(matching.iter().map(|topic| (topic.id, *topic)));
             }
@@ -222,24 +223,32 @@ impl Consumer {
         all
     }
 
-    /// A number that changes with the topics that are read.
-    fn hash_topics(&self, image: &Image) -> i64 {
-        hash_of_topics(&self.topics_read(image))
+    /// A number that changes with the topics that are read, and when the pattern of a member that
+    /// was `early` comes to count.
+    fn hash_topics(&self, early: Option<&MemberId>, image: &Image) -> i64 {
+        let hash = hash_of_topics(&self.topics_read(early, image));
+        if early.is_some() { !hash } else { hash }
     }
 
-    /// All topics that are read and that there are.
-    fn topics_read<'a>(&self, image: &'a Image) -> BTreeMap<TopicId, &'a Arc<Topic>> {
+    /// All topics that are read and that there are; the pattern of `early` not counted.
+    fn topics_read<'a>(
+        &self,
+        early: Option<&MemberId>,
+        image: &'a Image,
+    ) -> BTreeMap<TopicId, &'a Arc<Topic>> {
         let names = self.members.values().flat_map(|member| &member.wants.topics);
         let names: BTreeSet<&Arc<str>> = names.collect();
         let named = names.into_iter().filter_map(|name| image.topic_named(name));
-        let matching = self.patterns().into_iter().flat_map(|regex| matching(regex, image));
+        let others = self.members.iter().filter(|(id, _)| early != Some(id));
+        let patterns: BTreeSet<&str> =
+            others.filter_map(|(_, member)| member.wants.pattern()).collect();
+        let matching = patterns.into_iter().flat_map(|regex| matching(regex, image));
         named.chain(matching).map(|topic| (topic.id, topic)).collect()
     }
 
     /// The patterns that members give, each once.
     fn patterns(&self) -> BTreeSet<&str> {
-        let all = self.members.values().filter_map(|member| member.wants.regex.as_deref());
-        all.filter(|regex| !regex.is_empty()).collect()
+        self.members.values().filter_map(|member| member.wants.pattern()).collect()
     }
 
     /// Tells of topics whether a member reads them.

@@ -4,6 +4,9 @@
 //! what is read, or by whom, the group enters its next epoch and everything is shared out; and the
 //! member takes its next step towards its share. Most heartbeats change nothing, and cost nothing.
 //!
+//! Who asks for names and a pattern at once is given the names first, as in Kafka, and clients expect
+//! it: the pattern counts from the group's next step on, if nobody else gives it already.
+//!
 //! Start reading at [`Consumer::heartbeat`].
 
 use std::collections::BTreeMap;
@@ -156,13 +159,16 @@ impl Consumer {
         let id = draft.admit(asked, watch, decision)?;
         let had = draft.group.members.get(&id).map(|m| m.has.assigned.clone()).unwrap_or_default();
         let wants_other = draft.update(&id, asked);
+        let is_early = wants_other && self.is_early(&draft.group.members[&id].wants);
+        let early = is_early.then_some(&id);
         if wants_other || watch.seen != seen {
-            draft.next_epoch_if(wants_other, image);
+            draft.next_epoch_if(wants_other, early, image);
         }
-        draft.share_out(image);
+        draft.share_out(early, image);
         draft.reconcile(&id, asked.owned.as_ref());
 
-        watch.seen = seen;
+        // The next heartbeat compares, and finds that the pattern counts by then.
+        watch.seen = seen.filter(|_| !is_early);
         watch.touch(&id, decision);
         let member = &draft.group.members[&id];
         if member.has.state == State::Unrevoked {
@@ -179,6 +185,12 @@ impl Consumer {
         };
         draft.finish(decision);
         Ok(heard)
+    }
+
+    /// Whether a pattern does not count yet: it comes with names, and nobody has given it.
+    fn is_early(&self, wants: &Subscription) -> bool {
+        let new = wants.pattern().is_some_and(|pattern| !self.patterns().contains(pattern));
+        new && !wants.topics.is_empty()
     }
 
     /// The answer to a heartbeat that changes nothing.
@@ -349,7 +361,7 @@ impl Draft {
     /// A member is out; what it had goes to others.
     fn remove(&mut self, id: &MemberId, image: &Image) {
         self.forget(id);
-        self.next_epoch_if(true, image);
+        self.next_epoch_if(true, None, image);
     }
 
     /// The member wants what it says now. True if that is other topics.
@@ -366,8 +378,8 @@ impl Draft {
     }
 
     /// Enters the next epoch if that is `due`, or the topics that are read have changed.
-    fn next_epoch_if(&mut self, due: bool, image: &Image) {
-        let hash = self.group.hash_topics(image);
+    fn next_epoch_if(&mut self, due: bool, early: Option<&MemberId>, image: &Image) {
+        let hash = self.group.hash_topics(early, image);
         if due || hash != self.group.topics_hash {
             let epoch = self.group.epoch.checked_add(1).unwrap_or(1);
             self.write(ConsumerRecord::Epoch(Some((epoch, hash))));
@@ -375,11 +387,11 @@ impl Draft {
     }
 
     /// Makes the shares of this epoch, if they are not made.
-    fn share_out(&mut self, image: &Image) {
+    fn share_out(&mut self, early: Option<&MemberId>, image: &Image) {
         if self.group.assignment_epoch == self.group.epoch {
             return;
         }
-        let wanted = self.group.topics_of_members(image);
+        let wanted = self.group.topics_of_members(early, image);
         let topics: BTreeMap<TopicId, i32> = wanted
             .values()
             .flatten()

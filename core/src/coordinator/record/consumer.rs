@@ -70,6 +70,13 @@ pub struct Subscription {
     pub assignor: Option<Arc<str>>,
 }
 
+impl Subscription {
+    /// The pattern, if there is one.
+    pub fn pattern(&self) -> Option<&str> {
+        self.regex.as_deref().filter(|regex| !regex.is_empty())
+    }
+}
+
 /// What a member has.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Current {

@@ -284,6 +284,72 @@ fn topics_that_come_and_grow_are_shared_out() {
     assert_eq!(reader.owned[&TopicId([9; 16])].len(), 3);
 }
 
+/// Who asks for names and a pattern has the names first, and what matches from the group's next step
+/// on. Both came at once, which clients' tests of the broker do not expect.
+#[test]
+fn names_are_shared_out_before_what_matches_a_pattern() {
+    let mut scene = Scene::new();
+    add_topic(&mut scene.image, 9, "new-one", 2);
+    let mut reader = Reader::new("m");
+    reader.regex = Some("new-.*".into());
+    scene.live(&mut reader).unwrap();
+    assert_eq!((reader.epoch, reader.owned.len()), (1, 1), "the names");
+    let heard = scene.beat(reader.says_little()).unwrap();
+    assert_eq!((heard.epoch, heard.assignment.unwrap().len()), (2, 2), "and what matches");
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owned.len(), 2);
+    let heard = scene.beat(reader.says_little()).unwrap();
+    assert_eq!((heard.epoch, heard.assignment), (2, None), "that was all");
+}
+
+/// Any member's heartbeat is the group's next step, also if nothing that matches is new to the group.
+#[test]
+fn a_pattern_counts_from_any_members_next_heartbeat_on() {
+    let (mut scene, mut readers) = Scene::of_readers(1);
+    add_topic(&mut scene.image, 9, "new-one", 2);
+    let mut both = Reader::new("n");
+    (both.topics, both.regex) = (vec!["new-one".into()], Some("t".into()));
+    scene.live(&mut both).unwrap();
+    assert_eq!(both.owned.len(), 1);
+    let epoch = scene.describe_consumer().epoch;
+    scene.live(&mut readers[0]).unwrap();
+    assert_eq!(scene.describe_consumer().epoch, epoch + 1);
+    let target = |scene: &mut Scene, of: &str| {
+        let members = scene.describe_consumer().members;
+        members.into_iter().find(|member| &*member.member == of).unwrap().target.len()
+    };
+    assert_eq!(target(&mut scene, "n"), 2);
+    readers.push(both);
+    scene.settle_readers(&mut readers);
+
+    // It is known now, so that another member has it at once.
+    let mut third = Reader::new("o");
+    (third.topics, third.regex) = (vec!["new-one".into()], Some("t".into()));
+    scene.live(&mut third).unwrap();
+    assert_eq!(target(&mut scene, "o"), 2);
+}
+
+/// A pattern that does not count yet does so after a crash, and after the disk was full.
+#[test]
+fn a_pattern_comes_to_count_though_the_step_was_lost() {
+    for crashes in [false, true] {
+        let mut scene = Scene::new();
+        add_topic(&mut scene.image, 9, "new-one", 2);
+        let mut reader = Reader::new("m");
+        reader.regex = Some("new-.*".into());
+        scene.live(&mut reader).unwrap();
+        if crashes {
+            scene.crash();
+        } else {
+            scene.disk = Disk::Full;
+            assert_eq!(scene.beat(reader.says_little()).unwrap_err(), ErrorCode::NotCoordinator);
+            scene.disk = Disk::Takes;
+        }
+        scene.live(&mut reader).unwrap();
+        assert_eq!(reader.owned.len(), 2);
+    }
+}
+
 /// A pattern that closed the brackets put around it matched parts of names: members were given
 /// topics that they had not asked for.
 #[test]
