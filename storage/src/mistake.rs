@@ -21,6 +21,10 @@ pub enum Mistake {
     /// After a start, the coordinator of transactions does not tell partitions how those ended that
     /// were about to.
     ForgetMarkers,
+    /// To compaction, an aborted record is its key's last word.
+    AbortedIsLastWord,
+    /// A compacted segment takes the place of others before it is durable.
+    SwapEarly,
 }
 
 #[cfg(feature = "mistakes")]

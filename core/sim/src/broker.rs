@@ -43,6 +43,10 @@ impl Broker {
         let segment_bytes = *random.pick(&[32 << 10, 256 << 10, 1 << 20]);
         let storage = draw_sizes(&mut random);
         hurry(&mut config, segment_bytes);
+        let of_compaction = &mut Random::new(seed).fork("compaction");
+        config.compaction.backoff = Duration::from_millis(*of_compaction.pick(&[1, 20, 200]));
+        config.compaction.map_bytes = *of_compaction.pick(&[1 << 10, 8 << 10, 1 << 20]);
+        config.compaction.bytes_per_second = *of_compaction.pick(&[1 << 20, 32 << 20]);
         let group_rewrite_bytes = *random.pick(&[2 << 10, 16 << 10, 1 << 20]);
         Self { group_rewrite_bytes, ..Self::of(config, segment_bytes, storage) }
     }

@@ -7,6 +7,7 @@
 //!   are dense; no value appears twice, and none that nobody sent;
 //! - [`order`]: an idempotent producer's values lie in the order it numbered them, without holes;
 //! - [`acked`]: what was acknowledged is still there in the end;
+//! - [`compacted`]: in a compacted log, that is what each key's last record is;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
 //! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
 //! - [`transactions`]: they happen as a whole or not at all, and who was fenced writes no more;
@@ -15,6 +16,7 @@
 
 pub mod acked;
 pub mod bounds;
+pub mod compacted;
 pub mod groups;
 pub mod order;
 pub mod quotas;
@@ -143,6 +145,11 @@ impl History {
         self.partitions.keys().copied().collect()
     }
 
+    /// A partition's log is compacted. To be said before anything is sent to it.
+    pub fn compacts(&mut self, place: Place) {
+        self.partition(place).records.compacts();
+    }
+
     /// A writer is about to send a value.
     pub fn sending(&mut self, place: Place, value: Value, idempotent: bool) {
         let partition = self.partition(place);
@@ -178,11 +185,11 @@ impl History {
         Ok(())
     }
 
-    /// A reader that asked for `from` was given these records.
-    pub fn read(&mut self, place: Place, from: i64, seen: &[Seen]) -> Verdict {
+    /// A reader that asked for `from` was given these records, in batches that end before `next`.
+    pub fn read(&mut self, place: Place, from: i64, next: i64, seen: &[Seen]) -> Verdict {
         self.read_records += seen.len() as u64;
         let partition = self.partitions.entry(place).or_default();
-        partition.records.read(from, seen)?;
+        partition.records.read(from, next, seen)?;
         for record in seen {
             let Some(value) = record.value else { continue };
             partition.order.add(record.offset, value)?;
@@ -196,8 +203,13 @@ impl History {
 
     /// At the end, the log of a living partition was read from `start` to `end`.
     pub fn final_state(&mut self, place: Place, start: i64, end: i64) -> Verdict {
-        let partition = self.partition(place);
+        let transactions = &self.transactions;
+        let partition = self.partitions.entry(place).or_default();
         partition.bounds.final_state(start, end)?;
+        if partition.records.kept().is_some() {
+            let counts = |value| transactions.counts(value);
+            return compacted::final_state(start, end, &partition.records, counts);
+        }
         partition.acked.final_state(start, end, &partition.records)?;
         partition.order.final_state(start, end)
     }

@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 10] = [
+const MISTAKES: [(&str, Planted); 12] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -159,6 +159,8 @@ const MISTAKES: [(&str, Planted); 10] = [
     ("stale-transactions", Planted::Storage(Mistake::StaleTransactions)),
     ("end-early", Planted::Storage(Mistake::EndEarly)),
     ("forget-markers", Planted::Storage(Mistake::ForgetMarkers)),
+    ("aborted-is-last-word", Planted::Storage(Mistake::AbortedIsLastWord)),
+    ("swap-early", Planted::Storage(Mistake::SwapEarly)),
 ];
 
 fn mistake(text: &str) -> Result<Planted, String> {

@@ -168,7 +168,9 @@ impl Life {
 fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
     let of_groups = &mut Random::new(seed).fork("groups");
     let of_transactions = &mut Random::new(seed).fork("transactions");
+    let of_compaction = &mut Random::new(seed).fork("compaction");
     Crowd {
+        compacted_topics: *of_compaction.pick(&[0, 0, 500_000, 1_000_000]),
         transactors: *of_transactions.pick(&[0, 1, 2, 3, 5]),
         transactional_ids: of_transactions.between(1, 4) as u32,
         members: *of_groups.pick(&[0, 1, 3, 3, 5]),

@@ -34,6 +34,19 @@ impl Value {
         bytes
     }
 
+    /// The key of its record, if that has one: few values share one, of this writer alone or of all
+    /// that are at about the same number. So most keys have had their last value long before a run
+    /// ends.
+    #[must_use]
+    pub fn key(self) -> String {
+        let Self { writer, number } = self;
+        let (era, one) = (number / 32, Random::new(number).below(4));
+        match number % 3 {
+            0 => format!("of all {era} {one}"),
+            _ => format!("of {writer} {era} {one}"),
+        }
+    }
+
     /// The value whose bytes these are; nothing if they are not those of a whole value.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {

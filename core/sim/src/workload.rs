@@ -8,7 +8,8 @@
 //! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
-//! cannot meet another one. Names that begin with `REBORN` are, and are used by id only.
+//! cannot meet another one. Names that begin with `REBORN` are, and are used by id only. Topics
+//! whose names begin with `COMPACTED` are compacted: all their records have keys.
 //!
 //! Start reading at [`Workload::handle`].
 
@@ -37,6 +38,9 @@ use crate::world::{Clients, Port};
 
 /// The beginning of names that are used again after their topic was deleted.
 pub(crate) const REBORN: &str = "reborn";
+
+/// The beginning of names of compacted topics.
+pub(crate) const COMPACTED: &str = "compacted";
 
 /// What kind of clients there are, and how many.
 #[derive(Clone, Debug)]
@@ -71,6 +75,8 @@ pub struct Crowd {
     pub topic_deletions: u32,
     /// Parts per million of an administrator's steps that delete records.
     pub record_deletions: u32,
+    /// Parts per million of the topics that are compacted.
+    pub compacted_topics: u32,
     /// Parts per million of an administrator's steps that set a quota, and of those that ask for
     /// all of them.
     pub quotas: u32,

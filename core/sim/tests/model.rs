@@ -545,6 +545,7 @@ fn run_model(seed: u64, flaw: Flaw) -> Outcome {
     // The model has partitions and nothing else.
     plan.crowd.members = 0;
     plan.crowd.quotas = 0;
+    plan.crowd.compacted_topics = 0;
     plan.crowd.transactors = 0;
     if flaw != Flaw::None {
         // Whatever can be forgotten must first be done.

@@ -28,6 +28,7 @@ use crate::block::AlignedBytes;
 use crate::index::{Index, IndexedBatch};
 use crate::io::FileName;
 use crate::log::ProducerState;
+use crate::mistake::{self, Mistake};
 use crate::shard::Swap;
 use crate::transactions::Aborted;
 
@@ -434,12 +435,17 @@ impl Round {
         let first = sources[0].base_offset;
         let end = sources[sources.len() - 1].next_offset;
         assert_eq!(index.next_offset(), end, "the last batch stays");
+        let swap = Need::Swap(Swap { number: self.plan.number, sources: first..end, index });
+        if mistake::is_made(Mistake::SwapEarly) {
+            self.needs.extend([Need::Write { file: index_file, position: 0, bytes }, swap]);
+            return;
+        }
         self.needs.extend([
             Need::Seal { file: file.clone(), size },
             Need::Write { file: index_file.clone(), position: 0, bytes },
             Need::Seal { file: index_file, size: index_bytes },
             Need::SyncDir { file },
-            Need::Swap(Swap { number: self.plan.number, sources: first..end, index }),
+            swap,
         ]);
     }
 }

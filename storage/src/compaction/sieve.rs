@@ -17,6 +17,7 @@ use tidemill_record::{
 use super::ended::EndedTransactions;
 use super::offset_map::{Full, OffsetMap};
 use crate::log::ProducerState;
+use crate::mistake::{self, Mistake};
 use crate::transactions::Aborted;
 
 /// What does not change while a log is compacted.
@@ -85,7 +86,9 @@ impl Keys {
         if self.is_done() || batch.next_offset() <= self.reached {
             return Ok(());
         }
-        let is_aborted = !batch.is_control() && self.ended.handle_batch(batch);
+        let is_aborted = !batch.is_control()
+            && self.ended.handle_batch(batch)
+            && !mistake::is_made(Mistake::AbortedIsLastWord);
         if batch.is_control() || is_aborted {
             self.reached = batch.next_offset().min(self.below);
             return Ok(());

@@ -41,7 +41,7 @@ mod tests {
         let mut records = Records::default();
         records.sending(VALUE);
         records
-            .read(offset, &[Seen { offset, value: Some(VALUE), shown: None, batch: 0 }])
+            .read(offset, offset + 1, &[Seen { offset, value: Some(VALUE), shown: None, batch: 0 }])
             .unwrap();
         records
     }

@@ -1,4 +1,7 @@
 //! One record per offset, for ever, the same for everybody.
+//!
+//! In a compacted log offsets may be missing and batches are written anew; what is there keeps its
+//! offset. Which records may be missing, [`compacted`](super::compacted) knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +14,8 @@ pub struct Records {
     sent: BTreeSet<Value>,
     at: BTreeMap<i64, Held>,
     offset_of: BTreeMap<Value, i64>,
+    /// Of a compacted log: the records that were there when their offsets were last read.
+    kept: Option<BTreeSet<i64>>,
 }
 
 #[derive(Debug)]
@@ -22,6 +27,22 @@ struct Held {
 }
 
 impl Records {
+    /// The log is compacted.
+    pub fn compacts(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// What is there of a compacted log: the offsets that were, when they were last read.
+    #[must_use]
+    pub fn kept(&self) -> Option<&BTreeSet<i64>> {
+        self.kept.as_ref()
+    }
+
+    /// Every offset of which it was ever said what it holds, from `start` on; markers left out.
+    pub fn values(&self, start: i64) -> impl Iterator<Item = (i64, Value)> {
+        self.at.range(start..).filter_map(|(offset, held)| Some((*offset, held.value?)))
+    }
+
     /// A value is about to be sent.
     pub fn sending(&mut self, value: Value) {
         self.sent.insert(value);
@@ -43,8 +64,20 @@ impl Records {
         })
     }
 
-    /// A reader that asked for `from` was given `seen`, in this order.
-    pub fn read(&mut self, from: i64, seen: &[Seen]) -> Verdict {
+    /// A reader that asked for `from` was given `seen`, in this order, in batches that end before
+    /// `next`.
+    pub fn read(&mut self, from: i64, next: i64, seen: &[Seen]) -> Verdict {
+        if let Some(kept) = &mut self.kept {
+            let gone: Vec<i64> = kept.range(from..next.max(from)).copied().collect();
+            gone.iter().for_each(|offset| _ = kept.remove(offset));
+            kept.extend(seen.iter().map(|record| record.offset));
+            for pair in seen.windows(2) {
+                check(pair[0].offset < pair[1].offset, "offsets go up", || {
+                    format!("offset {} is followed by {}", pair[0].offset, pair[1].offset)
+                })?;
+            }
+            return seen.iter().try_for_each(|record| self.told(record.offset, record.value));
+        }
         let Some(first) = seen.first() else { return Ok(()) };
         let last = seen[seen.len() - 1].offset;
         check(
@@ -102,8 +135,8 @@ mod tests {
     fn a_good_history_passes() {
         let mut records = records();
         records.told(0, Some(value(0))).unwrap();
-        records.read(0, &[seen(0, 0), seen(1, 1)]).unwrap();
-        records.read(1, &[seen(0, 0), seen(1, 1), seen(2, 2)]).unwrap();
+        records.read(0, 10, &[seen(0, 0), seen(1, 1)]).unwrap();
+        records.read(1, 10, &[seen(0, 0), seen(1, 1), seen(2, 2)]).unwrap();
         assert_eq!(records.read_at(2), Some(value(2)));
     }
 
@@ -112,7 +145,7 @@ mod tests {
     fn a_replaced_record_is_found() {
         let mut records = records();
         records.told(5, Some(value(1))).unwrap();
-        let found = records.read(5, &[seen(5, 2)]);
+        let found = records.read(5, 10, &[seen(5, 2)]);
         assert_eq!(rule(found), "an offset holds one record for ever");
     }
 
@@ -120,23 +153,23 @@ mod tests {
     #[test]
     fn a_duplicate_is_found() {
         let mut records = records();
-        let found = records.read(0, &[seen(0, 1), seen(1, 1)]);
+        let found = records.read(0, 10, &[seen(0, 1), seen(1, 1)]);
         assert_eq!(rule(found), "no value appears twice");
     }
 
     /// Bad history: an offset that nobody can read between two that can be read.
     #[test]
     fn a_hole_is_found() {
-        let found = records().read(0, &[seen(0, 0), seen(2, 1)]);
+        let found = records().read(0, 10, &[seen(0, 0), seen(2, 1)]);
         assert_eq!(rule(found), "offsets are dense");
-        let found = records().read(0, &[seen(1, 0)]);
+        let found = records().read(0, 10, &[seen(1, 0)]);
         assert_eq!(rule(found), "a fetch begins where it was asked to");
     }
 
     /// Bad history: old bytes of another partition or run come back to life.
     #[test]
     fn a_record_nobody_sent_is_found() {
-        let found = records().read(0, &[seen(0, 99)]);
+        let found = records().read(0, 10, &[seen(0, 99)]);
         assert_eq!(rule(found), "nothing appears that nobody sent");
     }
 
@@ -144,8 +177,22 @@ mod tests {
     #[test]
     fn changed_bytes_are_found() {
         let mut records = records();
-        records.read(0, &[seen(0, 0)]).unwrap();
-        let found = records.read(0, &[Seen { batch: 2, ..seen(0, 0) }]);
+        records.read(0, 10, &[seen(0, 0)]).unwrap();
+        let found = records.read(0, 10, &[Seen { batch: 2, ..seen(0, 0) }]);
         assert_eq!(rule(found), "a batch has the same bytes for everybody");
+    }
+
+    /// In a compacted log offsets may be missing, and batches may change; values may not.
+    #[test]
+    fn what_is_left_of_a_compacted_log_stays_where_it_was() {
+        let mut records = records();
+        records.compacts();
+        records.read(0, 3, &[seen(0, 0), seen(1, 1), seen(2, 2)]).unwrap();
+        records.read(0, 3, &[Seen { batch: 2, ..seen(2, 2) }]).unwrap();
+        assert_eq!(records.kept(), Some(&BTreeSet::from([2])));
+        records.read(1, 4, &[]).unwrap();
+        assert_eq!(records.kept(), Some(&BTreeSet::new()));
+        let found = records.read(0, 3, &[seen(1, 2)]);
+        assert_eq!(rule(found), "an offset holds one record for ever");
     }
 }

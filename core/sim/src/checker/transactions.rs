@@ -150,6 +150,13 @@ impl Transactions {
         }
     }
 
+    /// Whether a value counts, as far as anybody knows: it was part of no transaction, or of one
+    /// that was committed.
+    #[must_use]
+    pub fn counts(&self, value: Value) -> bool {
+        self.of.get(&value).is_none_or(|transaction| self.begun[*transaction].is_committed())
+    }
+
     /// A value is in the log.
     pub fn found(&self, value: Value) -> Verdict {
         check(!self.forbidden.contains(&value), "who was fenced writes no more", || {

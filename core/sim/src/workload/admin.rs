@@ -25,7 +25,7 @@ use tidemill_record::TopicId;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene};
+use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene};
 use crate::checker::bounds::Floor;
 use crate::checker::topics::Expected;
 use crate::checker::{Place, Verdict, check};
@@ -130,8 +130,13 @@ impl Admin {
             reborn
         } else {
             self.names += 1;
-            format!("topic-{}", self.names)
+            let is_compacted = scene.random.happens(scene.crowd.compacted_topics);
+            format!("{}-{}", if is_compacted { COMPACTED } else { "topic" }, self.names)
         };
+        let mut configs: Vec<_> = kept_codec(scene).into_iter().collect();
+        if name.starts_with(COMPACTED) {
+            configs.extend(compaction(scene));
+        }
         let partitions = scene.random.between(1, scene.crowd.partitions_max as u64) as i32;
         let version = scene.random.between(2, 7) as i16;
         let request = CreateTopicsRequest {
@@ -139,7 +144,7 @@ impl Admin {
                 name: name.clone(),
                 num_partitions: partitions,
                 replication_factor: 1,
-                configs: kept_codec(scene).into_iter().collect(),
+                configs,
                 ..CreatableTopic::default()
             }],
             timeout_ms: 2_000,
@@ -302,6 +307,23 @@ fn kept_codec(scene: &mut Scene<'_, '_>) -> Option<CreatableTopicConfig> {
         name: "compression.type".to_owned(),
         value: Some((*scene.random.pick(&codecs)).to_owned()),
     })
+}
+
+/// How a compacted topic wants to be compacted: soon.
+fn compaction(scene: &mut Scene<'_, '_>) -> Vec<CreatableTopicConfig> {
+    let random = &mut scene.random;
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", *random.pick(&["0.01", "0.01", "0.5"])),
+        ("segment.ms", *random.pick(&["20", "100", "1000", "604800000"])),
+        ("delete.retention.ms", *random.pick(&["0", "100", "86400000"])),
+        ("max.compaction.lag.ms", *random.pick(&["100", "9223372036854775807"])),
+    ];
+    let config = |(name, value): (&str, &str)| CreatableTopicConfig {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+    };
+    configs.map(config).into()
 }
 
 fn quota_set(version: i16, number: u64, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {

@@ -21,7 +21,7 @@ use tidemill_runtime::edge::Instant;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
+use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
 use crate::checker::{Place, Verdict, check};
 use crate::edge::WALL_CLOCK_START_MS;
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
@@ -215,6 +215,12 @@ impl Producer {
     }
 
     fn write_batch(&mut self, place: Place, scene: &mut Scene<'_, '_>) {
+        // What is not known to be there now is about to be forgotten.
+        let Some(name) = self.map.name(place.topic) else { return };
+        let is_compacted = name.starts_with(COMPACTED);
+        if is_compacted {
+            scene.history.compacts(place);
+        }
         let random = &mut self.random;
         let large = random.happens(scene.crowd.large_batches);
         let count = if large { 8 } else { random.between(1, scene.crowd.batch_records_max as u64) };
@@ -236,7 +242,7 @@ impl Producer {
             let value = Value { writer: self.writer, number: part.next_number };
             part.next_number += 1;
             let filling = random.between(0, filling as u64) as usize;
-            let key = random.coin().then(|| format!("key {}", value.number % 7));
+            let key = (random.coin() || is_compacted).then(|| value.key());
             builder.append(
                 Timestamp(timestamp),
                 key.as_deref().map(str::as_bytes),

@@ -485,17 +485,20 @@ impl Reader {
             "who asks for it is told what to leave out",
             || format!("committed: {}, told {aborted:?}", self.committed),
         )?;
-        let seen = decode_records(&answer.records, from, aborted)?;
-        if let Some(last) = seen.last() {
+        let (seen, next) = decode_records(&answer.records, from, aborted)?;
+        if let Some(next) = next {
             let (high, stable) = (answer.high_watermark, answer.last_stable_offset);
             check(stable <= high, "what is stable is durable", || format!("{high}, {stable}"))?;
             let end = if self.committed { stable } else { high };
-            check(last.offset < end, "only durable records are shown", || {
-                format!("offset {} of {end}, high watermark {high}", last.offset)
+            check(next <= end, "only durable records are shown", || {
+                format!("records up to {next} of {end}, high watermark {high}")
             })?;
-            scene.history.read(place, from, &seen)?;
+            check(from < next, "a fetch begins where it was asked to", || {
+                format!("asked for {from}, given what ends at {next}")
+            })?;
+            scene.history.read(place, from, next, &seen)?;
             if let Some(position) = self.positions.get_mut(&place) {
-                position.next = last.offset + 1;
+                position.next = next;
                 // What was open when the audit began has ended by a marker behind the end.
                 position.end = position.end.map(|end| end.max(high));
             }
@@ -585,15 +588,16 @@ impl<'a> Left<'a> {
     }
 }
 
-/// All records of a fetch: whole batches, each with its checksum right, each value whole.
+/// All records of a fetch: whole batches, each with its checksum right, each value whole. And where
+/// the last batch ends.
 fn decode_records(
     slices: &[Bytes],
     from: i64,
     aborted: Option<&[AbortedTransaction]>,
-) -> Result<Vec<Seen>, Violation> {
+) -> Result<(Vec<Seen>, Option<i64>), Violation> {
     let mut left = Left::new(aborted);
     let damaged = |what: String| Violation { rule: "records come back as sent", evidence: what };
-    let mut seen = Vec::new();
+    let (mut seen, mut next) = (Vec::new(), None);
     for slice in slices {
         let mut rest: &[u8] = slice;
         while !rest.is_empty() {
@@ -602,6 +606,11 @@ fn decode_records(
             batch.verify_checksum().map_err(|error| damaged(error.to_string()))?;
             let sum = crc32c::crc32c(batch.bytes());
             let shown = left.shown(&batch);
+            next = Some(batch.next_offset().0);
+            if batch.is_control() && batch.records_count() == 0 {
+                // Compaction has taken its record: it stays for what it says of its producer.
+                continue;
+            }
             if batch.is_control() {
                 let marker = Marker::read(&batch).map_err(|error| damaged(error.to_string()))?;
                 left.ended(&batch, marker);
@@ -616,11 +625,15 @@ fn decode_records(
                 let value = record.value.and_then(Value::decode);
                 let value = value
                     .ok_or_else(|| damaged(format!("offset {} holds no value", record.offset.0)))?;
+                let key = record.key.map(String::from_utf8_lossy);
+                if key.is_some_and(|key| key != value.key()) {
+                    return Err(damaged(format!("{value:?} has lost its key {}", value.key())));
+                }
                 let shown = shown.filter(|_| from <= record.offset.0);
                 let value = Some(value);
                 seen.push(Seen { offset: record.offset.0, value, shown, batch: sum });
             }
         }
     }
-    Ok(seen)
+    Ok((seen, next))
 }
