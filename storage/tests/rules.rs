@@ -8,12 +8,15 @@ mod disk;
 mod world;
 
 use disk::Survival;
-use tidemill_record::{Offset, PartitionId, TopicPartition};
+use tidemill_record::{
+    Marker, Offset, Outcome, PartitionId, Producer, ProducerEpoch, ProducerId, Timestamp,
+    TopicPartition,
+};
 use tidemill_storage::checkpoint::SegmentName;
-use tidemill_storage::error::AppendError;
+use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, DirName, Fault, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
-use tidemill_storage::{AppendKind, RecoverError};
+use tidemill_storage::{AppendKind, Read, RecoverError};
 use world::{World, partition};
 
 const BLOCK: usize = 4096;
@@ -192,6 +195,42 @@ fn damage_in_one_payload_breaks_that_log_only() {
     world.append_new(partition(0), 1, 100);
     let batch = world.new_batch(1, 100);
     assert_eq!(world.append(partition(1), batch), Err(AppendError::Damaged { from: Offset(0) }));
+}
+
+/// Who reads what is committed waited without an error, for ever, where the damaged end of a log held
+/// the marker of a transaction; who reads all was told of it. In a sound log such a reader waits.
+#[test]
+fn damage_that_holds_a_marker_is_told_to_who_waits_for_the_marker() {
+    let mut world = World::started(3, 1, 1);
+    let producer = Producer { id: ProducerId(9), epoch: ProducerEpoch(0) };
+    let append = |world: &mut World, batch| {
+        world.append_patiently(partition(0), batch);
+        world.settle();
+    };
+    let batch = world.new_batch(1, 300);
+    append(&mut world, batch);
+    let batch = world.transactional_batch(producer, 0, 1);
+    append(&mut world, batch);
+    let read_stable = |world: &mut World| {
+        let stable = world.log(partition(0)).last_stable(world.log(partition(0)).durable_end());
+        assert_eq!(stable, Offset(1));
+        world.read_once(partition(0), stable, stable)
+    };
+    let waits = read_stable(&mut world);
+    assert!(matches!(waits, Ok(Read::Ready { size_bytes: 0, .. })), "the transaction is open");
+
+    let marker = Marker { outcome: Outcome::Commit, coordinator_epoch: 0 };
+    let batch = marker.to_batch(producer, Timestamp(world.wall_ms));
+    append(&mut world, batch);
+    let mut full = windows(&world).into_iter().filter(|(_, header)| header.entries_count != 0);
+    let (at, header) = full.next_back().unwrap();
+    world.disk.rot(&journal_file(0), at + header.payload_at() + 70, 1);
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+    assert_eq!(world.report.damaged.len(), 1);
+    let damage = ReadError::Damaged { offsets: Offset(2)..Offset(i64::MAX) };
+    assert_eq!(read_stable(&mut world).unwrap_err(), damage);
+    assert!(world.read_all(partition(0), Offset(0)).is_ok_and(|bytes| !bytes.is_empty()));
 }
 
 /// A log that has entries behind lost windows, and no gap, was not in them.

@@ -83,6 +83,9 @@ impl ShardStorage {
     ///
     /// With `at_least_one`, the first batch is returned even if it alone exceeds `limit_bytes`.
     /// Otherwise a consumer with a small limit would ask for the same offset for ever.
+    ///
+    /// Of a log whose end is damaged, whoever has read all it may see is told so: what keeps it from
+    /// seeing more will not end.
     pub fn read(
         &mut self,
         log: LogId,
@@ -93,7 +96,8 @@ impl ShardStorage {
     ) -> Result<Read, ReadError> {
         let wanted = Wanted { from, visible_end, limit_bytes, min_one: at_least_one };
         let books = self.log(log);
-        if let Some(broken_at) = books.broken_at.filter(|at| *at <= from) {
+        // Who waits for the end of a transaction waits for ever, too: nothing is appended any more.
+        if let Some(broken_at) = books.broken_at.filter(|at| *at <= from || visible_end <= from) {
             return Err(ReadError::Damaged { offsets: broken_at..Offset(i64::MAX) });
         }
         if from < books.start || books.end < from {

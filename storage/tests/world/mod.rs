@@ -562,6 +562,17 @@ impl World {
         self.read_to(tp, from, end)
     }
 
+    /// What a reader is told at `from` who sees all below `visible_end`.
+    pub fn read_once(
+        &mut self,
+        tp: TopicPartition,
+        from: Offset,
+        visible_end: Offset,
+    ) -> Result<Read, ReadError> {
+        let (shard, log) = self.logs[&tp];
+        self.shards[shard].read(log, from, visible_end, u32::MAX, true)
+    }
+
     fn read_to(
         &mut self,
         tp: TopicPartition,
