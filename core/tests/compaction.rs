@@ -7,7 +7,7 @@
 
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use process::Broker;
@@ -169,6 +169,36 @@ fn the_last_value_of_each_key_is_left_and_survives_kill_9() {
     }
 }
 
+/// The files that compaction has made, finished or not.
+fn made(broker: &Broker) -> BTreeSet<String> {
+    let mut dirs = vec![broker.data_dir()];
+    let mut made = BTreeSet::new();
+    while let Some(dir) = dirs.pop() {
+        // It may be gone by now.
+        let Ok(entries) = std::fs::read_dir(dir) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = entry.file_name().into_string().unwrap();
+            let is_made = name.ends_with(".log") && name.matches('.').count() == 2;
+            match path.is_dir() {
+                true => dirs.push(path),
+                false if is_made => _ = made.insert(name),
+                false => {}
+            }
+        }
+    }
+    made
+}
+
+/// Waits until compaction has begun a file that was not there.
+fn wait_until_compacting(broker: &Broker, before: &BTreeSet<String>) {
+    let start = Instant::now();
+    while made(broker).is_subset(before) {
+        assert!(start.elapsed() < PATIENCE, "nothing is compacted");
+        std::thread::yield_now();
+    }
+}
+
 /// Killed again and again while it compacts, the broker never loses the last value of a key.
 #[test]
 fn a_kill_in_the_middle_of_compaction_loses_nothing() {
@@ -177,7 +207,9 @@ fn a_kill_in_the_middle_of_compaction_loses_nothing() {
         let writer = writer(&broker, "none");
         let last = format!("round {round}");
         write(&writer, 40, &last);
+        let before = made(&broker);
         fill(&broker);
+        wait_until_compacting(&broker, &before);
         broker.kill();
         broker.run();
         is_compacted(&read(&broker), &last);

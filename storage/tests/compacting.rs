@@ -10,6 +10,7 @@ use disk::Survival;
 use tidemill_record::{Batch, Offset, TopicPartition};
 use tidemill_storage::block::BLOCK_BYTES;
 use tidemill_storage::checkpoint::{SegmentName, SegmentState};
+use tidemill_storage::compaction::policy::When;
 use tidemill_storage::error::{AppendError, ReadError};
 use tidemill_storage::io::{Action, FileName};
 use tidemill_storage::layout::{EntryKind, WindowHeader};
@@ -341,6 +342,40 @@ fn a_bad_byte_of_a_compacted_segment_is_never_served() {
     }
 }
 
+/// What is not compacted since it is damaged, or lies behind damage, is not due: else it would be
+/// taken up again and again, and no other log would have its turn.
+#[test]
+fn what_may_not_be_compacted_is_not_due() {
+    let always = When { dirty_ratio_min: 0.0, lag_min_ms: 0, lag_max_ms: i64::MAX };
+    for damaged_segment in [0, 2] {
+        let mut world = world_with(5);
+        let now_ms = world.wall_ms;
+        assert_eq!(
+            world.log(tp()).dirt(always, now_ms).unwrap().below,
+            states(&world)[4].next_offset
+        );
+        let segment = states(&world)[damaged_segment];
+        world.disk.rot(&segment.name().file(tp()), 7, 2);
+        world.stop();
+        world.start_unchecked(1);
+        assert!(world.read_all(tp(), segment.base_offset).is_err());
+        assert!(world.log(tp()).has_damage());
+        let dirt = world.log(tp()).dirt(always, now_ms);
+        if damaged_segment == 0 {
+            assert_eq!(dirt, None);
+            assert!(!world.begin_compaction(tp(), |all| 0..all.len(), most_go));
+            continue;
+        }
+        assert_eq!(dirt.unwrap().below, segment.base_offset);
+        assert!(world.begin_compaction(tp(), |all| 0..all.len(), most_go));
+        for _ in 0..100 {
+            world.turn(3);
+        }
+        assert_eq!(world.log(tp()).compacted_to(), segment.base_offset);
+        assert_eq!(world.log(tp()).dirt(always, now_ms), None, "nothing more may be done");
+    }
+}
+
 /// An index that is lost is made again, and what was compacted is proved by it.
 #[test]
 fn the_lost_index_of_a_compacted_segment_is_made_again() {
@@ -378,6 +413,20 @@ fn leftovers_are_removed_and_unknown_files_are_not() {
     assert_eq!(world.disk.file(&leftover.file(tp())), None);
     assert_eq!(world.disk.file(&leftover.index_file(tp())), None);
     assert!(world.disk.file(&unknown.file(tp())).is_some());
+}
+
+/// The file of a compaction that a crash ended goes, though the topic is not compacted any more.
+#[test]
+fn a_leftover_is_removed_after_the_policy_has_changed() {
+    let mut world = world_with(3);
+    world.stop();
+    world.start(1);
+    let leftover = SegmentName { base_offset: Offset(4), compaction: 7 };
+    world.disk.put_file(&leftover.file(tp()), &[1; 512]);
+    world.crash(Survival::Nothing);
+    world.policy_changed = true;
+    world.start(1);
+    assert_eq!(world.disk.file(&leftover.file(tp())), None);
 }
 
 /// If the entry itself has rotted, that is told, and the new file is kept: the old ones are gone.

@@ -149,7 +149,7 @@ pub static METRICS: &[Metric] = &[
     gauge(
         "tidemill_compaction_uncompactable_partitions",
         &["shard"],
-        "Partitions that cannot be compacted before a restart. The log tells why.",
+        "Partitions that cannot be compacted, or only in front of damage. The log tells why.",
     ),
     counter("tidemill_mesh_sent_messages_total", &["shard"], "Messages to other shards."),
     gauge("process_start_time_seconds", &[], "When the process started, since the Unix epoch."),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tidemill_record::{Offset, TopicPartition};
 use tidemill_runtime::edge::{Chore, Done, Fault, Instant, Steps, Work as StepWork};
-use tidemill_storage::compaction::policy::{Dirt, SegmentFacts, When, look};
+use tidemill_storage::compaction::policy::{Dirt, When};
 use tidemill_storage::compaction::round::{Done as RoundDone, End, GivenUp, Need, Order};
 use tidemill_storage::compaction::{Round, Terms};
 use tidemill_storage::{Log, LogId, SwapError};
@@ -72,7 +72,7 @@ pub struct CompactionFigures {
     pub records_removed: u64,
     /// The largest dirty share of any log, when it was last looked.
     pub dirty_ratio_max: f64,
-    /// Partitions that cannot be compacted before a restart.
+    /// Partitions that cannot be compacted, or only in front of damage.
     pub uncompactable: u64,
 }
 
@@ -82,6 +82,10 @@ pub struct Compaction {
     limits: CompactionLimits,
     rules: BTreeMap<TopicPartition, CompactionRules>,
     uncompactable: BTreeSet<TopicPartition>,
+    /// What is damaged of them, and what lies behind that, is not compacted.
+    damaged: BTreeSet<TopicPartition>,
+    /// Logs that were due and could not be begun yet: others come first.
+    passed_over: BTreeSet<TopicPartition>,
     /// Looking for the next log goes on behind this one.
     looked_at: Option<TopicPartition>,
     /// The dirtiest log found by this look that is due.
@@ -158,6 +162,8 @@ impl Compaction {
             limits,
             rules: BTreeMap::new(),
             uncompactable: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
             looked_at: None,
             best: None,
             ratio_max: 0.0,
@@ -169,7 +175,8 @@ impl Compaction {
 
     /// What it did so far.
     pub fn figures(&self) -> CompactionFigures {
-        CompactionFigures { uncompactable: self.uncompactable.len() as u64, ..self.figures }
+        let uncompactable = self.uncompactable.union(&self.damaged).count() as u64;
+        CompactionFigures { uncompactable, ..self.figures }
     }
 
     /// From now on a partition is compacted by these rules, or not at all.
@@ -179,6 +186,8 @@ impl Compaction {
             None => {
                 self.rules.remove(&id);
                 self.uncompactable.remove(&id);
+                self.damaged.remove(&id);
+                self.passed_over.remove(&id);
             }
         }
     }
@@ -309,12 +318,21 @@ impl Home {
         self.compaction.looked_at = None;
         self.compaction.figures.dirty_ratio_max = std::mem::take(&mut self.compaction.ratio_max);
         let best = self.compaction.best.take();
-        let is_begun = best.map(|(id, dirt)| self.begin_round(id, &dirt, times));
         let backoff = self.compaction.limits.backoff;
-        match is_begun {
-            Some(true) => {}
-            Some(false) => self.compaction.next_at = times.now.after(backoff.min(NOT_YET_PAUSE)),
-            None => self.compaction.next_at = times.now.after(backoff),
+        match best {
+            Some((id, dirt)) if self.begin_round(id, &dirt, times) => {
+                self.compaction.passed_over.clear();
+            }
+            Some((id, _)) => {
+                self.compaction.passed_over.insert(id);
+                self.compaction.next_at = times.now.after(backoff.min(NOT_YET_PAUSE));
+            }
+            None => {
+                let waits = !self.compaction.passed_over.is_empty();
+                self.compaction.passed_over.clear();
+                let pause = if waits { backoff.min(NOT_YET_PAUSE) } else { backoff };
+                self.compaction.next_at = times.now.after(pause);
+            }
         }
     }
 
@@ -324,16 +342,20 @@ impl Home {
             return;
         }
         let log = self.storage.log(partition.log);
-        let facts: Vec<SegmentFacts> = log.segments().map(SegmentFacts::from).collect();
-        let stable_end = log.last_stable(log.durable_end());
-        let compacted_to = log.compacted_to().max(log.start());
-        let Some(dirt) = look(&facts, compacted_to, stable_end, rules.when, wall_ms) else {
-            return;
-        };
+        if !log.has_damage() {
+            self.compaction.damaged.remove(&id);
+        } else if self.compaction.damaged.insert(id) {
+            tracing::warn!(
+                topic = %id.topic,
+                partition = id.partition.0,
+                "a log is damaged: it is compacted only in front of that"
+            );
+        }
+        let Some(dirt) = log.dirt(rules.when, wall_ms) else { return };
         let compaction = &mut self.compaction;
         compaction.ratio_max = compaction.ratio_max.max(dirt.ratio());
         let is_dirtier = compaction.best.is_none_or(|(_, best)| best.ratio() < dirt.ratio());
-        if dirt.is_due && is_dirtier {
+        if dirt.is_due && is_dirtier && !compaction.passed_over.contains(&id) {
             compaction.best = Some((id, dirt));
         }
     }

@@ -61,7 +61,10 @@ impl Replayed {
 impl Recovery {
     /// Asks what is in the directories of logs that compaction may have left files in.
     pub(super) fn list_compacted(&mut self) {
-        let with_some = |state: &LogState| state.segments.iter().any(SegmentState::is_compacted);
+        // Also of a log whose topic was compacted once, and is not any more.
+        let with_some = |state: &LogState| {
+            0 < state.compactions || state.segments.iter().any(SegmentState::is_compacted)
+        };
         let known = self.known.compacted.iter().copied().filter(|it| self.logs.contains_key(it));
         let mut compacted: BTreeSet<TopicPartition> = known.collect();
         let names =

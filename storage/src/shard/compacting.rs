@@ -22,6 +22,7 @@ use tidemill_record::Offset;
 use super::ShardStorage;
 use crate::checkpoint::SegmentState;
 use crate::compaction::plan::CompactionPlan;
+use crate::compaction::policy::{self, Dirt, SegmentFacts, When};
 use crate::index::Index;
 use crate::layout::{Entry, EntryKind};
 use crate::log::{Log, LogId};
@@ -183,6 +184,26 @@ impl ShardStorage {
 }
 
 impl Log {
+    /// What could be compacted of it, as far as it may be: sealed, undamaged and stable. None if
+    /// there is nothing.
+    #[must_use]
+    pub fn dirt(&self, when: When, now_ms: i64) -> Option<Dirt> {
+        if self.broken_at.is_some() {
+            return None;
+        }
+        let stable_end = self.last_stable(self.durable_end);
+        let end = self.compactable(stable_end).last()?.next_offset;
+        let facts: Vec<SegmentFacts> = self.segments().map(SegmentFacts::from).collect();
+        policy::look(&facts, self.compacted_to.max(self.start), end, when, now_ms)
+    }
+
+    /// Whether something of it cannot be served, so that it and what lies behind it is not
+    /// compacted.
+    #[must_use]
+    pub fn has_damage(&self) -> bool {
+        self.broken_at.is_some() || !self.damaged.is_empty()
+    }
+
     /// Its sealed, undamaged segments that end at or below `below`, oldest first.
     fn compactable(&self, below: Offset) -> Vec<SegmentState> {
         let sealed = &self.segments[..self.segments.len().saturating_sub(1)];

@@ -94,6 +94,8 @@ pub struct World {
     /// The disk may hold states that nobody wrote, with right checksums: of what is read, only
     /// batches' own checksums are to be relied on.
     pub forged: bool,
+    /// The topic is not compacted any more.
+    pub policy_changed: bool,
     /// The compaction under way.
     background: Option<Background>,
     /// How many new segments compaction has put in.
@@ -123,6 +125,7 @@ impl World {
             dropped: Vec::new(),
             no_space_told: false,
             forged: false,
+            policy_changed: false,
             background: None,
             swaps: 0,
             reads_begun: 0,
@@ -206,7 +209,7 @@ impl World {
         self.incarnation += 1;
         let partitions = self.models.keys().map(|&tp| (tp, home(tp, shards))).collect::<Vec<_>>();
         let known = Known {
-            compacted: self.models.keys().copied().collect(),
+            compacted: self.models.keys().copied().filter(|_| !self.policy_changed).collect(),
             partitions,
             shards,
             incarnation: self.incarnation,
