@@ -124,7 +124,8 @@ pub trait Coordinate: Sized {
     // What it remembers.
 
     /// All that is remembered behind a place, or from the beginning, in an order that stays: each
-    /// place with the records that say how it is. Only what is durable.
+    /// place with the records that say how it is. Only what is durable, or is in force even if it is
+    /// refused: a batch of these may be the first to say it.
     fn remembered_after<'a>(
         &'a self,
         place: Option<&'a Self::Place>,

@@ -241,6 +241,16 @@ pub const SHARE_PARTITIONS_PER_PARTITION_MAX: usize = 100_000;
 /// kept.
 pub const SHARE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// The most runs of records in one state that are remembered of a partition before nothing new is
+/// given out. One read and what its members say of it may go beyond.
+pub const SHARE_RUNS_MAX: usize = 100_000;
+
+/// How many groups one DescribeShareGroupOffsets is told of at most.
+pub const SHARE_GROUPS_DESCRIBED_MAX: usize = 100;
+
+/// How often a fetch of a share group looks at a partition again at once, when others were faster.
+pub const SHARE_TRIES_MAX: u32 = 3;
+
 /// How much of a partition is read at a time for a member of a share group, about.
 pub const SHARE_READ_BYTES: u32 = 1024 * 1024;
 
@@ -264,6 +274,10 @@ const _: () = {
     assert!(OFFSETS_PARTITIONS_MAX <= PARTITIONS_PER_TOPIC_MAX);
     // So does the largest record about a transaction: a topic's name takes 249 bytes at most.
     assert!(TRANSACTION_PARTITIONS_MAX * 260 < GROUP_RECORD_BYTES_MAX);
+    // And the largest about a share group: 20 bytes for a run, behind which there may be one for each
+    // record that is out and each batch of a read.
+    let runs = SHARE_RUNS_MAX + 2 * (10_000 + SHARE_READ_BYTES as usize / 61);
+    assert!(20 * runs < GROUP_RECORD_BYTES_MAX);
     // Names must fit Kafka's strings; a member's is a name, a dash and a UUID.
     assert!(GROUP_NAME_BYTES_MAX + 64 < i16::MAX as usize);
     assert!(GROUP_NAME_BYTES_MAX <= metadata::GROUP_NAME_BYTES_MAX);

@@ -45,18 +45,17 @@ use super::share_session::{Changes, Opened, Place, Who};
 use super::{Collect, Job, Purpose, ReplyForm};
 use crate::connection::ConnectionId;
 use crate::job::JobId;
-use crate::limits::{FETCH_WAIT_MS_MAX, SHARE_READ_BYTES, SHARE_SESSION_PLACES_MAX};
+use crate::limits::{
+    FETCH_WAIT_MS_MAX, SHARE_READ_BYTES, SHARE_SESSION_PLACES_MAX, SHARE_TRIES_MAX,
+};
 use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
 use crate::partition::Times;
 use crate::placement;
 use crate::shard::Shard;
-use crate::share::partition::{Given, Want};
+use crate::share::partition::{Given, SessionId, Want};
 use crate::share::record::Key;
 use crate::share::request::{Reply, Request};
 use crate::share::rules::Rules;
-
-/// How often a partition is looked at again at once, when others were faster.
-const TRIES_MAX: u32 = 3;
 
 /// Timestamps with a meaning of their own in ListOffsets.
 const LATEST: i64 = -1;
@@ -66,6 +65,7 @@ const EARLIEST: i64 = -2;
 pub struct ShareFetch {
     reply: ReplyForm,
     who: Who,
+    session: SessionId,
     rules: Rules,
     deadline: Instant,
     /// All partitions are told of.
@@ -212,6 +212,7 @@ impl Shard {
         let bytes_max = u32::try_from(request.max_bytes).unwrap_or(0);
         let fetch = ShareFetch {
             reply,
+            session: SessionId { shard: self.id, number: opened.number },
             rules,
             deadline: times.now.after(Duration::from_millis(wait_ms)),
             is_new: opened.is_new,
@@ -310,20 +311,26 @@ impl Shard {
         self.call(job, calls, times);
         if opened.has_ended {
             // After what was said of it.
-            self.release_share(&who, &opened.places, times);
+            self.release_share(&who, None, &opened.places, times);
         }
         if nobody {
             self.share_fetch_on(job, times);
         }
     }
 
-    /// What a member has of these partitions others may have.
-    fn release_share(&mut self, who: &Who, places: &[Place], times: Times) {
+    /// What a member has of these partitions, or got of them in one session, others may have.
+    fn release_share(
+        &mut self,
+        who: &Who,
+        session: Option<SessionId>,
+        places: &[Place],
+        times: Times,
+    ) {
         let released = places.iter().filter_map(|place| {
             let group = Arc::clone(&who.group);
             let key = Key { group, topic: place.0, partition: place.1 };
             let state = self.partition_of_share(&key)?;
-            let request = Request::Release { key, member: Arc::clone(&who.member) };
+            let request = Request::Release { key, member: Arc::clone(&who.member), session };
             Some((0, state, Call::Share(Box::new(request))))
         });
         let calls: Vec<_> = released.collect();
@@ -350,8 +357,10 @@ impl Shard {
                 self.jobs.remove(id);
             }
         }
-        for (who, places) in ended {
-            self.release_share(&who, &places, times);
+        for (who, number, places) in ended {
+            // The member may have come back by another connection: what it gets there is its own.
+            let session = SessionId { shard: self.id, number };
+            self.release_share(&who, Some(session), &places, times);
         }
     }
 
@@ -449,7 +458,7 @@ impl Shard {
             }
             Answer::Read(read) => return self.share_was_read(job, index, read, times),
             Answer::Refused { error: ErrorCode::OffsetOutOfRange, .. }
-                if step == Step::Read && part.tries < TRIES_MAX =>
+                if step == Step::Read && part.tries < SHARE_TRIES_MAX =>
             {
                 // The log has dropped it.
                 part.tries += 1;
@@ -585,6 +594,7 @@ impl Shard {
         }
         let want = Want {
             member: Arc::clone(&fetch.who.member),
+            session: fetch.session,
             from: part.from,
             batches: read_batches(&read.batches, &read.aborted),
             records_max: fetch.records_left,
@@ -604,7 +614,7 @@ impl Shard {
         let records: i64 = given.iter().map(|given| given.last - given.first + 1).sum();
         let bytes: usize = part.batches.iter().map(Bytes::len).sum();
         part.tries += 1;
-        if given.is_empty() && part.tries < TRIES_MAX {
+        if given.is_empty() && part.tries < SHARE_TRIES_MAX {
             // Others were faster, or it was nothing for members: there may be more behind.
             let key = part.key.clone();
             self.give_back_share(job);
@@ -692,7 +702,7 @@ impl Shard {
         if self.connection_mut(reply.slot.connection).is_none() {
             // Nobody is there any more to take it.
             let places: Vec<Place> = fetch.parts.iter().map(|part| part.place).collect();
-            return self.release_share(&fetch.who, &places, times);
+            return self.release_share(&fetch.who, Some(fetch.session), &places, times);
         }
         let throttle_time_ms = self.throttle(reply.slot, Bound::Fetch, Some(bytes));
         let told = |part: &&Part| {
@@ -755,7 +765,7 @@ impl Shard {
         let job = self.jobs.insert(Job::Collect(Collect::new(reply, count, purpose)));
         self.call(job, calls, times);
         if epoch == FINAL_EPOCH {
-            self.release_share(&who, &opened.places, times);
+            self.release_share(&who, None, &opened.places, times);
         }
         if count == 0 {
             self.finish_collect(job);

@@ -27,6 +27,7 @@ use super::groups::{error_of, reply_of};
 use super::{Job, ReplyForm, name_once};
 use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
 use crate::job::JobId;
+use crate::limits::SHARE_GROUPS_DESCRIBED_MAX;
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -36,9 +37,6 @@ use crate::share::request::{Listed, Reply, Request};
 
 /// The end of a log as a reader sees it, in ListOffsets.
 const LATEST: i64 = -1;
-
-/// What all named groups have read, at most so many of one request.
-const GROUPS_DESCRIBED_MAX: usize = 100;
 
 /// A request under way.
 pub struct Work {
@@ -77,10 +75,9 @@ impl Shard {
     ) {
         let mut seen = HashSet::new();
         request.groups.retain(|group| seen.insert(group.group_id.clone()));
-        request.groups.truncate(GROUPS_DESCRIBED_MAX);
         let everywhere = self.partitions_of::<Coordinator>();
         let mut calls = Vec::new();
-        for group in &request.groups {
+        for group in request.groups.iter().take(SHARE_GROUPS_DESCRIBED_MAX) {
             let group: Arc<str> = group.group_id.as_str().into();
             let Some(coordinator) = self.partition_of_group(&group) else {
                 let response = request.error_response(ErrorCode::GroupIdNotFound);
@@ -105,7 +102,12 @@ impl Shard {
     ) {
         let places = self.partitions_of::<Coordinator>().len();
         let mut groups = Vec::with_capacity(request.groups.len());
-        for group in request.groups {
+        for (index, group) in request.groups.into_iter().enumerate() {
+            if SHARE_GROUPS_DESCRIBED_MAX <= index {
+                // More than is told of at once.
+                groups.push(ShareGroupOffsets::failed(group.group_id, ErrorCode::InvalidRequest));
+                continue;
+            }
             let told = reply_of(answers.next().expect("one for each group"));
             let listed: Vec<Answer> = answers.by_ref().take(places).collect();
             groups.push(match check_empty(&told, false) {

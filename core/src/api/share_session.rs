@@ -25,6 +25,8 @@ pub struct ShareSessions {
     all: BTreeMap<Who, Session>,
     by_connection: HashMap<usize, Vec<Who>>,
     places_count: usize,
+    /// So many sessions were begun.
+    begun: u64,
 }
 
 /// A member of a group.
@@ -38,6 +40,8 @@ pub struct Who {
 
 #[derive(Debug)]
 struct Session {
+    /// Tells it from others of this shard.
+    number: u64,
     /// The step that comes next.
     epoch: i32,
     places: BTreeSet<Place>,
@@ -49,6 +53,8 @@ struct Session {
 /// A session as a request finds it.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Opened {
+    /// Tells the session from others of this shard.
+    pub number: u64,
     /// What is to be read, or what was read until now if the session ends.
     pub places: Vec<Place>,
     /// It has just begun: the member is told of all partitions.
@@ -87,8 +93,9 @@ impl ShareSessions {
         match epoch {
             INITIAL_EPOCH => self.begin(who, connection, changes),
             FINAL_EPOCH => {
-                let places = self.remove(who).ok_or(ErrorCode::ShareSessionNotFound)?;
-                Ok(Opened { places, is_new: false, has_ended: true })
+                let ended = self.remove(who).ok_or(ErrorCode::ShareSessionNotFound)?;
+                let (number, places) = (ended.number, ended.places.into_iter().collect());
+                Ok(Opened { number, places, is_new: false, has_ended: true })
             }
             epoch => self.go_on(who, epoch, connection, changes),
         }
@@ -100,15 +107,19 @@ impl ShareSessions {
         connection: ConnectionId,
         changes: Changes,
     ) -> Result<Opened, ErrorCode> {
-        self.remove(who);
+        // What the member got by this connection goes with it, whichever session that was in.
+        let before = self.remove(who).filter(|before| before.connection == connection);
         if SHARE_SESSIONS_MAX <= self.all.len() {
             return Err(ErrorCode::ShareSessionLimitReached);
         }
-        let session = Session { epoch: 1, places: BTreeSet::new(), rotation: 0, connection };
+        let number = before.map_or(self.begun + 1, |before| before.number);
+        self.begun = self.begun.max(number);
+        let session =
+            Session { number, epoch: 1, places: BTreeSet::new(), rotation: 0, connection };
         self.all.insert(who.clone(), session);
         self.by_connection.entry(connection.index).or_default().push(who.clone());
         let places = self.change(who, changes)?;
-        Ok(Opened { places, is_new: true, has_ended: false })
+        Ok(Opened { number, places, is_new: true, has_ended: false })
     }
 
     fn go_on(
@@ -122,6 +133,7 @@ impl ShareSessions {
         if session.epoch != epoch {
             return Err(ErrorCode::InvalidShareSessionEpoch);
         }
+        let number = session.number;
         session.epoch = epoch.checked_add(1).unwrap_or(1);
         let before = std::mem::replace(&mut session.connection, connection);
         if before != connection {
@@ -129,7 +141,7 @@ impl ShareSessions {
             self.by_connection.entry(connection.index).or_default().push(who.clone());
         }
         let places = self.change(who, changes)?;
-        Ok(Opened { places, is_new: false, has_ended: false })
+        Ok(Opened { number, places, is_new: false, has_ended: false })
     }
 
     /// Changes what is read; tells all of it, in the order in which it is this time.
@@ -156,11 +168,11 @@ impl ShareSessions {
         Ok(places)
     }
 
-    fn remove(&mut self, who: &Who) -> Option<Vec<Place>> {
+    fn remove(&mut self, who: &Who) -> Option<Session> {
         let session = self.all.remove(who)?;
         self.places_count -= session.places.len();
         self.leave(session.connection, who);
-        Some(session.places.into_iter().collect())
+        Some(session)
     }
 
     fn leave(&mut self, connection: ConnectionId, who: &Who) {
@@ -172,13 +184,14 @@ impl ShareSessions {
         }
     }
 
-    /// A connection is gone, and with it the sessions that came by it.
-    pub fn end_of(&mut self, connection: ConnectionId) -> Vec<(Who, Vec<Place>)> {
+    /// A connection is gone, and with it the sessions that came by it: whose they were, which, and
+    /// what was read there.
+    pub fn end_of(&mut self, connection: ConnectionId) -> Vec<(Who, u64, Vec<Place>)> {
         let there = self.by_connection.remove(&connection.index).unwrap_or_default();
         let ended = there.into_iter().filter_map(|who| {
             let session = self.all.remove(&who)?;
             self.places_count -= session.places.len();
-            Some((who, session.places.into_iter().collect()))
+            Some((who, session.number, session.places.into_iter().collect()))
         });
         ended.collect()
     }
@@ -271,7 +284,7 @@ mod tests {
         sessions.step(&who("b"), 0, connection(2), reads(&[0])).unwrap();
         sessions.step(&who("a"), 1, connection(3), Changes::default()).unwrap();
         assert_eq!(sessions.end_of(connection(1)), []);
-        assert_eq!(sessions.end_of(connection(3)), [(who("a"), vec![place(0), place(1)])]);
+        assert_eq!(sessions.end_of(connection(3)), [(who("a"), 1, vec![place(0), place(1)])]);
         let ended = sessions.step(&who("b"), FINAL_EPOCH, connection(2), Changes::default());
         assert_eq!(ended.map(|opened| opened.places), Ok(vec![place(0)]));
         assert!(sessions.is_empty() && sessions.by_connection.is_empty());

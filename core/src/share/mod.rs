@@ -18,9 +18,11 @@
 //! time is over, a member is gone ──> change ── appended
 //! ```
 //!
-//! A change is in force at once, and its answer goes out when it is durable: nobody is told that a
-//! record is done with that a crash would give out again. What could not be written stays in force
-//! until the process ends; then the records in question are given out once more.
+//! What becomes of records is in force at once, and its answer goes out when it is durable: nobody is
+//! told that a record is done with that a crash would give out again. What could not be written stays
+//! in force until the process ends; then the records in question are given out once more, unless a
+//! rewrite of the log has made it durable meanwhile. Where a group begins, and that it is forgotten,
+//! is in force when it is durable: until then things are as they were, and nothing more is noted.
 //!
 //! Start reading at [`Coordinator::request`]; then `partition.rs` for the rules.
 
@@ -54,12 +56,18 @@ pub struct Coordinator {
     decided: Vec<Write>,
     replies: Vec<(ReplyTo, Reply)>,
     bytes: usize,
+    /// So many entries were made.
+    made: u64,
     /// It takes nothing more, and this is what it answers.
     closed: Option<ErrorCode>,
 }
 
 struct Entry {
+    /// Tells it from those of the same key before and after.
+    number: u64,
     partition: SharePartition,
+    /// So many decisions are on their way that put something else in its place, or nothing.
+    replaced: u32,
     /// Who waits until its beginning is durable; none: it is.
     beginning: Option<Vec<ReplyTo>>,
     /// The start that was written last.
@@ -76,8 +84,21 @@ struct Entry {
 pub struct Write {
     records: Vec<Record>,
     reply_to: Option<ReplyTo>,
+    then: Then,
+}
+
+/// What a decision does when it is durable. Entries go by their number: another of the same key may
+/// have come meanwhile.
+#[derive(Debug)]
+enum Then {
+    /// It is in force already.
+    Nothing,
     /// This begins to be read.
-    begins: Option<Key>,
+    Begins(Key, u64),
+    /// This is to be read from elsewhere.
+    Resets(Key, u64, i64),
+    /// These are forgotten.
+    Forgets(Vec<(Key, u64)>),
 }
 
 impl LogWrite for Write {
@@ -89,8 +110,10 @@ impl LogWrite for Write {
 }
 
 impl Entry {
-    fn new(partition: SharePartition) -> Self {
+    fn new(number: u64, partition: SharePartition) -> Self {
         Self {
+            number,
+            replaced: 0,
             written_start: partition.start(),
             partition,
             beginning: None,
@@ -112,6 +135,7 @@ impl Coordinator {
             decided: Vec::new(),
             replies: Vec::new(),
             bytes: 0,
+            made: 0,
             closed: None,
         }
     }
@@ -134,11 +158,18 @@ impl Coordinator {
                 });
                 Some(Reply::Done)
             }
+            Request::Acquire { key, .. } if !self.is_begun(&key) => Some(Reply::Unbegun),
             Request::Acquire { key, want } => {
                 let given = self.change(&key, now, |partition, rules| {
                     partition.acquire(&want, rules, now.times.now)
                 });
                 Some(given.map_or(Reply::Unbegun, Reply::Given))
+            }
+            Request::Acknowledge { key, .. }
+                if self.all.get(&key).is_some_and(|entry| 0 < entry.replaced) =>
+            {
+                // What it is about is going; if that fails, it can be told again.
+                Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable))
             }
             Request::Acknowledge { key, member, told } => {
                 let changes = self.change(&key, now, |partition, rules| {
@@ -158,9 +189,10 @@ impl Coordinator {
                     }
                 }
             }
-            Request::Release { key, member } => {
-                let changes =
-                    self.change(&key, now, |partition, rules| partition.release(&member, rules));
+            Request::Release { key, member, session } => {
+                let changes = self.change(&key, now, |partition, rules| {
+                    partition.release(&member, session, rules)
+                });
                 self.write_if_changed(&key, changes.unwrap_or_default());
                 Some(Reply::Done)
             }
@@ -174,11 +206,15 @@ impl Coordinator {
             }
             Request::List { group } => Some(Reply::Listed(self.list(&group))),
             Request::Reset { key, start } => self.reset(key, start, reply_to, has_room, now),
-            Request::Forget { group, topics } => self.forget(reply_to, |key| {
-                key.group == group
-                    && topics.as_ref().is_none_or(|topics| topics.contains(&key.topic))
+            Request::Forget { group, topics } => self.forget(reply_to, &group, |topic| {
+                topics.as_ref().is_none_or(|topics| topics.contains(topic))
             }),
         }
+    }
+
+    /// Where the group begins is known, and durable.
+    fn is_begun(&self, key: &Key) -> bool {
+        self.all.get(key).is_some_and(|entry| entry.beginning.is_none())
     }
 
     fn next(&self, key: &Key, now: Now<'_>) -> Reply {
@@ -213,12 +249,14 @@ impl Coordinator {
         if !has_room || SHARE_PARTITIONS_PER_PARTITION_MAX <= self.all.len() {
             return Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable));
         }
-        let mut entry = Entry::new(SharePartition::new(start));
+        self.made += 1;
+        let number = self.made;
+        let mut entry = Entry::new(number, SharePartition::new(start));
         entry.beginning = Some(vec![reply_to]);
         self.all.insert(key.clone(), entry);
         self.count(&key);
         let records = vec![self.state_of(&key, now.times.wall_ms)];
-        self.decided.push(Write { records, reply_to: None, begins: Some(key) });
+        self.decided.push(Write { records, reply_to: None, then: Then::Begins(key, number) });
         None
     }
 
@@ -230,44 +268,69 @@ impl Coordinator {
         has_room: bool,
         now: Now<'_>,
     ) -> Option<Reply> {
-        if !self.all.contains_key(&key) {
-            if !has_room || SHARE_PARTITIONS_PER_PARTITION_MAX <= self.all.len() {
-                return Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable));
-            }
-            self.all.insert(key.clone(), Entry::new(SharePartition::new(start)));
+        let Some(entry) = self.all.get_mut(&key) else {
+            return self.begin(key, start, reply_to, has_room, now);
+        };
+        if entry.beginning.is_some() || 0 < entry.replaced {
+            // Once that is durable or refused, it can be asked again.
+            return Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable));
         }
-        self.change(&key, now, |partition, _| *partition = SharePartition::new(start));
-        self.all.get_mut(&key).expect("it was there").written_start = start;
-        let records = vec![self.state_of(&key, now.times.wall_ms)];
-        self.decided.push(Write { records, reply_to: Some(reply_to), begins: None });
+        entry.replaced += 1;
+        let (batches, wall_ms) = (Vec::new(), now.times.wall_ms);
+        let records = vec![Record::State { key: key.clone(), start, batches, wall_ms }];
+        let then = Then::Resets(key, entry.number, start);
+        self.decided.push(Write { records, reply_to: Some(reply_to), then });
         None
     }
 
-    fn forget(&mut self, reply_to: ReplyTo, which: impl Fn(&Key) -> bool) -> Option<Reply> {
-        let records = self.remove(which);
-        if records.is_empty() {
+    fn forget(
+        &mut self,
+        reply_to: ReplyTo,
+        group: &Arc<str>,
+        which: impl Fn(&TopicId) -> bool,
+    ) -> Option<Reply> {
+        let first = Key { group: Arc::clone(group), topic: TopicId::ZERO, partition: i32::MIN };
+        let of_group = self.all.range_mut(first..).take_while(|(key, _)| key.group == *group);
+        let mut forgotten = Vec::new();
+        for (key, entry) in of_group.filter(|(key, _)| which(&key.topic)) {
+            entry.replaced += 1;
+            forgotten.push((key.clone(), entry.number));
+        }
+        if forgotten.is_empty() {
             return Some(Reply::Done);
         }
-        self.decided.push(Write { records, reply_to: Some(reply_to), begins: None });
+        let keys = forgotten.iter().map(|(key, _)| key.clone());
+        let records = keys.map(|key| Record::Forgotten { key }).collect();
+        let then = Then::Forgets(forgotten);
+        self.decided.push(Write { records, reply_to: Some(reply_to), then });
         None
     }
 
-    /// Removes what is meant, and tells the records that say so.
+    /// Removes at once what is meant, and tells the records that say so.
     fn remove(&mut self, which: impl Fn(&Key) -> bool) -> Vec<Record> {
         let keys: Vec<Key> = self.all.keys().filter(|key| which(key)).cloned().collect();
         for key in &keys {
-            let Some(entry) = self.all.remove(key) else { continue };
-            self.bytes -= entry.bytes;
-            if let Some(timer) = entry.timer {
-                self.timers.remove(&(timer, key.clone()));
-            }
-            let watchers = entry.watchers.into_iter().map(|to| (to, Reply::Moved));
-            self.replies.extend(watchers);
-            let error = ErrorCode::UnknownTopicOrPartition;
-            let beginning = entry.beginning.into_iter().flatten();
-            self.replies.extend(beginning.map(|to| (to, Reply::Refused(error))));
+            self.take_out(key, ErrorCode::UnknownTopicOrPartition);
         }
         keys.into_iter().map(|key| Record::Forgotten { key }).collect()
+    }
+
+    /// Removes one, and tells all who wait for it; those who wait for its beginning are told `error`.
+    fn take_out(&mut self, key: &Key, error: ErrorCode) {
+        let Some(entry) = self.all.remove(key) else { return };
+        self.bytes -= entry.bytes;
+        if let Some(timer) = entry.timer {
+            self.timers.remove(&(timer, key.clone()));
+        }
+        let watchers = entry.watchers.into_iter().map(|to| (to, Reply::Moved));
+        self.replies.extend(watchers);
+        let beginning = entry.beginning.into_iter().flatten();
+        self.replies.extend(beginning.map(|to| (to, Reply::Refused(error))));
+    }
+
+    /// What a decision was about, if it is still there.
+    fn meant(&mut self, key: &Key, number: u64) -> Option<&mut Entry> {
+        self.all.get_mut(key).filter(|entry| entry.number == number)
     }
 
     fn list(&self, group: &Arc<str>) -> Vec<Listed> {
@@ -298,7 +361,7 @@ impl Coordinator {
     pub fn topic_deleted(&mut self, topic: TopicId) {
         let records = self.remove(|key| key.topic == topic);
         if !records.is_empty() {
-            self.decided.push(Write { records, reply_to: None, begins: None });
+            self.decided.push(Write { records, reply_to: None, then: Then::Nothing });
         }
     }
 
@@ -331,11 +394,14 @@ impl Coordinator {
 
     /// Writes a change down; whoever is to be told is told when it is durable.
     fn write_change(&mut self, key: &Key, batches: Vec<StateBatch>, reply_to: Option<ReplyTo>) {
-        let Some(entry) = self.all.get_mut(key) else { return };
+        // Behind the record that replaces it nothing is written of it: that would be of the new one.
+        let Some(entry) = self.all.get_mut(key).filter(|entry| entry.replaced == 0) else {
+            return;
+        };
         let start = entry.partition.start();
         entry.written_start = start;
         let records = vec![Record::Change { key: key.clone(), start, batches }];
-        self.decided.push(Write { records, reply_to, begins: None });
+        self.decided.push(Write { records, reply_to, then: Then::Nothing });
     }
 
     /// Writes down what has changed by itself, if anything has.
@@ -381,15 +447,13 @@ impl Coordinate for Coordinator {
         let key = record.key().clone();
         match record {
             Record::Forgotten { .. } => {
-                if let Some(entry) = self.all.remove(&key) {
-                    self.bytes -= entry.bytes;
-                }
-                return;
+                return self.take_out(&key, ErrorCode::UnknownTopicOrPartition);
             }
             Record::State { start, batches, .. } => {
                 let mut partition = SharePartition::new(start);
                 partition.replay(start, &batches);
-                let entry = Entry::new(partition);
+                self.made += 1;
+                let entry = Entry::new(self.made, partition);
                 if let Some(before) = self.all.insert(key.clone(), entry) {
                     self.bytes -= before.bytes;
                 }
@@ -407,7 +471,7 @@ impl Coordinate for Coordinator {
     fn loaded(&mut self, now: Now<'_>) {
         let records = self.remove(|key| now.image.topic(key.topic).is_none());
         if !records.is_empty() {
-            self.decided.push(Write { records, reply_to: None, begins: None });
+            self.decided.push(Write { records, reply_to: None, then: Then::Nothing });
         }
     }
 
@@ -446,24 +510,48 @@ impl Coordinate for Coordinator {
         &mut self.decided
     }
 
-    fn written(&mut self, write: Write, _now: Now<'_>) {
+    fn written(&mut self, write: Write, now: Now<'_>) {
         self.replies.extend(write.reply_to.map(|to| (to, Reply::Done)));
-        if let Some(key) = write.begins
-            && let Some(entry) = self.all.get_mut(&key)
-        {
-            let waiting = entry.beginning.take().unwrap_or_default();
-            self.replies.extend(waiting.into_iter().map(|to| (to, Reply::Done)));
+        match write.then {
+            Then::Nothing => {}
+            Then::Begins(key, number) => {
+                let Some(entry) = self.meant(&key, number) else { return };
+                let waiting = entry.beginning.take().unwrap_or_default();
+                self.replies.extend(waiting.into_iter().map(|to| (to, Reply::Done)));
+            }
+            Then::Resets(key, number, start) => {
+                let Some(entry) = self.meant(&key, number) else { return };
+                entry.replaced -= 1;
+                entry.written_start = start;
+                self.change(&key, now, |partition, _| *partition = SharePartition::new(start));
+            }
+            Then::Forgets(all) => {
+                for (key, number) in all {
+                    if self.meant(&key, number).is_some() {
+                        self.take_out(&key, ErrorCode::UnknownTopicOrPartition);
+                    }
+                }
+            }
         }
     }
 
     fn refused(&mut self, write: Write, error: ErrorCode, _now: Now<'_>) {
         self.replies.extend(write.reply_to.map(|to| (to, Reply::Refused(error))));
-        if let Some(key) = write.begins
-            && let Some(mut entry) = self.all.remove(&key)
-        {
-            self.bytes -= entry.bytes;
-            let waiting = entry.beginning.take().unwrap_or_default();
-            self.replies.extend(waiting.into_iter().map(|to| (to, Reply::Refused(error))));
+        match write.then {
+            Then::Nothing => {}
+            Then::Begins(key, number) => {
+                if self.meant(&key, number).is_some() {
+                    self.take_out(&key, error);
+                }
+            }
+            Then::Resets(key, number, _) => {
+                self.meant(&key, number).into_iter().for_each(|entry| entry.replaced -= 1);
+            }
+            Then::Forgets(all) => {
+                for (key, number) in all {
+                    self.meant(&key, number).into_iter().for_each(|entry| entry.replaced -= 1);
+                }
+            }
         }
     }
 
@@ -475,6 +563,8 @@ impl Coordinate for Coordinator {
         Reply::Refused(error)
     }
 
+    // What is decided of records and not appended yet is in it: if that is refused afterwards, it is
+    // in force all the same, here and after a restart.
     fn remembered_after<'a>(
         &'a self,
         place: Option<&'a Key>,

@@ -22,11 +22,12 @@
 use std::collections::BTreeMap;
 
 use tidemill_net::kafka::ErrorCode;
-use tidemill_runtime::edge::Instant;
+use tidemill_runtime::edge::{Instant, ShardId};
 
 use super::record::{Delivery, StateBatch};
 use super::rules::Rules;
 use crate::coordinator::request::MemberId;
+use crate::limits::SHARE_RUNS_MAX;
 
 /// What a member says about records it was given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,11 +94,22 @@ pub struct ReadBatch {
     pub is_void: bool,
 }
 
+/// A session in which a member gets records. It may have another one when this is found to be gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SessionId {
+    /// Where it is.
+    pub shard: ShardId,
+    /// Tells it from others there.
+    pub number: u64,
+}
+
 /// How much a member wants of what was read.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
     /// Who wants it.
     pub member: MemberId,
+    /// In which session.
+    pub session: SessionId,
     /// Where the read has begun.
     pub from: i64,
     /// What it has brought.
@@ -126,7 +138,7 @@ pub struct Given {
 pub enum Next {
     /// Records from here on.
     From(i64),
-    /// Nothing until some are done with: too many are not.
+    /// Nothing until some are done with: too many are not, or there is too much to remember behind one.
     Full,
 }
 
@@ -154,7 +166,7 @@ struct Run {
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum State {
     Available,
-    Acquired { member: MemberId, until: Instant },
+    Acquired { member: MemberId, session: SessionId, until: Instant },
     Acknowledged,
     Archived,
 }
@@ -193,8 +205,8 @@ impl SharePartition {
         let available = self.runs.iter().find(|(_, run)| run.state == State::Available);
         match available {
             Some((first, _)) => Next::From(*first),
-            None if self.open < rules.locks_max => Next::From(self.end),
-            None => Next::Full,
+            None if rules.locks_max <= self.open || SHARE_RUNS_MAX <= self.runs.len() => Next::Full,
+            None => Next::From(self.end),
         }
     }
 
@@ -234,6 +246,8 @@ impl SharePartition {
             return given;
         }
         let until = now.after(rules.lock);
+        let (member, session) = (want.member.clone(), want.session);
+        let acquired = State::Acquired { member, session, until };
         let mut left = want.records_max;
         let mut next = want.from.max(self.start);
         for batch in &want.batches {
@@ -248,7 +262,7 @@ impl SharePartition {
                 continue;
             }
             let limit = if want.is_strict { left } else { i64::MAX };
-            let new = self.acquire_within(next, batch.last, limit, &want.member, until, rules);
+            let new = self.acquire_within(next, batch.last, limit, &acquired, rules);
             left -= new.iter().map(|one| one.last - one.first + 1).sum::<i64>();
             new.into_iter().for_each(|one| push_given(&mut given, one, want.batch_size));
             next = batch.last + 1;
@@ -269,8 +283,7 @@ impl SharePartition {
         first: i64,
         last: i64,
         limit: i64,
-        member: &MemberId,
-        until: Instant,
+        acquired: &State,
         rules: &Rules,
     ) -> Vec<Given> {
         let mut given = Vec::new();
@@ -287,7 +300,7 @@ impl SharePartition {
             }
             let to = to.min(from.saturating_add(left - 1));
             let count = run.count + 1;
-            self.set(from, to, State::Acquired { member: member.clone(), until }, count);
+            self.set(from, to, acquired.clone(), count);
             given.push(Given { first: from, last: to, count });
             left -= to - from + 1;
         }
@@ -295,8 +308,7 @@ impl SharePartition {
         if first <= self.end && 0 < room {
             let from = self.end;
             let to = from + room - 1;
-            let state = State::Acquired { member: member.clone(), until };
-            self.append(to, state, 1);
+            self.append(to, acquired.clone(), 1);
             given.push(Given { first: from, last: to, count: 1 });
         }
         given
@@ -334,9 +346,9 @@ impl SharePartition {
                     Verdict::Gap | Verdict::Reject => State::Archived,
                     Verdict::Release => released(count, rules),
                     Verdict::Renew => {
-                        let State::Acquired { member, .. } = state else { continue };
+                        let State::Acquired { member, session, .. } = state else { continue };
                         let until = now.after(rules.lock);
-                        self.set(from, to, State::Acquired { member, until }, count);
+                        self.set(from, to, State::Acquired { member, session, until }, count);
                         continue;
                     }
                 };
@@ -388,9 +400,19 @@ impl SharePartition {
         changes
     }
 
-    /// A member is gone: what it has others may have.
-    pub fn release(&mut self, member: &str, rules: &Rules) -> Vec<StateBatch> {
-        let theirs = |state: &State| matches!(state, State::Acquired { member: has, .. } if **has == *member);
+    /// A member is gone, or one of its sessions: what it has, or got there, others may have.
+    pub fn release(
+        &mut self,
+        member: &str,
+        only: Option<SessionId>,
+        rules: &Rules,
+    ) -> Vec<StateBatch> {
+        let theirs = |state: &State| match state {
+            State::Acquired { member: has, session, .. } => {
+                **has == *member && only.is_none_or(|only| only == *session)
+            }
+            _ => false,
+        };
         self.take_back(theirs, rules)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_record::TopicId;
 
-use super::partition::{Acknowledgement, Given, Want};
+use super::partition::{Acknowledgement, Given, SessionId, Want};
 use super::record::Key;
 use crate::coordinator::request::MemberId;
 
@@ -55,6 +55,8 @@ pub enum Request {
         key: Key,
         /// Who.
         member: MemberId,
+        /// What it got in this session; none: whatever it has.
+        session: Option<SessionId>,
     },
     /// Tell when more can be given out than was told last.
     Watch {

@@ -6,12 +6,13 @@ use tidemill_record::NodeId;
 use tidemill_replication::metadata::{self, Image};
 use tidemill_runtime::edge::ShardId;
 
-use super::partition::{Given, ReadBatch, Verdict, Want};
+use super::partition::{Given, ReadBatch, SessionId, Verdict, Want};
 use super::*;
 use crate::job::Jobs;
 use crate::partition::Times;
 
 const TOPIC: TopicId = TopicId([1; 16]);
+const SESSION: SessionId = SessionId { shard: ShardId(0), number: 1 };
 
 struct Scene {
     coordinator: Coordinator,
@@ -87,6 +88,26 @@ impl Scene {
         self.look();
     }
 
+    /// What was decided cannot be written.
+    fn fail(&mut self) {
+        for write in std::mem::take(self.coordinator.decided()) {
+            let error = ErrorCode::KafkaStorageError;
+            let now = Now { times: self.times, image: &self.image };
+            self.coordinator.refused(write, error, now);
+        }
+        self.look();
+    }
+
+    fn forget(&mut self) -> u32 {
+        self.ask(Request::Forget { group: "g".into(), topics: None })
+    }
+
+    fn start(&mut self) -> Option<i64> {
+        let asked = self.ask(Request::List { group: "g".into() });
+        let Reply::Listed(listed) = &self.told[&asked] else { panic!("a list was asked for") };
+        listed.first().map(|one| one.start)
+    }
+
     fn pass(&mut self, time: Duration) {
         self.times.now = self.times.now.after(time);
         self.coordinator.tick(Now { times: self.times, image: &self.image });
@@ -110,6 +131,7 @@ impl Scene {
         };
         let want = Want {
             member: member.into(),
+            session: SESSION,
             from,
             batches: vec![ReadBatch { base: 0, last: 9, is_void: false }],
             records_max: 100,
@@ -194,7 +216,7 @@ fn who_waits_is_told_when_more_can_be_given_out() {
     let watch = scene.ask(Request::Watch { key: key(), seen });
     scene.acknowledge(0, 4, Verdict::Accept);
     assert!(!scene.told.contains_key(&watch), "that is nothing new for others");
-    scene.ask(Request::Release { key: key(), member: "a".into() });
+    scene.ask(Request::Release { key: key(), member: "a".into(), session: None });
     assert!(matches!(scene.told[&watch], Reply::Moved));
     let late = scene.ask(Request::Watch { key: key(), seen });
     assert!(matches!(scene.told[&late], Reply::Moved), "it has moved since");
@@ -234,4 +256,102 @@ fn what_is_forgotten_begins_anew() {
         assert!(matches!(scene.told[&next], Reply::Unbegun));
         assert_eq!((scene.coordinator.bytes(), scene.coordinator.next_deadline()), (0, None));
     }
+}
+
+/// A deletion that could not be written was answered as done when it was tried again, and after a
+/// restart all was back.
+#[test]
+fn a_deletion_that_was_refused_has_not_happened() {
+    let mut scene = Scene::begun();
+    scene.take("a");
+    scene.acknowledge(0, 3, Verdict::Accept);
+    scene.settle();
+    let refused = scene.forget();
+    scene.fail();
+    assert!(matches!(scene.told[&refused], Reply::Refused(ErrorCode::KafkaStorageError)));
+    assert_eq!(scene.start(), Some(4), "as it was");
+    let again = scene.forget();
+    assert!(!scene.told.contains_key(&again), "there is something to be forgotten");
+    scene.settle();
+    assert!(matches!(scene.told[&again], Reply::Done));
+    assert_eq!(scene.start(), None);
+    scene.restart();
+    assert_eq!(scene.start(), None);
+}
+
+/// A new start that could not be written is not in force; and what happens while it is on its way is
+/// not written behind it, where it would be of the new one.
+#[test]
+fn a_reset_is_in_force_when_it_is_durable() {
+    let mut scene = Scene::begun();
+    scene.take("a");
+    scene.acknowledge(0, 7, Verdict::Accept);
+    scene.settle();
+    scene.ask(Request::Reset { key: key(), start: 2 });
+    scene.fail();
+    assert_eq!(scene.start(), Some(8));
+    let reset = scene.ask(Request::Reset { key: key(), start: 2 });
+    let second = scene.ask(Request::Reset { key: key(), start: 3 });
+    assert!(matches!(scene.told[&second], Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
+    let late = scene.acknowledge(8, 9, Verdict::Accept);
+    assert!(matches!(scene.told[&late], Reply::Refused(ErrorCode::CoordinatorNotAvailable)));
+    scene.ask(Request::Release { key: key(), member: "a".into(), session: None });
+    assert_eq!(scene.start(), Some(8));
+    scene.settle();
+    assert!(matches!(scene.told[&reset], Reply::Done));
+    assert_eq!(scene.start(), Some(2));
+    scene.restart();
+    assert_eq!(scene.start(), Some(2));
+}
+
+/// A group that has read nothing begins where it is told to, and nobody begins elsewhere meanwhile.
+#[test]
+fn a_group_may_be_told_where_to_begin() {
+    let mut scene = Scene::new();
+    let reset = scene.ask(Request::Reset { key: key(), start: 5 });
+    let begin = scene.ask(Request::Begin { key: key(), start: 0 });
+    assert!(!scene.told.contains_key(&begin));
+    scene.settle();
+    assert!(matches!((&scene.told[&reset], &scene.told[&begin]), (Reply::Done, Reply::Done)));
+    assert_eq!(scene.start(), Some(5));
+}
+
+/// The beginning before a deletion answered the one after it, which was not durable.
+#[test]
+fn each_beginning_is_answered_by_its_own_record() {
+    let mut scene = Scene::new();
+    let first = scene.ask(Request::Begin { key: key(), start: 1 });
+    scene.forget();
+    scene.coordinator.topic_deleted(TOPIC);
+    let second = scene.ask(Request::Begin { key: key(), start: 2 });
+    let mut writes = std::mem::take(scene.coordinator.decided());
+    let last = writes.pop().expect("the second beginning");
+    for write in writes {
+        scene.coordinator.written(write, Now { times: scene.times, image: &scene.image });
+    }
+    scene.look();
+    assert!(matches!(scene.told[&first], Reply::Refused(_)), "it was taken away");
+    assert!(!scene.told.contains_key(&second), "not durable yet");
+    let now = Now { times: scene.times, image: &scene.image };
+    scene.coordinator.written(last, now);
+    scene.look();
+    assert!(matches!(scene.told[&second], Reply::Done));
+    assert_eq!(scene.start(), Some(2));
+}
+
+/// What was said of records stays in force though it could not be appended; a rewrite that has made
+/// it durable says no more than that.
+#[test]
+fn a_rewrite_may_say_what_is_refused_afterwards() {
+    let mut scene = Scene::begun();
+    scene.take("a");
+    let told = scene.acknowledge(0, 6, Verdict::Accept);
+    let remembered = scene.coordinator.remembered_after(None);
+    let anew: Vec<Record> = remembered.flat_map(|(_, records)| records).collect();
+    scene.fail();
+    assert!(matches!(scene.told[&told], Reply::Refused(_)));
+    assert_eq!(scene.start(), Some(7));
+    scene.log = anew;
+    scene.restart();
+    assert_eq!(scene.start(), Some(7));
 }

@@ -6,6 +6,7 @@ use tidemill_replication::config::OffsetReset;
 
 use super::*;
 
+const SESSION: SessionId = SessionId { shard: ShardId(0), number: 1 };
 const LOCK: Duration = Duration::from_secs(30);
 
 fn rules() -> Rules {
@@ -60,6 +61,7 @@ impl Scene {
         let batches = batches.iter().filter(|batch| from <= batch.last).cloned().collect();
         let want = Want {
             member: member.into(),
+            session: SESSION,
             from,
             batches,
             records_max,
@@ -239,13 +241,29 @@ fn a_wish_for_records_keeps_batches_whole_and_a_limit_does_not() {
         let mut scene = Scene::new();
         let batches = vec![batch(0, 3), batch(4, 7), batch(8, 11)];
         let member = "a".into();
-        let want = Want { member, from: 0, batches, records_max: 6, is_strict, batch_size: 1000 };
+        let want = Want {
+            member,
+            session: SESSION,
+            from: 0,
+            batches,
+            records_max: 6,
+            is_strict,
+            batch_size: 1000,
+        };
         assert_eq!(scene.acquire(&want), expected);
     }
     let mut scene = Scene::new();
     let batches = vec![batch(0, 3), batch(4, 7), batch(8, 11)];
     let member = "a".into();
-    let want = Want { member, from: 0, batches, records_max: 100, is_strict: false, batch_size: 5 };
+    let want = Want {
+        member,
+        session: SESSION,
+        from: 0,
+        batches,
+        records_max: 100,
+        is_strict: false,
+        batch_size: 5,
+    };
     assert_eq!(scene.acquire(&want), [(0, 7, 1), (8, 11, 1)], "in runs of about five");
 }
 
@@ -255,6 +273,7 @@ fn a_read_that_was_overtaken_gets_the_rest() {
     let mut scene = Scene::new();
     let want = |member: &str, batches| Want {
         member: member.into(),
+        session: SESSION,
         from: 0,
         batches,
         records_max: 1000,
@@ -272,7 +291,7 @@ fn what_a_member_leaves_behind_is_free() {
     let mut scene = Scene::new();
     scene.take_up_to(5, "a", &[batch(0, 9)]);
     scene.take("b", &[batch(0, 9)]);
-    scene.partition.release("a", &scene.rules);
+    scene.partition.release("a", None, &scene.rules);
     assert_eq!(scene.take("b", &[batch(0, 9)]), [(0, 4, 2)]);
 }
 
@@ -386,4 +405,45 @@ fn no_order_of_events_gives_out_twice_what_is_done_with() {
             assert!(scene.partition.holds());
         }
     }
+}
+
+/// A connection that was found to be gone took from its member what this had got by the next one.
+#[test]
+fn a_session_that_ends_takes_back_only_its_own() {
+    let mut scene = Scene::new();
+    scene.take("a", &[batch(0, 4)]);
+    let next = SessionId { shard: ShardId(1), number: 1 };
+    let want = Want {
+        member: "a".into(),
+        session: next,
+        from: 5,
+        batches: vec![batch(5, 9)],
+        records_max: 10,
+        is_strict: true,
+        batch_size: 1000,
+    };
+    scene.acquire(&want);
+    scene.partition.release("a", Some(SESSION), &scene.rules);
+    assert_eq!(scene.partition.next(&scene.rules), Next::From(0));
+    assert!(scene.tell("a", 0, 4, Verdict::Accept).is_err(), "taken back");
+    scene.tell("a", 5, 9, Verdict::Accept).unwrap();
+}
+
+/// One record that is never let go, while those behind it are accepted and rejected by turns, let
+/// what is remembered grow without end, past what a record of the log can say.
+#[test]
+fn what_is_remembered_is_bounded() {
+    let mut scene = Scene::new();
+    let turns = [Delivery::Archived, Delivery::Acknowledged];
+    let batch_of = |at: usize| {
+        let state = if at == 0 { Delivery::Available } else { turns[at % 2] };
+        StateBatch { first: at as i64, last: at as i64, state, count: 1 }
+    };
+    let known: Vec<StateBatch> = (0..SHARE_RUNS_MAX).map(batch_of).collect();
+    scene.partition.replay(0, &known);
+    assert_eq!(scene.partition.next(&scene.rules), Next::From(0));
+    scene.take("a", &[batch(0, 0)]);
+    assert_eq!(scene.partition.next(&scene.rules), Next::Full);
+    scene.tell("a", 0, 0, Verdict::Accept).unwrap();
+    assert_eq!(scene.partition.next(&scene.rules), Next::From(SHARE_RUNS_MAX as i64));
 }
