@@ -212,7 +212,8 @@ fn command(broker: &Broker, arguments: &[&str]) -> Option<serde_json::Value> {
 }
 
 /// An administrator sees who runs transactions, what they write to and since when, and can end one
-/// by hand in a partition. One that its coordinator knows of does not hang, however old it is.
+/// by hand in a partition. One that its coordinator knows of does not hang, however old it is, and is
+/// only ended by force.
 #[test]
 fn an_administrator_looks_into_transactions() {
     let broker = broker("transactions-commands");
@@ -246,13 +247,19 @@ fn an_administrator_looks_into_transactions() {
     let hanging = run(&["txn", "find-hanging", "--max-transaction-timeout", "0"]);
     assert_eq!(hanging, serde_json::json!([]));
 
-    let abort = |offset: &str| {
+    let abort = |offset: &str, further: &[&str]| {
         let mut run = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         run.args(["txn", "abort", TOPIC, "0", "--start-offset", offset, "-b", &broker.address()]);
-        run.output().unwrap()
+        run.args(further).output().unwrap()
     };
-    assert!(!abort("1").status.success(), "none begins there");
-    let aborted = String::from_utf8(abort("0").stdout).unwrap();
+    assert!(!abort("1", &[]).status.success(), "none begins there");
+    let refused = abort("0", &[]);
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && why.contains("busy has it open for"), "{why}");
+    assert!(why.contains("ends by itself after its timeout of 30.0s"), "{why}");
+    let open = run(&["txn", "describe-producers", TOPIC, "-p", "0"]);
+    assert_eq!(open[0]["start_offset"], 0, "nothing was ended");
+    let aborted = String::from_utf8(abort("0", &["--force"]).stdout).unwrap();
     assert!(aborted.starts_with("aborted the transaction of producer"), "{aborted}");
     let producers = run(&["txn", "describe-producers", TOPIC]);
     let open = producers.as_array().unwrap().iter().filter(|row| !row["start_offset"].is_null());

@@ -27,7 +27,8 @@ pub(super) enum TxnCommand {
     Describe(Describe),
     /// Show the producers that the partitions of a topic know, and what they have open.
     DescribeProducers(DescribeProducers),
-    /// End the transaction that begins at an offset, as aborted, in one partition.
+    /// End the transaction that begins at an offset, as aborted, in one partition: for one that
+    /// hangs. One that its coordinator knows of ends by itself.
     Abort(Abort),
     /// Find open transactions that no coordinator will ever end.
     FindHanging(FindHanging),
@@ -86,6 +87,10 @@ pub(super) struct Abort {
     /// Where the transaction begins, as `find-hanging` and `describe-producers` tell
     #[arg(long, value_name = "OFFSET")]
     start_offset: i64,
+    /// Even if its coordinator knows of it. Its producer is not told: what it has written here is
+    /// lost, though its commit succeeds
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     bootstrap: Bootstrap,
 }
@@ -247,6 +252,9 @@ impl Abort {
                 "`tidemill txn describe-producers {topic}{flag}` tells where those that are open begin"
             )));
         };
+        if !self.force {
+            self.check_that_it_hangs(&mut admin, producer)?;
+        }
         let ended = admin.abort_transaction(topic, *partition, producer);
         ended.map_err(|error| self.bootstrap.failure(error))?;
         let ProducerView { id, epoch, .. } = producer;
@@ -254,6 +262,54 @@ impl Abort {
             "aborted the transaction of producer {id} epoch {epoch} in {topic}-{partition}"
         ))
     }
+
+    /// Whose coordinator knows of it ends it by itself; if it is ended here before, its producer
+    /// commits without learning that these records are lost.
+    fn check_that_it_hangs(
+        &self,
+        admin: &mut Admin,
+        producer: &ProducerView,
+    ) -> Result<(), Failure> {
+        let Self { topic, partition, .. } = self;
+        let known = known_of(&self.bootstrap, admin, vec![producer.id])?;
+        let Some((id, view)) = known.get(&producer.id) else { return Ok(()) };
+        if !writes_to(view, topic, *partition) {
+            return Ok(());
+        }
+        let cause = match (view.state.as_str(), view.start_ms) {
+            ("Ongoing", Some(at)) => format!(
+                "{id} has it open for {}; it ends by itself after its timeout of {}",
+                seconds((now_ms() - at).max(0)),
+                seconds(i64::from(view.timeout_ms))
+            ),
+            (state, _) => format!("{id} is ending it: its coordinator says {state}"),
+        };
+        Err(Failure::new(format!("the transaction in {topic}-{partition} does not hang"))
+            .because(cause)
+            .fix("wait, or --force: what it has written here is lost then, though its commit succeeds"))
+    }
+}
+
+/// What the coordinators know of the transactions of these producers.
+fn known_of(
+    bootstrap: &Bootstrap,
+    admin: &mut Admin,
+    producers: Vec<i64>,
+) -> Result<BTreeMap<i64, (String, TransactionView)>, Failure> {
+    let filter = TransactionFilter { producers, ..TransactionFilter::default() };
+    let listed = admin.transactions(&filter).map_err(|error| bootstrap.failure(error))?;
+    let mut known = BTreeMap::new();
+    for listed in listed {
+        let view = admin.transaction(&listed.id);
+        if let Some(view) = view.map_err(|error| bootstrap.failure(error))? {
+            known.insert(listed.producer_id, (listed.id, view));
+        }
+    }
+    Ok(known)
+}
+
+fn writes_to(view: &TransactionView, topic: &str, partition: i32) -> bool {
+    view.partitions.iter().any(|part| part.0 == topic && part.1 == partition)
 }
 
 /// A transaction that hangs.
@@ -324,20 +380,11 @@ impl FindHanging {
         if producers.is_empty() {
             return Ok(found);
         }
-        let filter = TransactionFilter { producers, ..TransactionFilter::default() };
-        let listed = admin.transactions(&filter).map_err(|error| self.bootstrap.failure(error))?;
-        let mut known: BTreeMap<i64, (String, TransactionView)> = BTreeMap::new();
-        for listed in listed {
-            let view = admin.transaction(&listed.id);
-            if let Some(view) = view.map_err(|error| self.bootstrap.failure(error))? {
-                known.insert(listed.producer_id, (listed.id, view));
-            }
-        }
+        let known = known_of(&self.bootstrap, admin, producers)?;
         found.retain_mut(|found| {
             let Some((id, view)) = known.get(&found.producer.id) else { return true };
             found.id = Some(id.clone());
-            let at = |part: &(String, i32)| part.0 == found.topic && part.1 == found.partition;
-            !view.partitions.iter().any(at)
+            !writes_to(view, &found.topic, found.partition)
         });
         Ok(found)
     }
