@@ -9,6 +9,7 @@ mod process;
 mod wire;
 
 use std::io::Write;
+use std::process::Command;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use process::Broker;
@@ -232,5 +233,31 @@ fn sessions_and_acknowledgements_are_checked() {
     assert_eq!(first.accept(0, 3), ErrorCode::None);
     assert_eq!(first.tell(4, 4, acknowledge_type::REJECT, FINAL_EPOCH), ErrorCode::None);
     assert_eq!(second.fetch(5000), [(5, 9, 2)]);
+    broker.stop();
+}
+
+/// Who speaks of a share group to a command for other groups is told what it is. It was not there, or
+/// of another protocol.
+#[test]
+fn commands_say_that_it_is_a_share_group() {
+    let mut broker = scene("share-commands");
+    let member = Member::join(&broker, "first");
+    let commands = [
+        &["group", "describe", GROUP][..],
+        &["group", "reset", GROUP, "-t", TOPIC, "--to", "end"],
+        &["group", "delete", GROUP],
+        &["consume", "-t", TOPIC, "-g", GROUP, "-e"],
+    ];
+    for arguments in commands {
+        let run = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+            .args(arguments)
+            .args(["-b", &broker.address()])
+            .output()
+            .unwrap();
+        let why = String::from_utf8(run.stderr).unwrap();
+        assert!(!run.status.success(), "{arguments:?}");
+        assert!(why.contains("share group") && why.contains("kafka-share-groups.sh"), "{why}");
+    }
+    drop(member);
     broker.stop();
 }

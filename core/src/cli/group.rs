@@ -10,8 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tidemill_client::kafka::ErrorCode;
+use tidemill_client::kafka::describe_groups::group_type;
 use tidemill_client::{
-    Admin, Consumer, ConsumerConfig, Error, ErrorKind, GroupOffsets, GroupView, MemberView, Start,
+    Admin, Consumer, ConsumerConfig, Error, ErrorKind, GroupOffsets, GroupView, ListedGroup,
+    MemberView, Start,
 };
 
 use super::brokers::Bootstrap;
@@ -268,11 +270,33 @@ impl Named {
 
 /// A group; it exists.
 fn find(bootstrap: &Bootstrap, admin: &mut Admin, name: &str) -> Result<GroupView, Failure> {
-    let found = admin.group(name).map_err(|error| bootstrap.failure(error))?;
-    found.ok_or_else(|| {
-        let list = format!("`tidemill group list{}` shows all there are", bootstrap.flag());
-        Failure::new(format!("no group {name}")).fix(list)
-    })
+    if let Some(found) = admin.group(name).map_err(|error| bootstrap.failure(error))? {
+        return Ok(found);
+    }
+    check_that_it_is_no_share_group(bootstrap, admin, name, "describe")?;
+    let list = format!("`tidemill group list{}` shows all there are", bootstrap.flag());
+    Err(Failure::new(format!("no group {name}")).fix(list))
+}
+
+/// Refuses a share group: its members, its records and where it begins are asked for in other ways
+/// than those of the groups here.
+pub(super) fn check_that_it_is_no_share_group(
+    bootstrap: &Bootstrap,
+    admin: &mut Admin,
+    name: &str,
+    verb: &str,
+) -> Result<(), Failure> {
+    let groups = admin.groups().map_err(|error| bootstrap.failure(error))?;
+    let is_share = |group: &ListedGroup| group.name == name && group.kind == group_type::SHARE;
+    if groups.iter().any(is_share) {
+        return Err(Failure::new(format!("cannot {verb} group {name}"))
+            .because("it is a share group")
+            .fix(
+                "kafka-share-groups.sh of Apache Kafka 4.2 or later describes and resets it, \
+                 kafka-console-share-consumer.sh reads as a member",
+            ));
+    }
+    Ok(())
 }
 
 /// How old the first record from each of these offsets on is, where there is one.
@@ -352,6 +376,9 @@ impl Reset {
     fn offsets_before(&self, admin: &mut Admin) -> Result<GroupOffsets, Failure> {
         let name = &self.name;
         let group = admin.group(name).map_err(|error| self.bootstrap.failure(error))?;
+        if group.is_none() {
+            check_that_it_is_no_share_group(&self.bootstrap, admin, name, "reset")?;
+        }
         let members = group.map_or(0, |group| group.members.len()) as u64;
         if 0 < members {
             let members = counted(members, "member", "members");
@@ -393,15 +420,25 @@ impl Delete {
     fn run(self) -> Result<(), Failure> {
         let mut admin = self.bootstrap.admin(false)?;
         for name in &self.names {
-            admin.delete_group(name).map_err(|error| self.why_not(name, error))?;
+            if let Err(error) = admin.delete_group(name) {
+                return Err(self.why_not(&mut admin, name, error));
+            }
             print_line(&format!("deleted {name}"))?;
         }
         Ok(())
     }
 
-    fn why_not(&self, name: &str, error: Error) -> Failure {
+    fn why_not(&self, admin: &mut Admin, name: &str, error: Error) -> Failure {
         let cannot = Failure::new(format!("cannot delete group {name}"));
+        let groups = admin.groups().unwrap_or_default();
+        let is_share = |group: &ListedGroup| group.name == name && group.kind == group_type::SHARE;
         match error.kind() {
+            ErrorKind::Refused(ErrorCode::NonEmptyGroup) if groups.iter().any(is_share) => cannot
+                .because(
+                    "somebody is in it: kafka-share-groups.sh of Apache Kafka 4.2 or later \
+                     names the members of a share group",
+                )
+                .fix("stop them first; who was killed is out when its session is over"),
             ErrorKind::Refused(ErrorCode::NonEmptyGroup) => cannot
                 .because("somebody is in it: `tidemill group describe` names its members")
                 .fix("stop them first; who was killed is out when its session is over"),

@@ -12,10 +12,12 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use tidemill_client::group::Share;
-use tidemill_client::{ConsumerRecord, GroupConfig, GroupConsumer, Start};
+use tidemill_client::kafka::ErrorCode;
+use tidemill_client::{ConsumerRecord, Error, ErrorKind, GroupConfig, GroupConsumer, Start};
 
 use super::super::brokers::{Patience, RETRY_FOR};
 use super::super::failure::Failure;
+use super::super::group::check_that_it_is_no_share_group;
 use super::super::offsets::Place;
 use super::{Consume, Printer, Style, may_pass, unprintable};
 
@@ -42,7 +44,7 @@ pub(super) fn run(asked: &Consume, group: &str, style: &Style) -> Result<(), Fai
             Err(trouble) => {
                 let patience = patience.get_or_insert_with(Patience::default);
                 if !may_pass(&trouble) || patience.is_over() {
-                    return Err(asked.failure(trouble));
+                    return Err(why_not(asked, group, trouble));
                 }
                 patience.tell(&trouble);
             }
@@ -51,6 +53,19 @@ pub(super) fn run(asked: &Consume, group: &str, style: &Style) -> Result<(), Fai
     member.close(RETRY_FOR);
     printer.progress.finish();
     Ok(())
+}
+
+/// Why it cannot be read as a member of the group.
+fn why_not(asked: &Consume, group: &str, trouble: Error) -> Failure {
+    let bootstrap = &asked.bootstrap;
+    if trouble.kind() == ErrorKind::Refused(ErrorCode::InconsistentGroupProtocol)
+        && let Ok(mut admin) = bootstrap.admin(false)
+        && let Err(why) =
+            check_that_it_is_no_share_group(bootstrap, &mut admin, group, "be a member of")
+    {
+        return why;
+    }
+    asked.failure(trouble)
 }
 
 /// The first Ctrl-C or SIGTERM ends the reading: what was printed is committed, and the others need
