@@ -122,6 +122,15 @@ fn settings_of_everything_are_set_shown_and_taken_off() {
     assert!(complaint(&[&wrong[..], &at].concat()).contains("45000"));
     let nobody = [&["config", "get", "topic"][..], &at].concat();
     assert_eq!(tidemill(&nobody, "").status.code(), Some(2));
+    for name in ["nosuch.setting", "retention.ms=5"] {
+        let wrong = ["config", "delete", "topic", "words", "-X", name];
+        assert!(complaint(&[&wrong[..], &at].concat()).contains(name));
+    }
+    // It waited for half a minute.
+    for wrong in [&["get", "broker", "7"][..], &["set", "broker", "7", "-X", "max.connections=5"]] {
+        let told = complaint(&[&["config"], wrong, &at].concat());
+        assert!(told.contains("there is no broker 7") && told.contains("there is 1"), "{told}");
+    }
 }
 
 /// Settings are set, deleted, appended to and subtracted from; all of a command or nothing. A

@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use tidemill_client::kafka::describe_configs::{DescribeConfigsResourceResult, source};
-use tidemill_client::{ConfigChange, ConfigResource, Quota, QuotaOf};
+use tidemill_client::{Admin, ConfigChange, ConfigResource, Quota, QuotaOf};
 
 use super::brokers::Bootstrap;
 use super::failure::Failure;
@@ -79,6 +79,7 @@ pub(super) struct Delete {
     whose: Whose,
     /// A setting; may be repeated.
     #[arg(short = 'X', long = "config", value_name = "NAME", required = true)]
+    #[arg(value_parser = setting_name)]
     settings: Vec<String>,
     #[command(flatten)]
     bootstrap: Bootstrap,
@@ -88,6 +89,13 @@ fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("NAME=VALUE".to_owned()),
+    }
+}
+
+fn setting_name(text: &str) -> Result<String, String> {
+    match text.contains('=') {
+        true => Err("only the NAME: what is taken off has no value".to_owned()),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -126,6 +134,24 @@ impl Whose {
         })
     }
 
+    /// An admin, and what is meant; if that is one broker, it is there.
+    fn reach(&self, bootstrap: &Bootstrap) -> Result<(Admin, Target), Failure> {
+        let target = self.target()?;
+        let mut admin = bootstrap.admin(false)?;
+        if let Target::Resource(ConfigResource::Node(id)) = &target {
+            let cluster = admin.cluster().map_err(|error| bootstrap.failure(error))?;
+            if !cluster.nodes.contains_key(id) {
+                let ids: Vec<String> = cluster.nodes.keys().map(i32::to_string).collect();
+                let there = match &ids[..] {
+                    [only] => format!("there is {only}"),
+                    _ => format!("there are {}", ids.join(", ")),
+                };
+                return Err(Failure::new(format!("there is no broker {id}")).because(there));
+            }
+        }
+        Ok((admin, target))
+    }
+
     fn in_words(&self) -> String {
         let kind = format!("{:?}", self.of).to_lowercase();
         match (&self.name, self.of) {
@@ -138,8 +164,7 @@ impl Whose {
 
 impl Get {
     fn run(self) -> Result<(), Failure> {
-        let target = self.whose.target()?;
-        let mut admin = self.bootstrap.admin(false)?;
+        let (mut admin, target) = self.whose.reach(&self.bootstrap)?;
         let rows: Vec<(String, String, &str)> = match target {
             Target::Resource(resource) => {
                 let all = admin.describe_configs(&resource);
@@ -197,8 +222,8 @@ fn told(config: DescribeConfigsResourceResult) -> (String, String, &'static str)
 impl Set {
     fn run(self) -> Result<(), Failure> {
         let Self { whose, settings, bootstrap } = self;
-        let mut admin = bootstrap.admin(false)?;
-        let done = match whose.target()? {
+        let (mut admin, target) = whose.reach(&bootstrap)?;
+        let done = match target {
             Target::Resource(resource) => {
                 let change = |(name, value): &(String, String)| {
                     ConfigChange::Set(name.clone(), value.clone())
@@ -223,12 +248,37 @@ impl Set {
     }
 }
 
+/// Brokers take anything off that nobody knows, as if it had been set.
+fn check_names(
+    bootstrap: &Bootstrap,
+    admin: &mut Admin,
+    of: &ConfigResource,
+    names: &[String],
+) -> Result<(), Failure> {
+    let mut of_whom = vec![of.clone()];
+    if let ConfigResource::Nodes = of {
+        // Of all brokers some brokers tell only what is set.
+        let cluster = admin.cluster().map_err(|error| bootstrap.failure(error))?;
+        of_whom.extend(cluster.nodes.keys().next().map(|id| ConfigResource::Node(*id)));
+    }
+    let mut known = Vec::new();
+    for of in &of_whom {
+        known.extend(admin.describe_configs(of).map_err(|error| bootstrap.failure(error))?);
+    }
+    match names.iter().find(|name| !known.iter().any(|config| config.name == **name)) {
+        None => Ok(()),
+        Some(unknown) => Err(Failure::usage(format!("there is no setting {unknown}"))
+            .fix("`tidemill config get` with --all names those there are")),
+    }
+}
+
 impl Delete {
     fn run(self) -> Result<(), Failure> {
         let Self { whose, settings, bootstrap } = self;
-        let mut admin = bootstrap.admin(false)?;
-        let done = match whose.target()? {
+        let (mut admin, target) = whose.reach(&bootstrap)?;
+        let done = match target {
             Target::Resource(resource) => {
+                check_names(&bootstrap, &mut admin, &resource, &settings)?;
                 let changes = settings.iter().cloned().map(ConfigChange::Reset);
                 admin.alter_configs(&resource, &changes.collect::<Vec<_>>())
             }
