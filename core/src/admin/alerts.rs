@@ -90,6 +90,33 @@ pub static ALERTS: &[Alert] = &[
         advice: "Raise tidemill.network.bytes, or look for consumers that do not take replies.",
     },
     Alert {
+        name: "TidemillCompactionFails",
+        expression: "increase(tidemill_compaction_failures_total[30m]) > 0",
+        lasting: "1h",
+        severity: "warning",
+        summary: "Compaction fails again and again on shard {{ $labels.shard }} of \
+                  {{ $labels.instance }}.",
+        advice: "Its log says why; is the disk full? What is compacted stays readable, but grows.",
+    },
+    Alert {
+        name: "TidemillUncompactable",
+        expression: "tidemill_compaction_uncompactable_partitions > 0",
+        lasting: "0m",
+        severity: "warning",
+        summary: "Partitions of shard {{ $labels.shard }} of {{ $labels.instance }} are not \
+                  compacted any more.",
+        advice: "Its log says why, and which; after that is mended, restart the broker.",
+    },
+    Alert {
+        name: "TidemillTransactionsRefused",
+        expression: "increase(tidemill_transactions_refused_total[10m]) > 0",
+        lasting: "0m",
+        severity: "warning",
+        summary: "Shard {{ $labels.shard }} of {{ $labels.instance }} refuses transactions.",
+        advice: "A partition remembers too many: look for one that hangs (txn find-hanging), and \
+                 for producers that abort a lot.",
+    },
+    Alert {
         name: "TidemillRestarted",
         expression: "changes(process_start_time_seconds{job=~\".*tidemill.*\"}[15m]) > 1",
         lasting: "0m",
