@@ -105,7 +105,10 @@ impl Figures {
             );
         }
         for complaint in &self.complaints {
-            text += &format!("  not clean: {complaint}\n");
+            text += &format!("  NOT CLEAN: {complaint}\n");
+        }
+        if self.complaints.is_empty() {
+            text += "  clean\n";
         }
         text
     }
@@ -144,7 +147,9 @@ mod tests {
         let told: Value = serde_json::from_str(&figures.to_json()).unwrap();
         assert_eq!((&told["members"], &told["clean"]), (&json!(100), &json!(true)));
         assert_eq!(told["join_ns"]["count"], json!(1));
+        assert!(figures.to_text().ends_with("  clean\n"));
         figures.complain("a partition had two owners");
+        assert!(figures.to_text().ends_with("  NOT CLEAN: a partition had two owners\n"));
         assert!(figures.print(true).is_err());
     }
 }

@@ -8,7 +8,7 @@ use tidemill_client::kafka::find_coordinator::key_type;
 use tidemill_runtime::clock;
 
 use super::options::{BrokerOptions, MakingOptions, at_least_one};
-use crate::amount::{seconds, some_seconds};
+use crate::amount::{Rate, seconds, some_seconds};
 use crate::asking::Asking;
 use crate::figures::Figures;
 use crate::stage;
@@ -41,8 +41,8 @@ pub(super) struct Txn {
     /// Abort every so many-th transaction; 0 for none.
     #[arg(long, default_value_t = 0)]
     abort_every: u64,
-    /// Transactions per second of each producer; 0 for one after the other.
-    #[arg(long, default_value_t = 0.0)]
+    /// Transactions per second of each producer, such as 10 or 2k; 0 or max for one after the other.
+    #[arg(long, default_value = "max", value_parser = rate)]
     rate: f64,
     /// How long is measured.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
@@ -52,6 +52,18 @@ pub(super) struct Txn {
     warm_up: Duration,
 }
 
+/// None is told as zero.
+fn rate(text: &str) -> Result<f64, String> {
+    if text.trim() == "0" {
+        return Ok(0.0);
+    }
+    match text.parse()? {
+        Rate::Max => Ok(0.0),
+        Rate::Records(rate) => Ok(rate),
+        Rate::Bytes(_) => Err("transactions a second, no bytes".to_owned()),
+    }
+}
+
 impl Txn {
     /// Measures, and prints the figures.
     pub(super) fn run(&self, json: bool) -> Result<(), Trouble> {
@@ -59,14 +71,21 @@ impl Txn {
             return Err(Trouble::usage(format!("a value has at least {MARK_BYTES} bytes")));
         }
         let topic = Arc::new(self.broker.prepare(&self.making)?);
+        let (each, all) = (self.partitions_each, topic.leaders.len());
+        if all < each {
+            let what = format!("a transaction cannot write to {each} partitions");
+            let trouble = Trouble::usage(format!("{what}: the topic has {all}"));
+            self.broker.clean_up(false)?;
+            return Err(trouble);
+        }
         let shape = Shape {
             flow: self.flow,
             producers: self.producers,
             records: self.records,
-            partitions: self.partitions_each.min(topic.leaders.len()),
+            partitions: each,
             value_bytes: self.value_bytes,
             abort_every: self.abort_every,
-            rate: self.rate.max(0.0),
+            rate: self.rate,
             warm_up: self.warm_up,
             window: self.seconds,
             broker: self.broker.pid,

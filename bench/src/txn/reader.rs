@@ -97,7 +97,10 @@ fn read(
 impl Read {
     /// Adds what was read, and complains of what should not have been, or was not.
     pub fn tell(&self, committed: u64, figures: &mut Figures) {
-        let shown = format!("{} of {committed} committed records were read", self.records);
+        let shown = format!(
+            "{} of {committed} committed records were read, those of the warm-up included",
+            self.records
+        );
         figures.tell("read_records", shown, self.records);
         figures.tell_latencies("from its due time until it was read", "e2e", &self.latencies);
         if 0 < self.aborted {
