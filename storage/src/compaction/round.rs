@@ -261,7 +261,7 @@ impl Round {
         &self.plan
     }
 
-    /// Works on what was read, about [`STEP_BYTES`] of it, and finds out what is needed next.
+    /// Works on what was read, about `STEP_BYTES` of it, and finds out what is needed next.
     ///
     /// # Errors
     /// If the log cannot be compacted; then the round is over.
