@@ -4,7 +4,7 @@
 //! partition of `__consumer_offsets` is. Here Kafka's messages become questions to it, and its
 //! answers replies in the version asked. A request about a group may come to any shard.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ pub enum Purpose {
     List,
     /// DescribeGroups.
     Describe(DescribeGroupsRequest),
-    /// DeleteGroups.
-    Delete(DeleteGroupsRequest),
+    /// DeleteGroups, with what is told of those that nobody was asked to delete.
+    Delete(DeleteGroupsRequest, HashMap<Arc<str>, ErrorCode>),
     /// See [`super::consumer_groups`].
     ConsumerHeartbeat,
     /// See [`super::consumer_groups`].
@@ -333,16 +333,28 @@ impl Shard {
     pub(crate) fn handle_delete_groups(
         &mut self,
         reply: ReplyForm,
-        request: DeleteGroupsRequest,
+        mut request: DeleteGroupsRequest,
         times: Times,
     ) {
-        let groups = request.groups_names.iter();
+        name_once(&mut request.groups_names, &mut HashSet::new());
+        self.forget_before_deleting(reply, request, times);
+    }
+
+    /// Deletes groups, but for those that are `kept`, each for a reason.
+    pub(super) fn delete_groups(
+        &mut self,
+        reply: ReplyForm,
+        request: DeleteGroupsRequest,
+        kept: HashMap<Arc<str>, ErrorCode>,
+        times: Times,
+    ) {
+        let groups = request.groups_names.iter().filter(|group| !kept.contains_key(group.as_str()));
         let asked = groups.map(|group| {
             let delete = Request::Delete { group: group.as_str().into() };
             self.partition_of_group(group).map(|partition| (partition, delete))
         });
         let asked = asked.collect();
-        self.ask_coordinators(reply, asked, Purpose::Delete(request), times);
+        self.ask_coordinators(reply, asked, Purpose::Delete(request, kept), times);
     }
 
     // Asking.
@@ -434,7 +446,7 @@ impl Shard {
             | Purpose::ConsumerHeartbeat
             | Purpose::ShareHeartbeat { .. }
             | Purpose::Leave(_)
-            | Purpose::Delete(_)
+            | Purpose::Delete(..)
             | Purpose::DeleteOffsets(..) => Some(Stage::Durable),
             _ => None,
         };
@@ -460,18 +472,19 @@ impl Shard {
             Purpose::Leave(who) => self.finish_leave(reply, who, first()),
             Purpose::List => self.finish_list_groups(reply, answers),
             Purpose::Describe(request) => self.finish_describe_groups(reply, request, answers),
-            Purpose::Delete(request) => {
-                let result = |(group_id, answer): (String, Reply)| {
-                    let error_code = match answer {
-                        Reply::Deleted(error) => error,
-                        other => error_of(&other),
-                    };
+            Purpose::Delete(request, kept) => {
+                let result = |group_id: String| {
+                    let error_code = kept.get(group_id.as_str()).copied().unwrap_or_else(|| {
+                        match answers.next().expect("one for each that is not kept") {
+                            Reply::Deleted(error) => error,
+                            other => error_of(&other),
+                        }
+                    });
                     DeletableGroupResult { group_id, error_code }
                 };
-                let results = request.groups_names.into_iter().zip(answers).map(result).collect();
+                let results = request.groups_names.into_iter().map(result).collect();
                 let response = DeleteGroupsResponse { results, ..Default::default() };
-                // What share groups have read goes with them.
-                self.forget_shares(reply, response);
+                self.reply_message(reply, &response);
             }
             Purpose::ConsumerHeartbeat => {
                 let answer = first();

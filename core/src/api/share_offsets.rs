@@ -1,5 +1,5 @@
 //! How far share groups have come: DescribeShareGroupOffsets, AlterShareGroupOffsets and
-//! DeleteShareGroupOffsets, and what of it goes with a group that is deleted (KIP-932).
+//! DeleteShareGroupOffsets, and what of it goes before a group is deleted (KIP-932).
 //!
 //! Each is a job of stages: it asks some coordinators or partitions, and when all have answered the
 //! next stage follows from what they said. What a group has read is kept in many places; all of them
@@ -12,7 +12,7 @@ use tidemill_net::kafka::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, AlteredShareGroupPartition,
     AlteredShareGroupTopic,
 };
-use tidemill_net::kafka::delete_groups::DeleteGroupsResponse;
+use tidemill_net::kafka::delete_groups::DeleteGroupsRequest;
 use tidemill_net::kafka::delete_share_group_offsets::{
     DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse, DeletedShareGroupTopic,
 };
@@ -60,8 +60,10 @@ enum Then {
     Delete(DeleteShareGroupOffsetsRequest),
     /// Whether that is forgotten.
     Deleted(DeleteShareGroupOffsetsResponse),
-    /// Whether what deleted groups have read is forgotten.
-    GroupsDeleted(DeleteGroupsResponse),
+    /// Of each group, whether it is a share group that can be deleted.
+    DeleteGroups(DeleteGroupsRequest),
+    /// Whether what they have read is forgotten; each answer is about the group in its place.
+    Forgotten(DeleteGroupsRequest, Vec<Arc<str>>),
 }
 
 impl Shard {
@@ -79,11 +81,11 @@ impl Shard {
         let mut calls = Vec::new();
         for group in request.groups.iter().take(SHARE_GROUPS_DESCRIBED_MAX) {
             let group: Arc<str> = group.group_id.as_str().into();
-            let Some(coordinator) = self.partition_of_group(&group) else {
+            let Some(asked) = self.describe_share(&group) else {
                 let response = request.error_response(ErrorCode::GroupIdNotFound);
                 return self.reply_message(reply, &response);
             };
-            calls.push((coordinator, describe(&group)));
+            calls.push(asked);
             let list = |at: &TopicPartition| {
                 let request = Request::List { group: Arc::clone(&group) };
                 (*at, Call::Share(Box::new(request)))
@@ -212,12 +214,7 @@ impl Shard {
         request: AlterShareGroupOffsetsRequest,
         times: Times,
     ) {
-        let group: Arc<str> = request.group_id.as_str().into();
-        let Some(coordinator) = self.partition_of_group(&group) else {
-            let response = request.error_response(ErrorCode::GroupIdNotFound);
-            return self.reply_message(reply, &response);
-        };
-        let calls = vec![(coordinator, describe(&group))];
+        let calls = self.describe_share(&request.group_id).into_iter().collect();
         self.begin_share_work(reply, calls, Then::Alter(request), times);
     }
 
@@ -290,12 +287,7 @@ impl Shard {
         request: DeleteShareGroupOffsetsRequest,
         times: Times,
     ) {
-        let group: Arc<str> = request.group_id.as_str().into();
-        let Some(coordinator) = self.partition_of_group(&group) else {
-            let response = request.error_response(ErrorCode::GroupIdNotFound);
-            return self.reply_message(reply, &response);
-        };
-        let calls = vec![(coordinator, describe(&group))];
+        let calls = self.describe_share(&request.group_id).into_iter().collect();
         self.begin_share_work(reply, calls, Then::Delete(request), times);
     }
 
@@ -336,14 +328,37 @@ impl Shard {
         self.begin_share_work(reply, calls, Then::Deleted(response), times);
     }
 
-    /// Groups were deleted: what they have read as share groups goes too.
-    pub(super) fn forget_shares(&mut self, reply: ReplyForm, response: DeleteGroupsResponse) {
-        // Forgetting looks at no clock.
-        let times = Times { now: self.now, wall_ms: 0 };
-        let gone = response.results.iter().filter(|result| result.error_code.is_none());
-        let calls = gone.flat_map(|result| self.forget_share(&result.group_id, None));
-        let calls = calls.collect();
-        self.begin_share_work(reply, calls, Then::GroupsDeleted(response), times);
+    /// What share groups have read is forgotten before they are deleted: were it the other way round
+    /// and could not be forgotten, a new group of the name would go on where the old one was.
+    pub(super) fn forget_before_deleting(
+        &mut self,
+        reply: ReplyForm,
+        request: DeleteGroupsRequest,
+        times: Times,
+    ) {
+        let groups = request.groups_names.iter();
+        let calls = groups.filter_map(|group| self.describe_share(group)).collect();
+        self.begin_share_work(reply, calls, Then::DeleteGroups(request), times);
+    }
+
+    fn forget_groups(
+        &mut self,
+        reply: ReplyForm,
+        request: DeleteGroupsRequest,
+        told: impl Iterator<Item = GroupReply>,
+        times: Times,
+    ) {
+        // There is nobody to ask about any of them before the first group of all.
+        let told = request.groups_names.iter().zip(told);
+        // Why others cannot be deleted is told by who is to delete them.
+        let gone = told.filter(|(_, told)| check_empty(told, true).is_ok());
+        let mut calls = Vec::new();
+        let mut of_groups = Vec::new();
+        for (group, _) in gone {
+            calls.extend(self.forget_share(group, None));
+            of_groups.resize(calls.len(), Arc::from(group.as_str()));
+        }
+        self.begin_share_work(reply, calls, Then::Forgotten(request, of_groups), times);
     }
 
     /// The calls by which what a group has read is forgotten.
@@ -363,6 +378,14 @@ impl Shard {
     }
 
     // Working.
+
+    /// The call by which it is asked whether there is such a share group, and who is in it; none
+    /// before the first group of all.
+    fn describe_share(&self, group: &str) -> Option<(TopicPartition, Call)> {
+        let coordinator = self.partition_of_group(group)?;
+        let describe = GroupRequest::DescribeShare { group: group.into() };
+        Some((coordinator, Call::Group(Box::new(describe))))
+    }
 
     fn begin_share_work(
         &mut self,
@@ -419,7 +442,7 @@ impl Shard {
                 self.reply_message(reply, &response);
             }
             Then::Alter(request) => {
-                let group = reply_of(answers.next().expect("one was asked"));
+                let group = answers.next().map_or(GroupReply::ShareDescribed(None), reply_of);
                 self.alter_share_offsets(reply, request, &group, times);
             }
             Then::Altered(mut response) => {
@@ -431,7 +454,7 @@ impl Shard {
                 self.reply_message(reply, &response);
             }
             Then::Delete(request) => {
-                let group = reply_of(answers.next().expect("one was asked"));
+                let group = answers.next().map_or(GroupReply::ShareDescribed(None), reply_of);
                 self.delete_share_offsets(reply, request, &group, times);
             }
             Then::Deleted(mut response) => {
@@ -443,21 +466,17 @@ impl Shard {
                 }
                 self.reply_message(reply, &response);
             }
-            Then::GroupsDeleted(mut response) => {
-                let error = answers.map(|answer| error_of_share(&answer));
-                if let Some(error) = error.into_iter().find(|error| !error.is_none()) {
-                    let all = response.results.iter_mut();
-                    all.filter(|group| group.error_code.is_none())
-                        .for_each(|group| group.error_code = error);
-                }
-                self.reply_message(reply, &response);
+            Then::DeleteGroups(request) => {
+                self.forget_groups(reply, request, answers.map(reply_of), times);
+            }
+            Then::Forgotten(request, groups) => {
+                let told = groups.into_iter().zip(answers);
+                let told = told.map(|(group, answer)| (group, error_of_share(&answer)));
+                let kept = told.filter(|(_, error)| !error.is_none()).collect();
+                self.delete_groups(reply, request, kept, times);
             }
         }
     }
-}
-
-fn describe(group: &Arc<str>) -> Call {
-    Call::Group(Box::new(GroupRequest::DescribeShare { group: Arc::clone(group) }))
 }
 
 /// Whether this is a share group, and one that can be changed if it is to be.

@@ -1,6 +1,8 @@
 //! One shard whose neighbour takes and answers only what the test says: what happens to requests
 //! when others are slow.
 
+mod share_groups;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
