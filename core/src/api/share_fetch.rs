@@ -105,6 +105,10 @@ enum Step {
     FindStart,
     /// To note that.
     BeginAt,
+    /// Where the log ends.
+    FindEnd,
+    /// To note that.
+    EndAt,
     /// For records; it may have to wait for memory first.
     Read,
     /// Which of these the member may have.
@@ -401,7 +405,8 @@ impl Shard {
         let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
         fetch.stage = Stage::Looking(index, step);
         let id = fetch.parts[index].id.expect("parts without fail");
-        let read_committed = fetch.rules.read_committed;
+        // A log goes on behind what is stable.
+        let read_committed = fetch.rules.read_committed && step != Step::FindEnd;
         let call = Call::ListOffset { timestamp, read_committed, current_leader_epoch: None };
         self.call(job, [(index as u32, id, call)], times);
     }
@@ -460,7 +465,7 @@ impl Shard {
             Answer::Refused { error: ErrorCode::OffsetOutOfRange, .. }
                 if step == Step::Read && part.tries < SHARE_TRIES_MAX =>
             {
-                // The log has dropped it.
+                // The log has dropped it, or a crash has cut the log.
                 part.tries += 1;
                 self.give_back_share(job);
                 return self.find_share(job, index, Step::FindStart, EARLIEST, times);
@@ -505,7 +510,7 @@ impl Shard {
                     }
                 }
             }
-            (Step::Begin | Step::BeginAt, Reply::Done) => {
+            (Step::Begin | Step::BeginAt | Step::EndAt, Reply::Done) => {
                 self.ask_share(job, index, Step::Next, Request::Next { key }, times);
             }
             (Step::Acquire, Reply::Given(given)) => {
@@ -526,11 +531,19 @@ impl Shard {
         times: Times,
     ) {
         let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let key = fetch.parts[index].key.clone();
+        let part = &fetch.parts[index];
+        let key = part.key.clone();
         match (step, found) {
-            (Step::FindStart, Some(log_start)) => {
+            (Step::FindStart, Some(log_start)) if part.from < log_start => {
                 let request = Request::BeginsAt { key, log_start };
                 self.ask_share(job, index, Step::BeginAt, request, times);
+            }
+            (Step::FindStart, Some(_)) => {
+                self.find_share(job, index, Step::FindEnd, LATEST, times);
+            }
+            (Step::FindEnd, Some(log_end)) => {
+                let request = Request::EndsAt { key, log_end };
+                self.ask_share(job, index, Step::EndAt, request, times);
             }
             (_, Some(start)) => {
                 self.ask_share(job, index, Step::Begin, Request::Begin { key, start }, times);

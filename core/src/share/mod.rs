@@ -158,6 +158,7 @@ impl Coordinator {
                 });
                 Some(Reply::Done)
             }
+            Request::EndsAt { key, log_end } => self.end_at(&key, log_end, reply_to, now),
             Request::Acquire { key, .. } if !self.is_begun(&key) => Some(Reply::Unbegun),
             Request::Acquire { key, want } => {
                 let given = self.change(&key, now, |partition, rules| {
@@ -280,6 +281,30 @@ impl Coordinator {
         let records = vec![Record::State { key: key.clone(), start, batches, wall_ms }];
         let then = Then::Resets(key, entry.number, start);
         self.decided.push(Write { records, reply_to: Some(reply_to), then });
+        None
+    }
+
+    /// The log ends here. A change never takes anything back, so all that is left is written.
+    fn end_at(
+        &mut self,
+        key: &Key,
+        log_end: i64,
+        reply_to: ReplyTo,
+        now: Now<'_>,
+    ) -> Option<Reply> {
+        if self.all.get(key).is_some_and(|entry| 0 < entry.replaced) {
+            // It is to be read from elsewhere.
+            return Some(Reply::Refused(ErrorCode::CoordinatorNotAvailable));
+        }
+        let was_cut = self.change(key, now, |partition, _| partition.end_at(log_end));
+        if was_cut != Some(true) {
+            return Some(Reply::Done);
+        }
+        let records = vec![self.state_of(key, now.times.wall_ms)];
+        if let Some(entry) = self.all.get_mut(key) {
+            entry.written_start = entry.partition.start();
+        }
+        self.decided.push(Write { records, reply_to: Some(reply_to), then: Then::Nothing });
         None
     }
 

@@ -442,9 +442,23 @@ impl SharePartition {
         self.cut(log_start);
         let kept = self.runs.split_off(&log_start);
         let gone = std::mem::replace(&mut self.runs, kept);
-        let open = gone.iter().filter(|(_, run)| !run.state.is_done());
-        self.open -= open.map(|(first, run)| run.last - first + 1).sum::<i64>();
+        self.open -= open_of(&gone);
         self.start = log_start;
+        self.advance();
+        true
+    }
+
+    /// The log ends here now: what was given out from behind is gone, and other records will come
+    /// in its place. True if that concerns it.
+    pub fn end_at(&mut self, log_end: i64) -> bool {
+        if self.end <= log_end {
+            return false;
+        }
+        self.cut(log_end);
+        let gone = self.runs.split_off(&log_end);
+        self.open -= open_of(&gone);
+        self.end = log_end;
+        self.start = self.start.min(log_end);
         self.advance();
         true
     }
@@ -564,8 +578,7 @@ impl SharePartition {
             }
             next = run.last + 1;
         }
-        let open = self.runs.iter().filter(|(_, run)| !run.state.is_done());
-        next == self.end && open.map(|(first, run)| run.last - first + 1).sum::<i64>() == self.open
+        next == self.end && open_of(&self.runs) == self.open
     }
 
     /// Of changes, those that the start does not say.
@@ -573,6 +586,12 @@ impl SharePartition {
         changes.retain(|change| self.start <= change.last);
         changes
     }
+}
+
+/// How many records of runs are not done with.
+fn open_of(runs: &BTreeMap<i64, Run>) -> i64 {
+    let open = runs.iter().filter(|(_, run)| !run.state.is_done());
+    open.map(|(first, run)| run.last - first + 1).sum()
 }
 
 /// What a record becomes that a member has not dealt with.

@@ -33,6 +33,13 @@ pub enum Request {
         /// What lay before is gone.
         log_start: i64,
     },
+    /// The log ends here now: a crash has cut it.
+    EndsAt {
+        /// Which.
+        key: Key,
+        /// What was given out of what lay behind is gone, and others come in its place.
+        log_end: i64,
+    },
     /// A member wants some of what was read.
     Acquire {
         /// Of what.

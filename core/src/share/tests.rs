@@ -304,6 +304,28 @@ fn a_reset_is_in_force_when_it_is_durable() {
     assert_eq!(scene.start(), Some(2));
 }
 
+/// The bug: where a crash had cut the log of a topic with relaxed durability, a group stood behind the
+/// log's end; it got nothing until the log had grown, and then not what was new below.
+#[test]
+fn a_group_goes_on_at_the_end_of_a_log_that_was_cut() {
+    let mut scene = Scene::begun();
+    scene.take("a");
+    scene.acknowledge(1, 7, Verdict::Accept);
+    scene.settle();
+    scene.restart();
+    let cut = scene.ask(Request::EndsAt { key: key(), log_end: 5 });
+    assert!(!scene.told.contains_key(&cut), "not durable yet");
+    scene.settle();
+    assert!(matches!(scene.told[&cut], Reply::Done));
+    scene.restart();
+    let runs = |given: Vec<Given>| -> Vec<(i64, i64)> {
+        given.iter().map(|given| (given.first, given.last)).collect()
+    };
+    assert_eq!(runs(scene.take("a")), [(0, 0), (5, 9)]);
+    let again = scene.ask(Request::EndsAt { key: key(), log_end: 10 });
+    assert!(matches!(scene.told[&again], Reply::Done), "it ends there");
+}
+
 /// A group that has read nothing begins where it is told to, and nobody begins elsewhere meanwhile.
 #[test]
 fn a_group_may_be_told_where_to_begin() {

@@ -1,5 +1,6 @@
 //! What is asked of coordinators for tools of share groups, and in which order.
 
+use bytes::BufMut;
 use tidemill_net::kafka::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, ShareGroupPartitionToAlter,
     ShareGroupTopicToAlter,
@@ -11,6 +12,9 @@ use tidemill_net::kafka::delete_share_group_offsets::{
 use tidemill_net::kafka::describe_share_group_offsets::{
     DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse, ShareGroupToDescribe,
 };
+use tidemill_net::kafka::share_fetch::{ShareFetchPartition, ShareFetchRequest, ShareFetchTopic};
+use tidemill_net::kafka::{ApiKey, Message as _};
+use tidemill_record::{LeaderEpoch, Timestamp};
 use tidemill_replication::controller::SHARE_STATE_TOPIC;
 
 use super::*;
@@ -47,6 +51,46 @@ impl Scene {
     fn answer_each(&mut self, asked: Vec<Asked>, answer: impl Fn(&Call) -> Answer) {
         let answers = asked.iter().map(|(job, index, call)| (*job, *index, answer(call)));
         let answers = Message::Answers(answers.collect());
+        self.world.inbox.push_back((ShardId(0), answers));
+        self.settle();
+    }
+
+    /// A member begins to read the topic.
+    fn send_share_fetch(&mut self) {
+        const VERSION: i16 = 2;
+        let request = ShareFetchRequest {
+            group_id: Some("g".to_owned()),
+            member_id: Some("m".to_owned()),
+            max_wait_ms: 1000,
+            max_bytes: 1 << 20,
+            max_records: 500,
+            batch_size: 500,
+            topics: vec![ShareFetchTopic {
+                topic_id: TOPIC_ID,
+                partitions: vec![ShareFetchPartition::default()],
+            }],
+            ..ShareFetchRequest::default()
+        };
+        let mut frame = BytesMut::new();
+        frame.put_i32(0);
+        frame.put_i16(ApiKey::ShareFetch.to_wire());
+        frame.put_i16(VERSION);
+        frame.put_i32(1);
+        // No name, no tags.
+        frame.put_i16(-1);
+        frame.put_u8(0);
+        request.encode(VERSION, &mut frame);
+        let size = frame.len() as u32 - 4;
+        frame[..4].copy_from_slice(&size.to_be_bytes());
+        self.send(&frame);
+    }
+
+    /// Answers the one question shard 0 was asked.
+    fn answer_one(&mut self, is_it: impl Fn(&Call) -> bool, answer: Answer) {
+        let mut asked = self.asked();
+        assert!(asked.len() == 1 && is_it(&asked[0].2), "{:?}", asked.first());
+        let (job, index, _) = asked.remove(0);
+        let answers = Message::Answers(vec![(job, index, answer)]);
         self.world.inbox.push_back((ShardId(0), answers));
         self.settle();
     }
@@ -226,4 +270,29 @@ fn where_there_are_no_groups_none_is_found() {
     let told: DeleteGroupsResponse = scene.told(2);
     assert_eq!(told.results[0].error_code, ErrorCode::NotCoordinator);
     assert!(scene.asked().is_empty());
+}
+
+/// The bug: where a crash had cut a log, it was only looked where that begins.
+#[test]
+fn a_member_behind_the_end_of_a_log_finds_the_end() {
+    let asks = |is_it: fn(&ShareRequest) -> bool| move |call: &Call| matches!(call, Call::Share(request) if is_it(request));
+    let found = |offset| Answer::Offset {
+        found: Some((Offset(offset), Timestamp(0))),
+        leader_epoch: LeaderEpoch(0),
+    };
+    let finds = |wanted: i64| move |call: &Call| matches!(call, Call::ListOffset { timestamp, .. } if *timestamp == wanted);
+    let next = |from| of_share(ShareReply::Next { from: Some(from), seen: 0 });
+
+    let mut scene = Scene::of_share_groups();
+    scene.send_share_fetch();
+    scene.answer_one(asks(|request| matches!(request, ShareRequest::Next { .. })), next(9));
+    let refused = Answer::Refused { error: ErrorCode::OffsetOutOfRange, message: None };
+    scene.answer_one(|call| matches!(call, Call::Read(read) if read.from == Offset(9)), refused);
+    scene.answer_one(finds(-2), found(3));
+    scene.answer_one(finds(-1), found(7));
+    let ends_at_7 =
+        |request: &ShareRequest| matches!(request, ShareRequest::EndsAt { log_end: 7, .. });
+    scene.answer_one(asks(ends_at_7), of_share(ShareReply::Done));
+    scene.answer_one(asks(|request| matches!(request, ShareRequest::Next { .. })), next(7));
+    assert_eq!(scene.reads().len(), 1, "and reads there");
 }

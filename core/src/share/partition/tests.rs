@@ -308,6 +308,25 @@ fn the_start_follows_the_start_of_the_log() {
     assert_eq!(scene.partition.next(&scene.rules), Next::From(50));
 }
 
+/// A crash may cut a log whose records are not forced to the disk. What was given out from behind the
+/// cut is gone; what comes in its place is new, whatever became of what was there before.
+#[test]
+fn the_end_follows_the_end_of_the_log() {
+    let mut scene = Scene::new();
+    scene.take("a", &[batch(0, 9)]);
+    scene.tell("a", 2, 6, Verdict::Accept).unwrap();
+    assert!(!scene.partition.end_at(10), "nothing was given out from behind");
+    assert!(scene.partition.end_at(4));
+    assert_eq!((scene.partition.start(), scene.partition.end()), (0, 4));
+    assert_eq!(scene.partition.done_past_start(), 2);
+    assert_eq!(scene.take("b", &[batch(4, 5)]), [(4, 5, 1)]);
+    scene.tell("a", 0, 1, Verdict::Accept).unwrap();
+    assert_eq!(scene.partition.start(), 4);
+    assert!(scene.partition.end_at(1), "also below all that is done with");
+    assert_eq!((scene.partition.start(), scene.partition.end()), (1, 1));
+    assert_eq!(scene.partition.next(&scene.rules), Next::From(1));
+}
+
 /// After a crash: what was done with stays so, what was given out and not done with is given out
 /// again, and how often that was before is known as far as it was told.
 #[test]
