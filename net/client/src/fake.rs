@@ -143,6 +143,14 @@ impl Fake {
         }
     }
 
+    /// All brokers die at once: every connection ends, and none can be made.
+    pub(crate) fn die<A>(&mut self, cluster: &mut Cluster<A>, now: Instant) {
+        self.unreachable = true;
+        for line in std::mem::take(&mut self.lines).into_keys() {
+            cluster.handle_closed(line, "reset", now);
+        }
+    }
+
     fn receive<A>(&mut self, line: LineId, bytes: &[u8], cluster: &mut Cluster<A>, now: Instant) {
         let Some((node, input)) = self.lines.get_mut(&line) else { return };
         let node = *node;

@@ -156,13 +156,22 @@ impl Outbox {
             let is_away = self.cluster.is_out_of_reach();
             return self.id_trouble.clone().or_else(|| is_away.then(away));
         }
-        if self.troubled == 0 {
-            return None;
-        }
         let tried =
             |part: &Part| part.batches.front().is_some_and(|batch| batch.last_trouble.is_some());
-        let index = self.parts.iter().position(tried)?;
-        Some(self.too_late(index, &self.parts[index].batches[0]))
+        let tried = (0 < self.troubled).then(|| self.parts.iter().position(tried)).flatten();
+        if let Some(index) = tried {
+            return Some(self.too_late(index, &self.parts[index].batches[0]));
+        }
+        // What came when its leader was gone already has never been tried.
+        let mut cut_off = self.ready.iter().filter(|(node, _)| self.is_cut_off(**node));
+        let waits = |index: &&usize| self.parts[**index].has_something();
+        let index = cut_off.find_map(|(_, queue)| queue.iter().find(waits))?;
+        Some(self.unreachable(self.what(*index)))
+    }
+
+    /// Whether a leader, -1 if none is known, was last tried in vain.
+    fn is_cut_off(&self, node: i32) -> bool {
+        self.cluster.is_node_out_of_reach(node) || node < 0 && self.cluster.is_out_of_reach()
     }
 
     /// Takes in what was heard.

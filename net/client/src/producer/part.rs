@@ -105,6 +105,11 @@ impl Part {
         in_flight < most && (in_flight == 0 || !(self.needs_new_epoch || changes))
     }
 
+    /// Whether there are records to be sent, or under way.
+    pub(super) fn has_something(&self) -> bool {
+        self.open_is_due || !self.batches.is_empty()
+    }
+
     /// Whether it is the open batch's turn to be sent.
     pub(super) fn wants_open(&self, identity: Option<Producer>) -> bool {
         self.open_is_due && self.batches.len() == self.in_flight() && self.has_room(identity)

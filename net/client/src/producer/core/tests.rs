@@ -228,6 +228,30 @@ fn records_are_given_up_in_time() {
     assert_eq!(epoch_of(&fake.partition("t", 0).batches[1]), 1);
 }
 
+/// A record that came when the broker was gone already was never sent, so that nothing told why it
+/// waited, until it was given up.
+#[test]
+fn what_came_when_its_leader_was_gone_tells_what_it_waits_for() {
+    let mut fake = Fake::new(1).with_topic("t", 1);
+    let mut core = core(config());
+    let mut now = Instant::default();
+    core.send(record(None, 0), now).unwrap();
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    assert_eq!(stored(&mut fake, 0), [0]);
+    fake.die(core.cluster(), now);
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    assert_eq!(core.trouble(), None, "nobody waits");
+    core.send(record(None, 1), now).unwrap();
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(1));
+    let trouble = core.trouble().unwrap();
+    assert_eq!(trouble.explanation().what, "cannot send records to partition 0 of t");
+    assert!(trouble.explanation().cause.as_ref().unwrap().contains("refused"), "{trouble}");
+    fake.unreachable = false;
+    run(&mut core, &mut fake, &mut now, Duration::from_secs(3));
+    assert_eq!(stored(&mut fake, 0), [0, 1]);
+    assert_eq!(core.trouble(), None);
+}
+
 /// The buffer is bounded: a record that does not fit comes back, and fits once others are told.
 #[test]
 fn the_buffer_is_bounded() {

@@ -197,7 +197,7 @@ impl Outbox {
         let batch = self.remove(index, at);
         let part = &mut self.parts[index];
         part.acknowledged = batch.numbered.map(|(producer, _)| producer);
-        if !part.batches.is_empty() || part.open_is_due {
+        if part.has_something() {
             self.queue(index);
         }
         self.settle(index, batch, Ok(base_offset));
