@@ -8,15 +8,17 @@
 mod process;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use process::Broker;
 use tidemill_client::kafka::ErrorCode;
 use tidemill_client::record::Codec;
 use tidemill_client::{
-    Acks, Admin, ConfigChange, ConfigResource, Consumer, ConsumerConfig, ConsumerRecord, ErrorKind,
-    Isolation, NewTopic, Producer, ProducerConfig, Record, Report, Start,
+    Acks, Admin, ConfigChange, ConfigResource, Consumer, ConsumerConfig, ConsumerRecord, Error,
+    ErrorKind, GroupConfig, GroupConsumer, Isolation, NewTopic, Producer, ProducerConfig, Record,
+    Report, Start,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -350,4 +352,30 @@ fn acks_0_and_1_store_too() {
             assert_is(number, record);
         }
     }
+}
+
+/// Who polls for a shorter time than it takes to be connected was told that no broker has answered,
+/// though nothing had gone wrong; it is told as soon as something has.
+#[test]
+fn a_short_poll_of_a_slow_broker_is_no_failure() {
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = slow.local_addr().unwrap().to_string();
+    let mut consumer = Consumer::open(ConsumerConfig::new(&address).unwrap()).unwrap();
+    consumer.assign([(Arc::from("t"), 0, Start::Earliest)]);
+    let mut member = GroupConsumer::open(GroupConfig::new(&address, "g").unwrap()).unwrap();
+    member.subscribe(["t"]);
+    let moment = Duration::from_millis(1);
+    assert!(consumer.poll(moment).unwrap().is_empty() && member.poll(moment).unwrap().is_empty());
+    drop(slow);
+    let start = Instant::now();
+    let told = |poll: &mut dyn FnMut() -> Result<Vec<ConsumerRecord>, Error>| {
+        while start.elapsed() < PATIENCE {
+            if let Err(error) = poll() {
+                return error.kind();
+            }
+        }
+        panic!("nothing is told")
+    };
+    assert_eq!(told(&mut || consumer.poll(moment)), ErrorKind::Unreachable);
+    assert_eq!(told(&mut || member.poll(moment)), ErrorKind::Unreachable);
 }

@@ -244,6 +244,11 @@ impl<A> Cluster<A> {
         self.refreshed_at.is_some()
     }
 
+    /// Whether nobody has told of the cluster yet, and something has gone wrong in asking.
+    pub fn is_sought_in_vain(&self) -> bool {
+        !self.knows_the_cluster() && self.trouble.is_some()
+    }
+
     /// Adds a topic to those the map is to show.
     pub fn want_topic(&mut self, name: &Arc<str>, now: Instant) {
         if self.wanted.len() < limits::TOPICS_MAX && self.wanted.insert(Arc::clone(name)) {

@@ -96,8 +96,9 @@ impl Consumer {
 
     /// The next records, some hundred of them; none if there were none within `timeout`.
     ///
-    /// Records of one partition come in order. An error is told once for each time it occurs;
-    /// polling on tries again what may work later.
+    /// Records of one partition come in order. An error is told once for each time it occurs, and
+    /// that no broker was ever reached at the end of each poll; polling on tries again what may work
+    /// later.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<ConsumerRecord>, Error> {
         if let Some(damage) = self.damage.take() {
             return Err(damage);
@@ -120,10 +121,10 @@ impl Consumer {
                 return Err(problem);
             }
             if until <= self.driver.now() {
-                if self.core.cluster().knows_the_cluster() {
-                    return Ok(records);
+                if self.core.cluster().is_sought_in_vain() {
+                    return Err(self.core.unreachable("cannot read records"));
                 }
-                return Err(self.core.unreachable("cannot read records"));
+                return Ok(records);
             }
             self.turn(until);
         }
