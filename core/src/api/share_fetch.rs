@@ -10,12 +10,19 @@
 //!   └─ never read: find where to begin, begin, and once more
 //! ```
 //!
+//! Where the log has lost what is next, it is noted where it begins or ends now, and looked once more.
+//!
 //! With something in hand it replies, at once: the time of the locks is passing. Otherwise it waits
 //! until more has come, in the log or back from other members, or its time is up.
 //!
 //! Start reading at `Shard::handle_share_fetch`, then `Shard::share_fetch_on`.
 
+mod acknowledging;
+mod looking;
 mod parts;
+mod waiting;
+
+pub use self::acknowledging::Acknowledge;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -23,43 +30,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::share_acknowledge::{
-    AcknowledgePartitionResponse, AcknowledgeTopicResponse, FINAL_EPOCH, INITIAL_EPOCH,
-    ShareAcknowledgeRequest, ShareAcknowledgeResponse,
-};
+use tidemill_net::kafka::share_acknowledge::INITIAL_EPOCH;
 use tidemill_net::kafka::share_fetch::{
     AcquiredRecords, ShareFetchPartitionResponse, ShareFetchRequest, ShareFetchResponse,
     acquire_mode,
 };
-use tidemill_net::kafka::{Request as _, TopicRef};
+use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_perf::Stage as RequestStage;
 use tidemill_record::{Offset, TopicPartition};
-use tidemill_replication::config::OffsetReset;
 use tidemill_replication::quota::Bound;
-use tidemill_runtime::edge::{Instant, ShardId};
+use tidemill_runtime::edge::Instant;
 
-use self::parts::{Told, kept, read_batches, told_of};
+use self::parts::{Told, told_of};
 use super::groups::{is_group_name, names_fit};
 use super::share_session::{Changes, Opened, Place, Who};
-use super::{Collect, Job, Purpose, ReplyForm};
-use crate::connection::ConnectionId;
+use super::{Job, ReplyForm};
 use crate::job::JobId;
-use crate::limits::{
-    FETCH_WAIT_MS_MAX, SHARE_READ_BYTES, SHARE_SESSION_PLACES_MAX, SHARE_TRIES_MAX,
-};
-use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
+use crate::limits::{FETCH_WAIT_MS_MAX, SHARE_SESSION_PLACES_MAX};
+use crate::message::Call;
 use crate::partition::Times;
-use crate::placement;
 use crate::shard::Shard;
-use crate::share::partition::{Given, SessionId, Want};
+use crate::share::partition::{Given, SessionId};
 use crate::share::record::Key;
-use crate::share::request::{Reply, Request};
+use crate::share::request::Request;
 use crate::share::rules::Rules;
-
-/// Timestamps with a meaning of their own in ListOffsets.
-const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
 
 /// A fetch under way.
 pub struct ShareFetch {
@@ -137,12 +131,6 @@ struct Part {
     seen_end: Option<Offset>,
     batches: Vec<Bytes>,
     given: Vec<Given>,
-}
-
-/// What a ShareAcknowledge waits for.
-pub struct Acknowledge {
-    places: Vec<(Place, Result<(), ErrorCode>)>,
-    lock_ms: i32,
 }
 
 impl Part {
@@ -322,389 +310,6 @@ impl Shard {
         }
     }
 
-    /// What a member has of these partitions, or got of them in one session, others may have.
-    fn release_share(
-        &mut self,
-        who: &Who,
-        session: Option<SessionId>,
-        places: &[Place],
-        times: Times,
-    ) {
-        let released = places.iter().filter_map(|place| {
-            let group = Arc::clone(&who.group);
-            let key = Key { group, topic: place.0, partition: place.1 };
-            let state = self.partition_of_share(&key)?;
-            let request = Request::Release { key, member: Arc::clone(&who.member), session };
-            Some((0, state, Call::Share(Box::new(request))))
-        });
-        let calls: Vec<_> = released.collect();
-        if calls.is_empty() {
-            return;
-        }
-        let job = self.jobs.insert(Job::Nobody);
-        self.jobs.set_deadline(job, times.now.after(RELEASE_WITHIN));
-        self.call(job, calls, times);
-    }
-
-    /// A connection is gone: so are the sessions that came by it, and whoever waits for them.
-    pub(crate) fn share_connection_gone(&mut self, connection: ConnectionId, times: Times) {
-        let ended = self.shares.sessions.end_of(connection);
-        if ended.is_empty() {
-            return;
-        }
-        for id in self.jobs.ids() {
-            if let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(id)
-                && fetch.reply.slot.connection == connection
-                && fetch.stage == Stage::Waiting
-            {
-                self.unwatch_share(id, times);
-                self.jobs.remove(id);
-            }
-        }
-        for (who, number, places) in ended {
-            // The member may have come back by another connection: what it gets there is its own.
-            let session = SessionId { shard: self.id, number };
-            self.release_share(&who, Some(session), &places, times);
-        }
-    }
-
-    // Looking.
-
-    /// Looks at the next partition; when there is none, replies or waits.
-    fn share_fetch_on(&mut self, job: JobId, times: Times) {
-        let stopping = self.is_stopping();
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let has_room = 0 < fetch.records_left && 0 < fetch.bytes_left;
-        if has_room && !fetch.only_tells && !stopping {
-            let next = fetch.parts.iter().position(|part| part.is_stale);
-            if let Some(index) = next {
-                let key = fetch.parts[index].key.clone();
-                return self.ask_share(job, index, Step::Next, Request::Next { key }, times);
-            }
-        }
-        let tells = |part: &Part| !part.given.is_empty() || part.error.is_some();
-        let has_news = fetch.parts.iter().any(tells);
-        let reads = fetch.parts.iter().any(|part| part.is_read);
-        let is_over = fetch.deadline <= times.now || fetch.only_tells || !reads || stopping;
-        if has_news || is_over {
-            return self.finish_share_fetch(job, times);
-        }
-        self.watch_share(job, times);
-    }
-
-    /// Asks whoever knows what the group has read.
-    fn ask_share(&mut self, job: JobId, index: usize, step: Step, request: Request, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        fetch.stage = Stage::Looking(index, step);
-        let state = fetch.parts[index].state.expect("parts without fail");
-        self.call(job, [(index as u32, state, Call::Share(Box::new(request)))], times);
-    }
-
-    /// Asks the partition for an offset.
-    fn find_share(&mut self, job: JobId, index: usize, step: Step, timestamp: i64, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        fetch.stage = Stage::Looking(index, step);
-        let id = fetch.parts[index].id.expect("parts without fail");
-        // A log goes on behind what is stable.
-        let read_committed = fetch.rules.read_committed && step != Step::FindEnd;
-        let call = Call::ListOffset { timestamp, read_committed, current_leader_epoch: None };
-        self.call(job, [(index as u32, id, call)], times);
-    }
-
-    /// An answer for a fetch.
-    pub(super) fn share_fetch_answered(
-        &mut self,
-        job: JobId,
-        index: u32,
-        answer: Answer,
-        times: Times,
-    ) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let index = index as usize;
-        match fetch.stage {
-            Stage::Telling(left) => {
-                let error = match answer {
-                    Answer::Share(reply) => error_of_told(&reply),
-                    Answer::Refused { error, .. } => told_to_member(error),
-                    other => unreachable!("what was said is noted or not, and not {other:?}"),
-                };
-                fetch.parts[index].told = Some(error);
-                fetch.stage = Stage::Telling(left - 1);
-                if left == 1 {
-                    self.share_fetch_on(job, times);
-                }
-            }
-            Stage::Waiting => {
-                // Also a refusal: looking again tells why.
-                let index = index % fetch.parts.len();
-                fetch.parts[index].is_stale = true;
-                fetch.parts[index].tries = 0;
-                let slot = fetch.reply.slot;
-                self.stage_ended(slot, RequestStage::Wait);
-                self.unwatch_share(job, times);
-                // Under a new name, so that what the other watches tell reaches nobody.
-                let Some(fetch) = self.jobs.remove(job) else { return };
-                let job = self.jobs.insert(fetch);
-                self.share_fetch_on(job, times);
-            }
-            Stage::Looking(_, step) => self.share_step(job, index, step, answer, times),
-        }
-    }
-
-    fn share_step(&mut self, job: JobId, index: usize, step: Step, answer: Answer, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let part = &mut fetch.parts[index];
-        let key = part.key.clone();
-        let reply = match answer {
-            Answer::Share(reply) => *reply,
-            Answer::Offset { found, .. } => {
-                let found = found.map(|(offset, _)| offset.0);
-                return self.share_offset_found(job, index, step, found, times);
-            }
-            Answer::Read(read) => return self.share_was_read(job, index, read, times),
-            Answer::Refused { error: ErrorCode::OffsetOutOfRange, .. }
-                if step == Step::Read && part.tries < SHARE_TRIES_MAX =>
-            {
-                // The log has dropped it, or a crash has cut the log.
-                part.tries += 1;
-                self.give_back_share(job);
-                return self.find_share(job, index, Step::FindStart, EARLIEST, times);
-            }
-            Answer::Refused { error, .. } => {
-                part.fail(error);
-                self.give_back_share(job);
-                return self.share_fetch_on(job, times);
-            }
-            other => unreachable!("no answer to anything that was asked: {other:?}"),
-        };
-        match (step, reply) {
-            (_, Reply::Refused(error)) => {
-                part.fail(told_to_member(error));
-                self.give_back_share(job);
-                self.share_fetch_on(job, times);
-            }
-            (Step::Next, Reply::Unbegun) => {
-                let timestamp = match fetch.rules.reset {
-                    OffsetReset::Latest => LATEST,
-                    OffsetReset::Earliest => EARLIEST,
-                    OffsetReset::ByDuration { ms } => {
-                        times.wall_ms.saturating_sub_unsigned(ms).max(0)
-                    }
-                };
-                self.find_share(job, index, Step::Find, timestamp, times);
-            }
-            (Step::Next, Reply::Next { from, seen }) => {
-                part.seen = Some(seen);
-                match from {
-                    Some(from) => {
-                        part.from = from;
-                        fetch.stage = Stage::Looking(index, Step::Read);
-                        // Nobody overtakes those who wait.
-                        if !self.waiting_fetches.is_empty() || !self.try_share_read(job, times) {
-                            self.waiting_fetches.push(job);
-                        }
-                    }
-                    None => {
-                        (part.is_stale, part.seen_end) = (false, None);
-                        self.share_fetch_on(job, times);
-                    }
-                }
-            }
-            (Step::Begin | Step::BeginAt | Step::EndAt, Reply::Done) => {
-                self.ask_share(job, index, Step::Next, Request::Next { key }, times);
-            }
-            (Step::Acquire, Reply::Given(given)) => {
-                self.share_given(job, index, given, times);
-            }
-            // Forgotten meanwhile: it begins anew, or is gone.
-            (Step::Acquire, Reply::Unbegun) => self.share_given(job, index, Vec::new(), times),
-            (step, reply) => unreachable!("{reply:?} is no answer to {step:?}"),
-        }
-    }
-
-    fn share_offset_found(
-        &mut self,
-        job: JobId,
-        index: usize,
-        step: Step,
-        found: Option<i64>,
-        times: Times,
-    ) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let part = &fetch.parts[index];
-        let key = part.key.clone();
-        match (step, found) {
-            (Step::FindStart, Some(log_start)) if part.from < log_start => {
-                let request = Request::BeginsAt { key, log_start };
-                self.ask_share(job, index, Step::BeginAt, request, times);
-            }
-            (Step::FindStart, Some(_)) => {
-                self.find_share(job, index, Step::FindEnd, LATEST, times);
-            }
-            (Step::FindEnd, Some(log_end)) => {
-                let request = Request::EndsAt { key, log_end };
-                self.ask_share(job, index, Step::EndAt, request, times);
-            }
-            (_, Some(start)) => {
-                self.ask_share(job, index, Step::Begin, Request::Begin { key, start }, times);
-            }
-            // Nothing is as new as that.
-            (_, None) => self.find_share(job, index, Step::Find, LATEST, times),
-        }
-    }
-
-    /// Takes memory for what is read and reads; false if there is none now, or a shard is behind.
-    pub(super) fn try_share_read(&mut self, job: JobId, times: Times) -> bool {
-        if self.mesh_is_held_back() {
-            return false;
-        }
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return true };
-        let Stage::Looking(index, Step::Read) = fetch.stage else { return true };
-        let part = &fetch.parts[index];
-        let Ok(id) = part.id else { return true };
-        let limit_bytes = fetch.bytes_left.min(SHARE_READ_BYTES);
-        let home = self.home.as_ref().and_then(|home| home.batch_bytes_max(id));
-        // One batch is read whole, whatever the limits.
-        let least = home.unwrap_or(self.settings.config.batch_bytes_max) as usize;
-        let wanted = (limit_bytes as usize).max(least);
-        let Some(granted) = self.budget.try_take_reply(wanted, least) else { return false };
-        fetch.held_bytes += granted;
-        let call = Call::Read(ReadCall {
-            from: Offset(part.from),
-            limit_bytes,
-            min_one: true,
-            read_committed: fetch.rules.read_committed,
-            current_leader_epoch: None,
-            last_fetched_epoch: None,
-        });
-        self.call(job, [(index as u32, id, call)], times);
-        true
-    }
-
-    /// What was taken of the budget and is not needed is given back.
-    fn give_back_share(&mut self, job: JobId) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let needed = fetch.bytes();
-        let held = std::mem::replace(&mut fetch.held_bytes, needed);
-        if held != needed {
-            self.budget.take_reply(needed);
-            self.budget.release_reply(held);
-        }
-    }
-
-    fn share_was_read(&mut self, job: JobId, index: usize, read: ReadAnswer, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let read_committed = fetch.rules.read_committed;
-        let part = &mut fetch.parts[index];
-        part.seen_end = Some(match read_committed {
-            true => read.last_stable_offset,
-            false => read.high_watermark,
-        });
-        if read.batches.is_empty() {
-            part.is_stale = false;
-            self.give_back_share(job);
-            return self.share_fetch_on(job, times);
-        }
-        let want = Want {
-            member: Arc::clone(&fetch.who.member),
-            session: fetch.session,
-            from: part.from,
-            batches: read_batches(&read.batches, &read.aborted),
-            records_max: fetch.records_left,
-            is_strict: fetch.is_strict,
-            batch_size: fetch.batch_size,
-        };
-        part.batches = read.batches;
-        let request = Request::Acquire { key: part.key.clone(), want: Box::new(want) };
-        self.give_back_share(job);
-        self.ask_share(job, index, Step::Acquire, request, times);
-    }
-
-    fn share_given(&mut self, job: JobId, index: usize, given: Vec<Given>, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let part = &mut fetch.parts[index];
-        part.batches = kept(&part.batches, &given);
-        let records: i64 = given.iter().map(|given| given.last - given.first + 1).sum();
-        let bytes: usize = part.batches.iter().map(Bytes::len).sum();
-        part.tries += 1;
-        if given.is_empty() && part.tries < SHARE_TRIES_MAX {
-            // Others were faster, or it was nothing for members: there may be more behind.
-            let key = part.key.clone();
-            self.give_back_share(job);
-            return self.ask_share(job, index, Step::Next, Request::Next { key }, times);
-        }
-        if given.is_empty() {
-            // There is more behind what was read: it is looked at again, after others.
-            part.seen_end = Some(Offset::ZERO);
-        }
-        part.is_stale = false;
-        part.given = given;
-        fetch.records_left -= records;
-        fetch.bytes_left = fetch.bytes_left.saturating_sub(bytes as u32);
-        self.give_back_share(job);
-        self.share_fetch_on(job, times);
-    }
-
-    // Waiting.
-
-    /// Waits until there is more in a log, or more can be given out.
-    fn watch_share(&mut self, job: JobId, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        fetch.stage = Stage::Waiting;
-        let (deadline, read_committed) = (fetch.deadline, fetch.rules.read_committed);
-        let count = fetch.parts.len();
-        let mut calls = Vec::new();
-        for (index, part) in fetch.parts.iter().enumerate().filter(|(_, part)| part.is_read) {
-            if let (Some(seen_end), Ok(id)) = (part.seen_end, part.id) {
-                calls.push((index as u32, id, Call::Watch { seen_end, read_committed }));
-            }
-            if let (Some(seen), Some(state)) = (part.seen, part.state) {
-                let request = Request::Watch { key: part.key.clone(), seen };
-                calls.push(((count + index) as u32, state, Call::Share(Box::new(request))));
-            }
-        }
-        self.jobs.set_deadline(job, deadline);
-        self.call(job, calls, times);
-    }
-
-    /// Ends the watches of a fetch.
-    fn unwatch_share(&mut self, job: JobId, times: Times) {
-        let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job) else { return };
-        let mut calls = Vec::new();
-        let mut watched: Vec<Vec<TopicPartition>> =
-            vec![Vec::new(); usize::from(self.settings.shards)];
-        for part in fetch.parts.iter().filter(|part| part.is_read) {
-            if let (Some(_), Ok(id)) = (part.seen_end, part.id) {
-                watched[usize::from(placement::home(id, self.settings.shards).0)].push(id);
-            }
-            if let (Some(_), Some(state)) = (part.seen, part.state) {
-                let request = Request::Unwatch { key: part.key.clone() };
-                calls.push((0, state, Call::Share(Box::new(request))));
-            }
-        }
-        for (shard, partitions) in watched.into_iter().enumerate() {
-            let shard = ShardId(shard as u16);
-            if shard == self.id {
-                let Some(home) = &mut self.home else { continue };
-                partitions.iter().for_each(|id| home.unwatch(*id, job, shard));
-            } else if !partitions.is_empty() {
-                self.tell(shard, Message::Unwatch { job, partitions });
-            }
-        }
-        self.call(job, calls, times);
-    }
-
-    /// The time a fetch may wait is over.
-    pub(crate) fn share_fetch_expired(&mut self, job: JobId, times: Times) {
-        // What is being looked at ends by itself, and then finds the deadline passed.
-        if let Some(Job::ShareFetch(fetch)) = self.jobs.get_mut(job)
-            && fetch.stage == Stage::Waiting
-        {
-            self.unwatch_share(job, times);
-            self.finish_share_fetch(job, times);
-        }
-    }
-
     // Replying.
 
     fn finish_share_fetch(&mut self, job: JobId, times: Times) {
@@ -733,91 +338,6 @@ impl Shard {
         let looked_at = self.stamp();
         self.reply(reply.slot, Some((RequestStage::Cache, looked_at)), encoded);
     }
-
-    // Acknowledging alone.
-
-    pub(crate) fn handle_share_acknowledge(
-        &mut self,
-        reply: ReplyForm,
-        request: ShareAcknowledgeRequest,
-        times: Times,
-    ) {
-        let told = told_of(request.topics.iter().flat_map(|topic| {
-            let partitions = topic.partitions.iter();
-            partitions.map(|one| {
-                ((topic.topic_id, one.partition_index), &one.acknowledgement_batches[..])
-            })
-        }));
-        let names = (request.group_id.as_deref(), request.member_id.as_deref());
-        let epoch = request.share_session_epoch;
-        let opened = match epoch {
-            INITIAL_EPOCH => Err(ErrorCode::InvalidShareSessionEpoch),
-            _ => self.open_share_session(reply, names, epoch, Changes::default(), &told),
-        };
-        let (who, opened) = match opened {
-            Ok(opened) => opened,
-            Err(error) => return self.reply_message(reply, &request.error_response(error)),
-        };
-        let lock_ms = lock_ms(&self.share_rules(&who.group));
-        let mut calls = Vec::new();
-        let mut places = Vec::new();
-        for told in told {
-            let (topic, partition) = told.place;
-            let key = Key { group: Arc::clone(&who.group), topic, partition };
-            let known = self.find_partition(TopicRef::Id(topic), partition);
-            let state = self.partition_of_share(&key).ok_or(ErrorCode::NotLeaderOrFollower);
-            let asked = known.and(state).and_then(|state| Ok((state, told.said?)));
-            let noted = asked.map(|(state, said)| {
-                let request = Request::Acknowledge { key, member: who.member.clone(), told: said };
-                calls.push((calls.len() as u32, state, Call::Share(Box::new(request))));
-            });
-            places.push((told.place, noted));
-        }
-        let purpose = Purpose::ShareAcknowledge(Acknowledge { places, lock_ms });
-        let count = calls.len();
-        let job = self.jobs.insert(Job::Collect(Collect::new(reply, count, purpose)));
-        self.call(job, calls, times);
-        if epoch == FINAL_EPOCH {
-            self.release_share(&who, None, &opened.places, times);
-        }
-        if count == 0 {
-            self.finish_collect(job);
-        }
-    }
-
-    pub(super) fn finish_share_acknowledge(
-        &mut self,
-        reply: ReplyForm,
-        request: Acknowledge,
-        mut answers: impl Iterator<Item = Answer>,
-    ) {
-        let mut topics: Vec<AcknowledgeTopicResponse> = Vec::new();
-        for ((topic_id, partition_index), noted) in request.places {
-            let error_code = match noted.map(|()| answers.next().expect("one for each")) {
-                Err(error) => error,
-                Ok(Answer::Share(reply)) => error_of_told(&reply),
-                Ok(Answer::Refused { error, .. }) => told_to_member(error),
-                Ok(other) => unreachable!("what was said is noted or not, and not {other:?}"),
-            };
-            let partition = AcknowledgePartitionResponse {
-                partition_index,
-                error_code,
-                ..AcknowledgePartitionResponse::default()
-            };
-            match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
-                Some(topic) => topic.partitions.push(partition),
-                None => {
-                    topics.push(AcknowledgeTopicResponse { topic_id, partitions: vec![partition] });
-                }
-            }
-        }
-        let response = ShareAcknowledgeResponse {
-            acquisition_lock_timeout_ms: request.lock_ms,
-            responses: topics,
-            ..ShareAcknowledgeResponse::default()
-        };
-        self.reply_message(reply, &response);
-    }
 }
 
 impl Part {
@@ -837,9 +357,6 @@ impl Part {
     }
 }
 
-/// How long it is known who wants to know that records are free again, which is nobody.
-const RELEASE_WITHIN: Duration = Duration::from_secs(30);
-
 fn lock_ms(rules: &Rules) -> i32 {
     i32::try_from(rules.lock.as_millis()).unwrap_or(i32::MAX)
 }
@@ -849,23 +366,4 @@ fn encode(reply: ReplyForm, response: &ShareFetchResponse<'_>) -> Vec<Bytes> {
     let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
     response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
     parts
-}
-
-/// What came of what a member has said.
-fn error_of_told(reply: &Reply) -> ErrorCode {
-    match reply {
-        Reply::Done => ErrorCode::None,
-        Reply::Refused(error) => told_to_member(*error),
-        other => unreachable!("what was said is noted or not, and not {other:?}"),
-    }
-}
-
-/// A member knows nothing of who keeps what its group has read: what helps is to ask again.
-fn told_to_member(error: ErrorCode) -> ErrorCode {
-    match error {
-        ErrorCode::CoordinatorLoadInProgress
-        | ErrorCode::CoordinatorNotAvailable
-        | ErrorCode::NotCoordinator => ErrorCode::NotLeaderOrFollower,
-        error => error,
-    }
 }

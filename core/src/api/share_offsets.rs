@@ -20,6 +20,7 @@ use tidemill_net::kafka::describe_share_group_offsets::{
     DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse, ShareGroupOffsets,
     ShareGroupPartitionOffset, ShareGroupToDescribe, ShareGroupTopicOffsets,
 };
+use tidemill_net::kafka::list_offsets::LATEST;
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
 
@@ -34,9 +35,6 @@ use crate::shard::Shard;
 use crate::share::Coordinator;
 use crate::share::record::Key;
 use crate::share::request::{Listed, Reply, Request};
-
-/// The end of a log as a reader sees it, in ListOffsets.
-const LATEST: i64 = -1;
 
 /// A request under way.
 pub struct Work {

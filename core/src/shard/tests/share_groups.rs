@@ -12,6 +12,7 @@ use tidemill_net::kafka::delete_share_group_offsets::{
 use tidemill_net::kafka::describe_share_group_offsets::{
     DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse, ShareGroupToDescribe,
 };
+use tidemill_net::kafka::list_offsets::{EARLIEST, LATEST};
 use tidemill_net::kafka::share_fetch::{ShareFetchPartition, ShareFetchRequest, ShareFetchTopic};
 use tidemill_net::kafka::{ApiKey, Message as _};
 use tidemill_record::{LeaderEpoch, Timestamp};
@@ -288,8 +289,8 @@ fn a_member_behind_the_end_of_a_log_finds_the_end() {
     scene.answer_one(asks(|request| matches!(request, ShareRequest::Next { .. })), next(9));
     let refused = Answer::Refused { error: ErrorCode::OffsetOutOfRange, message: None };
     scene.answer_one(|call| matches!(call, Call::Read(read) if read.from == Offset(9)), refused);
-    scene.answer_one(finds(-2), found(3));
-    scene.answer_one(finds(-1), found(7));
+    scene.answer_one(finds(EARLIEST), found(3));
+    scene.answer_one(finds(LATEST), found(7));
     let ends_at_7 =
         |request: &ShareRequest| matches!(request, ShareRequest::EndsAt { log_end: 7, .. });
     scene.answer_one(asks(ends_at_7), of_share(ShareReply::Done));
