@@ -39,6 +39,18 @@ FIRES = {
         },
         30,
     ),
+    "TidemillCompactionFails": (
+        {'tidemill_compaction_failures_total{shard="1"}': "0+1x100"},
+        100,
+    ),
+    "TidemillUncompactable": (
+        {'tidemill_compaction_uncompactable_partitions{shard="1"}': "0 1 1"},
+        1,
+    ),
+    "TidemillTransactionsRefused": (
+        {'tidemill_transactions_refused_total{shard="1"}': "0 0 1 1"},
+        2,
+    ),
     "TidemillRestarted": ({"process_start_time_seconds": "1 1 2 2 3 3 3"}, 6),
 }
 
@@ -54,6 +66,9 @@ WELL = {
     'tidemill_request_seconds_bucket{kind="produce",le="+Inf"}': "0+100x40",
     'tidemill_shard_network_memory_bytes{shard="0"}': "10x40",
     'tidemill_shard_network_memory_limit_bytes{shard="0"}': "100x40",
+    'tidemill_compaction_failures_total{shard="0"}': "0 0 1 1x37",
+    'tidemill_compaction_uncompactable_partitions{shard="0"}': "0x40",
+    'tidemill_transactions_refused_total{shard="0"}': "7x40",
     "process_start_time_seconds": "5x40",
 }
 
