@@ -284,6 +284,22 @@ fn topics_that_come_and_grow_are_shared_out() {
     assert_eq!(reader.owned[&TopicId([9; 16])].len(), 3);
 }
 
+/// What was read of a topic that is deleted is taken from the member, and nothing else of its share.
+#[test]
+fn a_topic_that_is_deleted_is_given_up_alone() {
+    let mut scene = Scene::new();
+    add_topic(&mut scene.image, 9, "new-one", 2);
+    let mut reader = Reader::new("m");
+    reader.topics.push("new-one".into());
+    scene.live(&mut reader).unwrap();
+    let both = reader.owned.clone();
+    assert_eq!(both.len(), 2);
+    scene.image.replay(&metadata::Record::TopicDeleted { id: TopicId([9; 16]) }).unwrap();
+    scene.live(&mut reader).unwrap();
+    let kept = both.into_iter().filter(|(topic, _)| *topic != TopicId([9; 16]));
+    assert_eq!(reader.owned, kept.collect());
+}
+
 /// Who asks for names and a pattern has the names first, and what matches from the group's next step
 /// on. Both came at once, which clients' tests of the broker do not expect.
 #[test]

@@ -45,7 +45,8 @@ PARTS = {
 }
 # Play with sockets behind the library's back, which must not be done to those of other tests.
 ALONE = ["0049", "0075", "0076", "0086", "0088", "0094"]
-# Without topics that make themselves.
+# Without topics that make themselves. Not in the newer kind's way, in which Apache Kafka fails them,
+# too: docs/protocols/kafka.md.
 BY_HAND = ["0045"]
 
 LINE = re.compile(r"^\|\s*(\S+)\s*\|\s*(PASSED|FAILED|SKIPPED)\s*\|[^|]*\|\s*(.*?)\s*\|?$")
@@ -78,9 +79,10 @@ def check(run):
         passed = suite(run, broker, way, environment | skipped, [f"-p{TOGETHER}", *options], failed)
         only = {"TESTS": ",".join(ALONE)}
         passed += suite(run, broker, f"{way}-alone", environment | only, ["-p1", *options], failed)
-        only = {"TESTS": ",".join(BY_HAND)}
-        passed += suite(run, by_hand, f"{way}-by-hand", environment | only,
-                        ["-p1", "-s", "noautocreate", *options], failed)
+        if way != "consumer":
+            only = {"TESTS": ",".join(BY_HAND)}
+            passed += suite(run, by_hand, f"{way}-by-hand", environment | only,
+                            ["-p1", "-s", "noautocreate", *options], failed)
         parts = [(test, part) for test, parts in PARTS.items() for part in parts]
         for test, part in parts:
             only = {"TESTS": test, "SUBTESTS": part}
