@@ -17,6 +17,7 @@ mod admin;
 mod lines;
 mod map;
 mod member;
+mod offsets;
 mod producer;
 mod reader;
 mod transactor;

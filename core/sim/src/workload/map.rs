@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::metadata::{MetadataRequest, MetadataResponse};
-use tidemill_net::kafka::{decode_response, encode_request};
+use tidemill_net::kafka::{Message, decode_response, encode_request};
 use tidemill_record::TopicId;
 
+use super::REBORN;
 use crate::checker::topics::Listed;
 use crate::checker::{Place, Violation, check};
 use crate::network::BOOTSTRAP_PORT;
@@ -87,6 +88,13 @@ impl Map {
         self.topics.iter().flat_map(places).collect()
     }
 
+    /// All partitions of topics whose names stand for them for ever.
+    pub(crate) fn lasting_places(&self) -> Vec<Place> {
+        let mut places = self.places();
+        places.retain(|place| self.name(place.topic).is_some_and(|name| !name.starts_with(REBORN)));
+        places
+    }
+
     /// Where the leader of a partition listens; the shared port if that is not known.
     pub(crate) fn leader(&self, place: Place) -> u16 {
         let known = self.topics.get(&place.topic);
@@ -98,6 +106,13 @@ impl Map {
     pub(crate) fn name(&self, topic: TopicId) -> Option<&str> {
         self.topics.get(&topic).map(|known| known.name.as_str())
     }
+}
+
+/// Reads an answer.
+pub(crate) fn read<M: Message>(version: i16, frame: &Bytes) -> Result<M, Violation> {
+    let (_, message) = decode_response::<M>(version, frame)
+        .map_err(|error| unreadable(M::API.api().name, &error))?;
+    Ok(message)
 }
 
 /// An answer that cannot be read is the broker's fault.

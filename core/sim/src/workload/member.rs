@@ -30,21 +30,19 @@ use tidemill_net::kafka::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
     OffsetCommitResponse,
 };
-use tidemill_net::kafka::offset_fetch::{
-    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchResponse,
-};
+use tidemill_net::kafka::offset_fetch::OffsetFetchRequestGroup;
 use tidemill_net::kafka::sync_group::{
     SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse,
 };
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
-use tidemill_net::kafka::{ErrorCode, Message, Request, decode_response, encode_request};
+use tidemill_net::kafka::{ErrorCode, Request, encode_request};
 use tidemill_runtime::edge::Instant;
 
 use self::newer::Newer;
 use super::lines::{Heard, Lines};
-use super::map::{Map, unreadable};
-use super::{Phase, REBORN, Scene, passed};
-use crate::checker::{Place, Verdict, Violation, check};
+use super::map::{Map, read, unreadable};
+use super::{Phase, Scene, offsets, passed};
+use crate::checker::{Place, Verdict, check};
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
 use crate::random::Random;
 
@@ -57,9 +55,6 @@ const REFRESH: Duration = Duration::from_millis(700);
 const PROTOCOL: &str = "in-turn";
 /// A group does not take up more partitions than this.
 const PLACES_MAX: usize = 12;
-/// From here on offsets are fetched for many groups, and by the ids of topics.
-const GROUPS_FROM: i16 = 8;
-const BY_ID_FROM: i16 = 10;
 
 /// One member of a group.
 #[derive(Debug)]
@@ -338,13 +333,11 @@ impl Member {
         shares.collect()
     }
 
-    /// What there is to share out. Names that are used again would mean other topics by turns.
+    /// What there is to share out.
     fn places(&self) -> Vec<Place> {
-        let known = self.map.places().into_iter();
-        let kept = known.filter(|place| {
-            self.map.name(place.topic).is_some_and(|name| !name.starts_with(REBORN))
-        });
-        kept.take(PLACES_MAX).collect()
+        let mut places = self.map.lasting_places();
+        places.truncate(PLACES_MAX);
+        places
     }
 
     fn fetch(&mut self, scene: &mut Scene<'_, '_>) {
@@ -355,25 +348,14 @@ impl Member {
         if wanted.is_empty() {
             return self.begin(Step::Holding);
         }
-        let topics: Vec<OffsetFetchRequestTopic> = wanted
-            .iter()
-            .map(|(place, _)| OffsetFetchRequestTopic {
-                name: self.map.name(place.topic).unwrap_or_default().to_owned(),
-                topic_id: place.topic,
-                partition_indexes: vec![place.partition],
-            })
-            .collect();
-        let request = OffsetFetchRequest {
+        let asker = OffsetFetchRequestGroup {
             group_id: self.group.clone(),
-            topics: Some(topics.clone()),
-            groups: vec![OffsetFetchRequestGroup {
-                group_id: self.group.clone(),
-                member_id: self.newer.is_some().then(|| self.id.clone()),
-                member_epoch: if self.newer.is_some() { self.generation } else { -1 },
-                topics: Some(topics),
-            }],
-            require_stable: true,
+            member_id: self.newer.is_some().then(|| self.id.clone()),
+            member_epoch: if self.newer.is_some() { self.generation } else { -1 },
+            ..OffsetFetchRequestGroup::default()
         };
+        let places = wanted.iter().map(|(place, _)| place);
+        let request = offsets::question(asker, places, &self.map, true);
         self.busy = true;
         self.ask(Ask::Fetch(wanted), self.versions.fetch, &request, scene);
     }
@@ -650,34 +632,16 @@ impl Member {
         frame: &Bytes,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
-        let response: OffsetFetchResponse = read(self.versions.fetch, frame)?;
+        let answer = offsets::Answer::read(self.versions.fetch, frame)?;
         if self.step != Step::Fetching {
             return Ok(());
         }
         self.busy = false;
-        let (error, topics) = if GROUPS_FROM <= self.versions.fetch {
-            let group = response.groups.into_iter().next();
-            group.map_or((ErrorCode::UnknownServerError, Vec::new()), |g| (g.error_code, g.topics))
-        } else {
-            (response.error_code, response.topics)
-        };
-        if !error.is_none() {
-            return self.told(error);
+        if !answer.error.is_none() {
+            return self.told(answer.error);
         }
         for (place, floor) in wanted {
-            let name = self.map.name(place.topic);
-            let is_it = |topic: &&tidemill_net::kafka::offset_fetch::OffsetFetchResponseTopic| {
-                let same = if BY_ID_FROM <= self.versions.fetch {
-                    topic.topic_id == place.topic
-                } else {
-                    name == Some(&*topic.name)
-                };
-                same && topic.partitions.iter().any(|p| p.partition_index == place.partition)
-            };
-            let found = topics.iter().find(is_it).and_then(|topic| {
-                topic.partitions.iter().find(|p| p.partition_index == place.partition)
-            });
-            let Some(found) = found else { continue };
+            let Some(found) = answer.of(*place, &self.map) else { continue };
             match found.error_code {
                 ErrorCode::None => {}
                 ErrorCode::UnknownTopicId => continue,
@@ -701,10 +665,4 @@ impl Member {
         self.heartbeat_at = None;
         Ok(())
     }
-}
-
-fn read<M: Message>(version: i16, frame: &Bytes) -> Result<M, Violation> {
-    let (_, message) = decode_response::<M>(version, frame)
-        .map_err(|error| unreadable(M::API.api().name, &error))?;
-    Ok(message)
 }

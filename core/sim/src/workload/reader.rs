@@ -485,7 +485,8 @@ impl Reader {
             "who asks for it is told what to leave out",
             || format!("committed: {}, told {aborted:?}", self.committed),
         )?;
-        let (seen, next) = decode_records(&answer.records, from, aborted)?;
+        let keyed = scene.history.partition(place).records.kept().is_some();
+        let (seen, next) = decode_records(&answer.records, from, aborted, keyed)?;
         if let Some(next) = next {
             let (high, stable) = (answer.high_watermark, answer.last_stable_offset);
             check(stable <= high, "what is stable is durable", || format!("{high}, {stable}"))?;
@@ -588,12 +589,13 @@ impl<'a> Left<'a> {
     }
 }
 
-/// All records of a fetch: whole batches, each with its checksum right, each value whole. And where
-/// the last batch ends.
+/// All records of a fetch: whole batches, each with its checksum right, each value whole; each with
+/// its key, if all are `keyed`. And where the last batch ends.
 fn decode_records(
     slices: &[Bytes],
     from: i64,
     aborted: Option<&[AbortedTransaction]>,
+    keyed: bool,
 ) -> Result<(Vec<Seen>, Option<i64>), Violation> {
     let mut left = Left::new(aborted);
     let damaged = |what: String| Violation { rule: "records come back as sent", evidence: what };
@@ -626,7 +628,7 @@ fn decode_records(
                 let value = value
                     .ok_or_else(|| damaged(format!("offset {} holds no value", record.offset.0)))?;
                 let key = record.key.map(String::from_utf8_lossy);
-                if key.is_some_and(|key| key != value.key()) {
+                if key.map_or(keyed, |key| key != value.key()) {
                     return Err(damaged(format!("{value:?} has lost its key {}", value.key())));
                 }
                 let shown = shown.filter(|_| from <= record.offset.0);

@@ -31,7 +31,7 @@ use tidemill_runtime::edge::Instant;
 use self::writing::Part;
 use super::lines::Lines;
 use super::map::Map;
-use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
+use super::{Phase, REQUEST_TIMEOUT, Scene, passed};
 use crate::checker::transactions::Granted;
 use crate::checker::{Place, Verdict, check};
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
@@ -312,7 +312,7 @@ impl Transactor {
 
     /// Thinks of a transaction.
     fn begin(&mut self, scene: &mut Scene<'_, '_>) {
-        let places = self.places();
+        let places = self.map.lasting_places();
         if places.is_empty() {
             return;
         }
@@ -341,15 +341,6 @@ impl Transactor {
             ends_asked: 0,
         });
         self.step = if self.flow.newer { Step::Writing } else { Step::Naming };
-    }
-
-    /// What may be written to: its topics are named, so names that are used again are left alone.
-    fn places(&self) -> Vec<Place> {
-        let known = self.map.places().into_iter();
-        let kept = known.filter(|place| {
-            self.map.name(place.topic).is_some_and(|name| !name.starts_with(REBORN))
-        });
-        kept.collect()
     }
 
     /// All records are written: the offsets, if there are to be any, and the end.

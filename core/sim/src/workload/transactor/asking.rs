@@ -5,9 +5,7 @@ use tidemill_net::kafka::add_partitions_to_txn::AddPartitionsToTxnRequest;
 use tidemill_net::kafka::end_txn::EndTxnRequest;
 use tidemill_net::kafka::find_coordinator::{FindCoordinatorRequest, key_type};
 use tidemill_net::kafka::init_producer_id::InitProducerIdRequest;
-use tidemill_net::kafka::offset_fetch::{
-    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
-};
+use tidemill_net::kafka::offset_fetch::OffsetFetchRequestGroup;
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
@@ -16,6 +14,7 @@ use tidemill_net::kafka::txn_offset_commit::{
 use super::{Ask, Scene, Step, Transactor, Whose};
 use crate::checker::{Place, Verdict};
 use crate::network::BOOTSTRAP_PORT;
+use crate::workload::offsets;
 
 /// From here on a producer may say who it was.
 const EXPECTED_FROM: i16 = 3;
@@ -100,7 +99,7 @@ impl Transactor {
         if !self.knows(Whose::Group, scene) {
             return Ok(());
         }
-        let places = self.places();
+        let places = self.map.lasting_places();
         let Some((producer, _)) = self.producer else { return Ok(()) };
         let Some(open) = &mut self.open else { return Ok(()) };
         if open.offsets.is_empty() && !places.is_empty() {
@@ -171,7 +170,8 @@ impl Transactor {
         let waits = self.step == Step::Looking;
         let transactions = &scene.history.transactions;
         let wanted: Vec<(Place, Option<i64>)> = self
-            .places()
+            .map
+            .lasting_places()
             .into_iter()
             .map(|place| (place, waits.then(|| transactions.floor(&self.group, place)).flatten()))
             .collect();
@@ -179,24 +179,12 @@ impl Transactor {
             self.is_done = self.step == Step::Looking;
             return Ok(());
         }
-        let topics: Vec<OffsetFetchRequestTopic> = wanted
-            .iter()
-            .map(|(place, _)| OffsetFetchRequestTopic {
-                name: self.map.name(place.topic).unwrap_or("forgotten").to_owned(),
-                topic_id: place.topic,
-                partition_indexes: vec![place.partition],
-            })
-            .collect();
-        let request = OffsetFetchRequest {
+        let asker = OffsetFetchRequestGroup {
             group_id: self.group.clone(),
-            topics: Some(topics.clone()),
-            groups: vec![OffsetFetchRequestGroup {
-                group_id: self.group.clone(),
-                topics: Some(topics),
-                ..OffsetFetchRequestGroup::default()
-            }],
-            require_stable: waits,
+            ..OffsetFetchRequestGroup::default()
         };
+        let places = wanted.iter().map(|(place, _)| place);
+        let request = offsets::question(asker, places, &self.map, waits);
         let to = self.port_of(Whose::Group);
         self.ask(to, Ask::FetchOffsets(wanted), self.flow.fetch_offsets, &request, scene);
         Ok(())

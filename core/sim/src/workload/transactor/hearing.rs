@@ -6,21 +6,16 @@ use tidemill_net::kafka::add_partitions_to_txn::AddPartitionsToTxnResponse;
 use tidemill_net::kafka::end_txn::EndTxnResponse;
 use tidemill_net::kafka::find_coordinator::FindCoordinatorResponse;
 use tidemill_net::kafka::init_producer_id::InitProducerIdResponse;
-use tidemill_net::kafka::offset_fetch::OffsetFetchResponse;
 use tidemill_net::kafka::produce::ProduceResponse;
 use tidemill_net::kafka::txn_offset_commit::TxnOffsetCommitResponse;
-use tidemill_net::kafka::{
-    ApiKey, ErrorCode, Message, TopicRef, decode_response, parse_response_header,
-};
+use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef, parse_response_header};
 use tidemill_record::{Outcome, Producer, ProducerEpoch, ProducerId};
 
 use super::{Ask, Scene, Step, Transactor, Whose};
 use crate::checker::{Place, Verdict, Violation, check};
 use crate::workload::lines::Heard;
-use crate::workload::map::{Map, unreadable};
-
-/// From here on OffsetFetch is about many groups.
-const GROUPS_FROM: i16 = 8;
+use crate::workload::map::{Map, read, unreadable};
+use crate::workload::offsets::Answer;
 
 impl Transactor {
     pub(super) fn hear(&mut self, heard: Heard<Ask>, scene: &mut Scene<'_, '_>) -> Verdict {
@@ -50,7 +45,8 @@ impl Transactor {
             Ask::CommitOffsets => self.committed(&read(flow.commit_offsets, &frame)?, scene)?,
             Ask::End => self.ended(&read(flow.end, &frame)?, scene)?,
             Ask::FetchOffsets(wanted) => {
-                self.fetched(&wanted, read(flow.fetch_offsets, &frame)?, scene)?;
+                let answer = Answer::read(flow.fetch_offsets, &frame)?;
+                self.fetched(&wanted, &answer, scene)?;
             }
         }
         Ok(())
@@ -303,26 +299,22 @@ impl Transactor {
     fn fetched(
         &mut self,
         wanted: &[(Place, Option<i64>)],
-        response: OffsetFetchResponse,
+        answer: &Answer,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
-        let (error, topics) = if GROUPS_FROM <= self.flow.fetch_offsets {
-            let group = response.groups.into_iter().next();
-            group.map_or((ErrorCode::UnknownServerError, Vec::new()), |g| (g.error_code, g.topics))
-        } else {
-            (response.error_code, response.topics)
-        };
-        if !self.done(Whose::Group, "looking for offsets", error, scene)? {
+        if !self.done(Whose::Group, "looking for offsets", answer.error, scene)? {
             return Ok(());
         }
         for (place, floor) in wanted {
-            let name = self.map.name(place.topic);
-            let found = topics
-                .iter()
-                .filter(|topic| name == Some(&*topic.name))
-                .flat_map(|topic| &topic.partitions)
-                .find(|partition| partition.partition_index == place.partition);
-            let Some(found) = found.filter(|_| !is_deleted(*place, scene)) else { continue };
+            if is_deleted(*place, scene) {
+                continue;
+            }
+            let found = answer.of(*place, &self.map);
+            let Some(found) = found else {
+                return check(false, "every partition is answered", || {
+                    format!("{place:?} of {} is missing in what is told of offsets", self.group)
+                });
+            };
             if !found.error_code.is_none() {
                 let is_open = found.error_code == ErrorCode::UnstableOffsetCommit;
                 return check(is_open && self.step == Step::Looking, "offsets are told", || {
@@ -388,10 +380,4 @@ fn is_deleted(place: Place, scene: &Scene<'_, '_>) -> bool {
 
 fn producer(id: i64, epoch: i16) -> Producer {
     Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) }
-}
-
-fn read<M: Message>(version: i16, frame: &Bytes) -> Result<M, Violation> {
-    let (_, message) = decode_response::<M>(version, frame)
-        .map_err(|error| unreadable(M::API.api().name, &error))?;
-    Ok(message)
 }
