@@ -26,12 +26,13 @@ use tidemill_net::kafka::describe_groups::{group_type, state};
 use tidemill_net::kafka::{ErrorCode, consumer_protocol};
 
 use super::decision::Decision;
-use super::member::{Member, Session, said_bytes};
+use super::member::{Member, said_bytes};
 use super::offsets::UnusedSince;
 use super::record::{GroupState, Record};
 use super::request::{
     Commit, Description, Heartbeat, Join, Joined, Leave, Listed, MemberId, Reply, Sync, Synced, Who,
 };
+use super::session::Session;
 use super::timers::{TimerId, Timers};
 use crate::job::ReplyTo;
 

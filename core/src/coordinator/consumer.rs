@@ -34,11 +34,11 @@ use tidemill_replication::metadata::{Image, Topic};
 
 use super::assignment::{Assignor, Partitions};
 use super::decision::Decision;
-use super::member::Session;
 use super::record::{ConsumerRecord, Current, Record, State, Subscription};
 use super::request::{
     Commit, ConsumerDescription, ConsumerMemberDescription, Listed, MemberId, SharedPartitions,
 };
+use super::session::Sessions;
 use super::timers::{Alarm, TimerId, Timers};
 
 /// How much memory a pattern of topics may take when it is made ready.
@@ -68,7 +68,7 @@ struct Member {
 /// What is waited for in a group of the newer kind, and what was looked at.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    sessions: BTreeMap<MemberId, Session>,
+    sessions: Sessions,
     /// Members that are to give something up, and the epoch they were in when they were told.
     revocations: BTreeMap<MemberId, (TimerId, i32)>,
     /// The metadata it was last compared with.
@@ -78,15 +78,14 @@ pub(super) struct Watch {
 impl Watch {
     /// Nothing is waited for any more.
     pub(super) fn end(&mut self, timers: &mut Timers) {
-        let members: Vec<MemberId> =
-            self.sessions.keys().chain(self.revocations.keys()).cloned().collect();
-        members.iter().for_each(|member| self.forget(member, timers));
+        self.sessions.end(timers);
+        for (timer, _) in std::mem::take(&mut self.revocations).into_values() {
+            timers.cancel(&mut Some(timer));
+        }
     }
 
     fn forget(&mut self, member: &MemberId, timers: &mut Timers) {
-        if let Some(mut session) = self.sessions.remove(member) {
-            session.end(timers);
-        }
+        self.sessions.forget(member, timers);
         self.stop_revocation(member, timers);
     }
 
@@ -97,10 +96,9 @@ impl Watch {
     }
 
     fn touch(&mut self, member: &MemberId, decision: &mut Decision<'_>) {
-        let session = self.sessions.entry(Arc::clone(member)).or_default();
         let own = decision.set_ms("consumer.session.timeout.ms").map(Duration::from_millis);
         let timeout = own.unwrap_or(decision.rules.consumer_session);
-        session.touch(decision.times.now, timeout, decision.group, member, decision.timers);
+        self.sessions.touch(member, timeout, decision);
     }
 
     fn await_revocation(&mut self, id: &MemberId, member: &Member, decision: &mut Decision<'_>) {
@@ -191,7 +189,7 @@ impl Consumer {
     pub(super) fn expect_all(&self, watch: &mut Watch, decision: &mut Decision<'_>) {
         watch.seen = None;
         for (id, member) in &self.members {
-            if !watch.sessions.contains_key(id) {
+            if !watch.sessions.has(id) {
                 watch.touch(id, decision);
             }
             if member.has.state == State::Unrevoked {

@@ -5,65 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill_runtime::edge::Instant;
 
 use super::record::MemberState;
 use super::request::{Join, MemberDescription, MemberId, Protocol};
-use super::timers::{Alarm, TimerId, Timers};
+use super::session::Session;
 use crate::job::ReplyTo;
-
-/// How long something may stay silent. A heartbeat only moves the deadline; the timer is looked
-/// at when it goes off.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Session {
-    deadline: Instant,
-    timer: Option<TimerId>,
-}
-
-impl Session {
-    /// It lives, and may stay silent for `timeout`.
-    pub(super) fn touch(
-        &mut self,
-        now: Instant,
-        timeout: Duration,
-        group: &Arc<str>,
-        member: &MemberId,
-        timers: &mut Timers,
-    ) {
-        self.deadline = now.after(timeout);
-        if self.timer.is_none_or(|timer| self.deadline < timer.at) {
-            self.end(timers);
-            let alarm = Alarm::Session(Arc::clone(member));
-            self.timer = Some(timers.set(self.deadline, group, alarm));
-        }
-    }
-
-    /// Its timer has gone off. Whether its time is really over; if not, it is set again.
-    pub(super) fn is_over(
-        &mut self,
-        timer: TimerId,
-        now: Instant,
-        group: &Arc<str>,
-        member: &MemberId,
-        timers: &mut Timers,
-    ) -> bool {
-        if self.timer != Some(timer) {
-            return false;
-        }
-        self.timer = None;
-        if self.deadline <= now {
-            return true;
-        }
-        let alarm = Alarm::Session(Arc::clone(member));
-        self.timer = Some(timers.set(self.deadline, group, alarm));
-        false
-    }
-
-    /// Nothing is waited for any more.
-    pub(super) fn end(&mut self, timers: &mut Timers) {
-        timers.cancel(&mut self.timer);
-    }
-}
 
 /// A member of a group of the classic protocol.
 #[derive(Debug)]

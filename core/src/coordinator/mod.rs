@@ -35,6 +35,7 @@ mod member;
 pub mod offsets;
 pub mod record;
 pub mod request;
+mod session;
 mod share;
 mod timers;
 

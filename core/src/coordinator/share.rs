@@ -24,11 +24,11 @@ use tidemill_replication::metadata::{Image, Topic};
 use super::assignment::Partitions;
 use super::consumer::Refusal;
 use super::decision::{Becomes, Decision};
-use super::member::Session;
 use super::record::{Record, ShareRecord, ShareSubscription};
 use super::request::{
     Heard, Listed, MemberId, ShareDescription, ShareHeartbeat, ShareMemberDescription,
 };
+use super::session::Sessions;
 use super::timers::{TimerId, Timers};
 use crate::limits::SHARE_MEMBERS_MAX;
 
@@ -54,7 +54,7 @@ pub(super) struct Share {
 /// What is waited for in a share group, and what its members were told.
 #[derive(Debug, Default)]
 pub(super) struct ShareWatch {
-    sessions: BTreeMap<MemberId, Session>,
+    sessions: Sessions,
     /// The epoch each member is in and the one it was in before; after a start nobody knows.
     told: BTreeMap<MemberId, (i32, i32)>,
     /// The metadata it was last compared with.
@@ -65,21 +65,12 @@ impl ShareWatch {
     /// Nothing is waited for any more.
     pub(super) fn end(&mut self, timers: &mut Timers) {
         self.told.clear();
-        for mut session in std::mem::take(&mut self.sessions).into_values() {
-            session.end(timers);
-        }
+        self.sessions.end(timers);
     }
 
     fn forget(&mut self, member: &MemberId, timers: &mut Timers) {
         self.told.remove(member);
-        if let Some(mut session) = self.sessions.remove(member) {
-            session.end(timers);
-        }
-    }
-
-    fn touch(&mut self, member: &MemberId, timeout: Duration, decision: &mut Decision<'_>) {
-        let session = self.sessions.entry(Arc::clone(member)).or_default();
-        session.touch(decision.times.now, timeout, decision.group, member, decision.timers);
+        self.sessions.forget(member, timers);
     }
 
     fn tell(&mut self, member: &MemberId, epoch: i32) {
@@ -154,8 +145,8 @@ impl Share {
         let session_ms = decision.set_ms("share.session.timeout.ms");
         let timeout = session_ms.map_or(SESSION, Duration::from_millis);
         for id in self.members.keys() {
-            if !watch.sessions.contains_key(id) {
-                watch.touch(id, timeout, decision);
+            if !watch.sessions.has(id) {
+                watch.sessions.touch(id, timeout, decision);
             }
         }
     }
@@ -212,7 +203,7 @@ impl Share {
             group = Some(draft);
         }
         watch.seen = seen;
-        watch.touch(id, asked.session, decision);
+        watch.sessions.touch(id, asked.session, decision);
         let now = group.as_ref().unwrap_or(self);
         let epoch = now.epoch;
         watch.tell(id, epoch);
@@ -250,10 +241,7 @@ impl Share {
         watch: &mut ShareWatch,
         decision: &mut Decision<'_>,
     ) {
-        let (now, group) = (decision.times.now, decision.group);
-        let Some(session) = watch.sessions.get_mut(id) else { return };
-        if session.is_over(timer, now, group, id, decision.timers) {
-            tracing::info!(group = &**group, member = &**id, "a member of a group has gone silent");
+        if watch.sessions.is_over(timer, id, decision) {
             self.remove(id, watch, decision);
         }
     }

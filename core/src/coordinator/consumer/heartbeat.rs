@@ -242,10 +242,7 @@ impl Consumer {
         watch: &mut Watch,
         decision: &mut Decision<'_>,
     ) {
-        let (now, group) = (decision.times.now, decision.group);
-        let Some(session) = watch.sessions.get_mut(id) else { return };
-        if session.is_over(timer, now, group, id, decision.timers) {
-            tracing::info!(group = &**group, member = &**id, "a member of a group has gone silent");
+        if watch.sessions.is_over(timer, id, decision) {
             self.fence(id, watch, decision);
         }
     }
