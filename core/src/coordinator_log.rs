@@ -32,7 +32,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tidemill_net::cursor::WireError;
+use tidemill_net::cursor::{Reader, WireError};
 use tidemill_net::kafka::ErrorCode;
 use tidemill_replication::metadata::Image;
 use tidemill_runtime::edge::Instant;
@@ -181,6 +181,15 @@ pub enum DecodeError {
 impl From<WireError> for DecodeError {
     fn from(error: WireError) -> Self {
         Self::Malformed(error)
+    }
+}
+
+/// The value of a record, of which only this version is known, behind where it says so.
+pub fn open_value(value: &[u8], known: i16) -> Result<Reader<'_>, DecodeError> {
+    let mut value = Reader::new(value);
+    match value.i16()? {
+        found if found == known => Ok(value),
+        found => Err(DecodeError::Unknown { what: "version of a value", found }),
     }
 }
 

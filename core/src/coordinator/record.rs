@@ -25,7 +25,7 @@ use tidemill_record::ProducerId;
 
 use super::offsets::Committed;
 use super::request::MemberId;
-use crate::coordinator_log::{DecodeError, LogRecord};
+use crate::coordinator_log::{DecodeError, LogRecord, open_value};
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -333,11 +333,7 @@ fn encode_group(state: &GroupState) -> BytesMut {
 fn decode_group(value: &[u8]) -> Result<GroupState, DecodeError> {
     /// Four strings, two numbers, two lengths of bytes.
     const MEMBER_BYTES_MIN: usize = 4 * 2 + 2 * 4 + 2 * 4;
-    let mut value = Reader::new(value);
-    let version = value.i16()?;
-    if version != GROUP_VALUE {
-        return Err(DecodeError::Unknown { what: "version of a value", found: version });
-    }
+    let mut value = open_value(value, GROUP_VALUE)?;
     let mut state = GroupState {
         protocol_type: value.string(false)?.into(),
         generation: value.i32()?,

@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use tidemill_net::cursor::{Reader, Writer};
 use tidemill_record::TopicId;
 
-use crate::coordinator_log::{DecodeError, LogRecord};
+use crate::coordinator_log::{DecodeError, LogRecord, open_value};
 
 const STATE_KEY: i16 = 0;
 const CHANGE_KEY: i16 = 1;
@@ -159,13 +159,7 @@ impl LogRecord for Record {
             topic: reader.topic_id()?,
             partition: reader.i32()?,
         };
-        let mut value = value.map(Reader::new);
-        if let Some(value) = &mut value {
-            let version = value.i16()?;
-            if version != VALUE {
-                return Err(DecodeError::Unknown { what: "version of a value", found: version });
-            }
-        }
+        let mut value = value.map(|value| open_value(value, VALUE)).transpose()?;
         match (kind, &mut value) {
             (STATE_KEY, None) => Ok(Self::Forgotten { key }),
             (STATE_KEY, Some(value)) => {

@@ -18,7 +18,7 @@ use tidemill_net::cursor::{Reader, Writer};
 use tidemill_record::{Producer, ProducerEpoch, ProducerId};
 
 use super::state::{Part, State, Status};
-use crate::coordinator_log::{DecodeError, LogRecord};
+use crate::coordinator_log::{DecodeError, LogRecord, open_value};
 
 const KEY_VERSION: i16 = 0;
 const VALUE_VERSION: i16 = 1;
@@ -102,11 +102,7 @@ fn encode_state(state: &State) -> BytesMut {
 }
 
 fn decode_state(value: &[u8]) -> Result<State, DecodeError> {
-    let mut value = Reader::new(value);
-    let found = value.i16()?;
-    if found != VALUE_VERSION {
-        return Err(DecodeError::Unknown { what: "version of a value", found });
-    }
+    let mut value = open_value(value, VALUE_VERSION)?;
     let producer = Producer { id: ProducerId(value.i64()?), epoch: ProducerEpoch(value.i16()?) };
     let timeout_ms = value.i32()?;
     let status = value.i8()?;

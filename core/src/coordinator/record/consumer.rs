@@ -17,7 +17,7 @@ use tidemill_net::cursor::{Reader, Writer};
 
 use crate::coordinator::assignment::Partitions;
 use crate::coordinator::request::MemberId;
-use crate::coordinator_log::DecodeError;
+use crate::coordinator_log::{DecodeError, open_value};
 
 /// Of the group.
 pub(super) const GROUP_KEY: i16 = 3;
@@ -167,13 +167,7 @@ impl ConsumerRecord {
         key: &mut Reader<'_>,
         value: Option<&[u8]>,
     ) -> Result<Self, DecodeError> {
-        let mut value = value.map(Reader::new);
-        if let Some(value) = &mut value {
-            let version = value.i16()?;
-            if version != VALUE {
-                return Err(DecodeError::Unknown { what: "version of a value", found: version });
-            }
-        }
+        let mut value = value.map(|value| open_value(value, VALUE)).transpose()?;
         let value = value.as_mut();
         Ok(match key_number {
             GROUP_KEY => Self::Epoch(value.map(read_epoch).transpose()?),

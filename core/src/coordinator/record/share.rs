@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use tidemill_net::cursor::{Reader, Writer};
 
 use crate::coordinator::request::MemberId;
-use crate::coordinator_log::DecodeError;
+use crate::coordinator_log::{DecodeError, open_value};
 
 /// Of a member.
 pub(super) const MEMBER_KEY: i16 = 10;
@@ -83,13 +83,7 @@ impl ShareRecord {
         key: &mut Reader<'_>,
         value: Option<&[u8]>,
     ) -> Result<Self, DecodeError> {
-        let mut value = value.map(Reader::new);
-        if let Some(value) = &mut value {
-            let version = value.i16()?;
-            if version != VALUE {
-                return Err(DecodeError::Unknown { what: "version of a value", found: version });
-            }
-        }
+        let mut value = value.map(|value| open_value(value, VALUE)).transpose()?;
         let change = match key_number {
             GROUP_KEY => {
                 let epoch =
