@@ -3,6 +3,8 @@
 // Each test of the binary is a program of its own and uses some of this.
 #![allow(dead_code)]
 
+pub(crate) mod transactions;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;

@@ -1,0 +1,181 @@
+//! Offsets that are committed in a transaction, as they are on the wire: when they count, and who may
+//! commit them.
+// Fixtures are tests, though they are no test functions.
+#![allow(clippy::unwrap_used)]
+
+mod process;
+mod wire;
+
+use bytes::Bytes;
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::add_offsets_to_txn::AddOffsetsToTxnRequest;
+use tidemill_net::kafka::find_coordinator::FindCoordinatorRequest;
+use tidemill_net::kafka::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use tidemill_net::kafka::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
+};
+use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment};
+use tidemill_net::kafka::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use tidemill_record::Producer;
+use wire::Client;
+use wire::transactions::{
+    ID, NEWER_END, TOPIC, broker, end, end_and_settle, init, patiently, producer, settle,
+};
+
+fn offsets(producer: Producer, offset: i64) -> TxnOffsetCommitRequest {
+    TxnOffsetCommitRequest {
+        transactional_id: ID.to_owned(),
+        group_id: "g".to_owned(),
+        producer_id: producer.id.0,
+        producer_epoch: producer.epoch.0,
+        topics: vec![TxnOffsetCommitRequestTopic {
+            name: TOPIC.to_owned(),
+            partitions: vec![TxnOffsetCommitRequestPartition {
+                partition_index: 0,
+                committed_offset: offset,
+                ..TxnOffsetCommitRequestPartition::default()
+            }],
+        }],
+        ..TxnOffsetCommitRequest::default()
+    }
+}
+
+fn commit(client: &mut Client, version: i16, request: &TxnOffsetCommitRequest) -> ErrorCode {
+    let told = patiently(|| (client.ask(version, request).topics[0].partitions[0].error_code, ()));
+    told.0
+}
+
+/// The committed offset, or why it is not told.
+fn committed(client: &mut Client, version: i16, require_stable: bool) -> Result<i64, ErrorCode> {
+    let topics = Some(vec![OffsetFetchRequestTopic {
+        name: TOPIC.to_owned(),
+        partition_indexes: vec![0],
+        ..OffsetFetchRequestTopic::default()
+    }]);
+    let request = OffsetFetchRequest {
+        group_id: "g".to_owned(),
+        topics: topics.clone(),
+        groups: vec![OffsetFetchRequestGroup {
+            group_id: "g".to_owned(),
+            topics,
+            ..OffsetFetchRequestGroup::default()
+        }],
+        require_stable,
+    };
+    let mut told = client.ask(version, &request);
+    let mut topics = match version {
+        ..8 => told.topics,
+        _ => told.groups.remove(0).topics,
+    };
+    let partition = topics.remove(0).partitions.remove(0);
+    match partition.error_code {
+        ErrorCode::None => Ok(partition.committed_offset),
+        error => Err(error),
+    }
+}
+
+fn find_group(client: &mut Client) {
+    let find = FindCoordinatorRequest { key: "g".to_owned(), ..Default::default() };
+    patiently(|| (client.ask(1, &find).error_code, ()));
+}
+
+fn name_group(client: &mut Client, producer: Producer) -> ErrorCode {
+    let request = AddOffsetsToTxnRequest {
+        transactional_id: ID.to_owned(),
+        producer_id: producer.id.0,
+        producer_epoch: producer.epoch.0,
+        group_id: "g".to_owned(),
+    };
+    patiently(|| (client.ask(3, &request).error_code, ())).0
+}
+
+/// Offsets of a transaction count once it is committed, and never if it is aborted. Until then a
+/// consumer that wants what is stable is told to wait, and others see what was before. Both flows.
+#[test]
+fn offsets_count_with_their_transaction() {
+    let (_broker, mut client) = broker("txn-wire-offsets");
+    find_group(&mut client);
+    let mut writer = init(&mut client);
+    let mut before = -1;
+    for (offset, newer, commits) in
+        [(5, false, true), (6, false, false), (7, true, true), (8, true, false)]
+    {
+        let version = if newer { 5 } else { 3 };
+        if !newer {
+            assert_eq!(name_group(&mut client, writer), ErrorCode::None);
+        }
+        assert_eq!(commit(&mut client, version, &offsets(writer, offset)), ErrorCode::None);
+        for version in [7, 8, 9] {
+            let unstable = Err(ErrorCode::UnstableOffsetCommit);
+            assert_eq!(committed(&mut client, version, true), unstable, "{offset}");
+            assert_eq!(committed(&mut client, version, false), Ok(before), "{offset}");
+        }
+        if newer {
+            let ended = end(&mut client, NEWER_END, writer, commits);
+            writer = producer(ended.producer_id, ended.producer_epoch);
+            settle(&mut client);
+        } else {
+            end_and_settle(&mut client, writer, commits);
+        }
+        before = if commits { offset } else { before };
+        assert_eq!(committed(&mut client, 8, true), Ok(before), "{offset}");
+    }
+    // The group was not named in this transaction of the older flow: these would hang.
+    for (version, error) in [(3, ErrorCode::InvalidTxnState), (4, ErrorCode::TransactionAbortable)]
+    {
+        assert_eq!(commit(&mut client, version, &offsets(writer, 9)), error);
+    }
+}
+
+/// From version 3 on the consumer is named, and one that is not (any more) a member of the group in
+/// this generation must not commit for it.
+#[test]
+fn offsets_are_committed_for_members_only() {
+    let (_broker, mut client) = broker("txn-wire-members");
+    find_group(&mut client);
+    let join = |member_id: &str| JoinGroupRequest {
+        group_id: "g".to_owned(),
+        session_timeout_ms: 60_000,
+        rebalance_timeout_ms: 60_000,
+        member_id: member_id.to_owned(),
+        group_instance_id: Some("i".to_owned()),
+        protocol_type: "consumer".to_owned(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".to_owned(),
+            metadata: Bytes::new(),
+        }],
+        reason: None,
+    };
+    let joined = client.ask(9, &join(""));
+    assert_eq!(joined.error_code, ErrorCode::None, "a static member is let in at once");
+    let sync = SyncGroupRequest {
+        group_id: "g".to_owned(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        group_instance_id: Some("i".to_owned()),
+        assignments: vec![SyncGroupRequestAssignment {
+            member_id: joined.member_id.clone(),
+            assignment: Bytes::new(),
+        }],
+        ..SyncGroupRequest::default()
+    };
+    assert_eq!(client.ask(5, &sync).error_code, ErrorCode::None);
+    let writer = init(&mut client);
+    assert_eq!(name_group(&mut client, writer), ErrorCode::None);
+    let mut told = |generation_id: i32, member_id: &str, instance: Option<&str>| {
+        let request = TxnOffsetCommitRequest {
+            generation_id,
+            member_id: member_id.to_owned(),
+            group_instance_id: instance.map(str::to_owned),
+            ..offsets(writer, 1)
+        };
+        commit(&mut client, 3, &request)
+    };
+    let (generation, member) = (joined.generation_id, &*joined.member_id);
+    assert_eq!(told(generation + 1, member, None), ErrorCode::IllegalGeneration);
+    assert_eq!(told(generation, "stranger", None), ErrorCode::UnknownMemberId);
+    assert_eq!(told(generation, "stranger", Some("i")), ErrorCode::FencedInstanceId);
+    assert_eq!(told(generation, member, Some("i")), ErrorCode::None);
+}
