@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Below `start` all is done with. From there to `end` each record is in a state; neighbours in the
-//! same state are one *run*, so that memory follows the number of runs, not of records:
+//! same state are one *run* (`partition/runs.rs`):
 //!
 //! ```text
 //! available ── acquire ──> acquired ──┬── accept ───────────> acknowledged
@@ -19,11 +19,12 @@
 //!
 //! Start reading at [`SharePartition::next`], then [`SharePartition::acquire`].
 
-use std::collections::BTreeMap;
+mod runs;
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_runtime::edge::{Instant, ShardId};
 
+use self::runs::{Run, Runs, State};
 use super::record::{Delivery, StateBatch};
 use super::rules::Rules;
 use crate::coordinator::request::MemberId;
@@ -145,68 +146,43 @@ pub enum Next {
 /// See the file's head.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SharePartition {
-    start: i64,
-    end: i64,
-    /// By their first offset; together they cover `start..end`, and neighbours differ. The first one
-    /// is not done with.
-    runs: BTreeMap<i64, Run>,
-    /// Records of runs that are not done with.
-    open: i64,
+    /// What was given out and is not all done with.
+    runs: Runs,
     /// No lock ends before this.
     deadline: Option<Instant>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Run {
-    last: i64,
-    state: State,
-    count: i16,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum State {
-    Available,
-    Acquired { member: MemberId, session: SessionId, until: Instant },
-    Acknowledged,
-    Archived,
-}
-
-impl State {
-    fn is_done(&self) -> bool {
-        matches!(self, Self::Acknowledged | Self::Archived)
-    }
 }
 
 impl SharePartition {
     /// Nothing before `start` is wanted, nothing was given out.
     pub fn new(start: i64) -> Self {
-        Self { start, end: start, runs: BTreeMap::new(), open: 0, deadline: None }
+        Self { runs: Runs::new(start), deadline: None }
     }
 
     // Looking.
 
     /// Everything below is done with.
     pub fn start(&self) -> i64 {
-        self.start
+        self.runs.start()
     }
 
     /// How many records past the start are done with.
     pub fn done_past_start(&self) -> i64 {
-        self.end - self.start - self.open
+        self.runs.end() - self.runs.start() - self.runs.open()
     }
 
     /// Where what was given out ends.
     pub fn end(&self) -> i64 {
-        self.end
+        self.runs.end()
     }
 
     /// What can be given out next.
     pub fn next(&self, rules: &Rules) -> Next {
         let available = self.runs.iter().find(|(_, run)| run.state == State::Available);
         match available {
-            Some((first, _)) => Next::From(*first),
-            None if rules.locks_max <= self.open || SHARE_RUNS_MAX <= self.runs.len() => Next::Full,
-            None => Next::From(self.end),
+            Some((first, _)) => Next::From(first),
+            None if rules.locks_max <= self.runs.open() => Next::Full,
+            None if SHARE_RUNS_MAX <= self.runs.len() => Next::Full,
+            None => Next::From(self.runs.end()),
         }
     }
 
@@ -217,22 +193,12 @@ impl SharePartition {
 
     /// What it takes in memory, about.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.runs.len() * (size_of::<Run>() + 32)
+        size_of::<Option<Instant>>() + self.runs.bytes()
     }
 
     /// What is to be known of it after a crash.
     pub fn remembered(&self) -> Vec<StateBatch> {
-        let batch = |(first, run): (&i64, &Run)| {
-            let (state, count) = match run.state {
-                State::Available => (Delivery::Available, run.count),
-                State::Acquired { .. } => (Delivery::Available, run.count - 1),
-                State::Acknowledged => (Delivery::Acknowledged, run.count),
-                State::Archived => (Delivery::Archived, run.count),
-            };
-            StateBatch { first: *first, last: run.last, state, count }
-        };
-        let all = self.runs.iter().map(batch);
-        all.filter(|batch| batch.state != Delivery::Available || 0 < batch.count).collect()
+        self.runs.remembered()
     }
 
     // Giving out.
@@ -242,14 +208,14 @@ impl SharePartition {
     pub fn acquire(&mut self, want: &Want, rules: &Rules, now: Instant) -> Vec<Given> {
         let mut given = Vec::new();
         // It was set to another start since the read began.
-        if self.end < want.from {
+        if self.runs.end() < want.from {
             return given;
         }
         let until = now.after(rules.lock);
         let (member, session) = (want.member.clone(), want.session);
         let acquired = State::Acquired { member, session, until };
         let mut left = want.records_max;
-        let mut next = want.from.max(self.start);
+        let mut next = want.from.max(self.runs.start());
         for batch in &want.batches {
             self.archive(next, batch.base - 1);
             next = next.max(batch.base);
@@ -266,14 +232,14 @@ impl SharePartition {
             left -= new.iter().map(|one| one.last - one.first + 1).sum::<i64>();
             new.into_iter().for_each(|one| push_given(&mut given, one, want.batch_size));
             next = batch.last + 1;
-            if left <= 0 || self.end < next {
+            if left <= 0 || self.runs.end() < next {
                 break;
             }
         }
         if !given.is_empty() {
             self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
         }
-        self.advance();
+        self.runs.advance();
         given
     }
 
@@ -288,27 +254,27 @@ impl SharePartition {
     ) -> Vec<Given> {
         let mut given = Vec::new();
         let mut left = limit;
-        let known = self.runs_within(first, last);
+        let known = self.runs.within(first, last);
         for (from, to, run) in known {
             if run.state != State::Available || left <= 0 {
                 continue;
             }
             if rules.deliveries_max <= run.count {
                 // The limit was lowered meanwhile.
-                self.set(from, to, State::Archived, run.count);
+                self.runs.set(from, to, State::Archived, run.count);
                 continue;
             }
             let to = to.min(from.saturating_add(left - 1));
             let count = run.count + 1;
-            self.set(from, to, acquired.clone(), count);
+            self.runs.set(from, to, acquired.clone(), count);
             given.push(Given { first: from, last: to, count });
             left -= to - from + 1;
         }
-        let room = left.min(rules.locks_max - self.open).min(last - self.end + 1);
-        if first <= self.end && 0 < room {
-            let from = self.end;
+        let room = left.min(rules.locks_max - self.runs.open()).min(last - self.runs.end() + 1);
+        if first <= self.runs.end() && 0 < room {
+            let from = self.runs.end();
             let to = from + room - 1;
-            self.append(to, acquired.clone(), 1);
+            self.runs.append(to, acquired.clone(), 1);
             given.push(Given { first: from, last: to, count: 1 });
         }
         given
@@ -316,13 +282,13 @@ impl SharePartition {
 
     /// What nobody is to get, because there is nothing, or nothing for members.
     fn archive(&mut self, first: i64, last: i64) {
-        for (from, to, run) in self.runs_within(first, last) {
+        for (from, to, run) in self.runs.within(first, last) {
             if run.state == State::Available {
-                self.set(from, to, State::Archived, run.count);
+                self.runs.set(from, to, State::Archived, run.count);
             }
         }
-        if first <= self.end && self.end <= last {
-            self.append(last, State::Archived, 0);
+        if first <= self.runs.end() && self.runs.end() <= last {
+            self.runs.append(last, State::Archived, 0);
         }
     }
 
@@ -339,7 +305,7 @@ impl SharePartition {
         self.check(member, told, rules)?;
         let mut changes = Vec::new();
         for (first, last, verdict) in told.iter().flat_map(Acknowledgement::parts) {
-            for (from, to, run) in self.runs_within(first, last) {
+            for (from, to, run) in self.runs.within(first, last) {
                 let Run { state, count, .. } = run;
                 let next = match verdict {
                     Verdict::Accept => State::Acknowledged,
@@ -348,15 +314,15 @@ impl SharePartition {
                     Verdict::Renew => {
                         let State::Acquired { member, session, .. } = state else { continue };
                         let until = now.after(rules.lock);
-                        self.set(from, to, State::Acquired { member, session, until }, count);
+                        self.runs.set(from, to, State::Acquired { member, session, until }, count);
                         continue;
                     }
                 };
                 changes.extend(batch_of(from, to, &next, count));
-                self.set(from, to, next, count);
+                self.runs.set(from, to, next, count);
             }
         }
-        self.advance();
+        self.runs.advance();
         Ok(self.still_of_interest(changes))
     }
 
@@ -374,11 +340,11 @@ impl SharePartition {
             if !rules.renew_allowed && one.verdicts.contains(&Verdict::Renew) {
                 return Err(ErrorCode::InvalidRequest);
             }
-            if self.end <= one.last {
+            if self.runs.end() <= one.last {
                 return Err(ErrorCode::InvalidRecordState);
             }
             let is_theirs = |run: &Run| matches!(&run.state, State::Acquired { member: has, .. } if **has == *member);
-            if !self.runs_touching(one.first, one.last).all(|(_, run)| is_theirs(run)) {
+            if !self.runs.touching(one.first, one.last).all(|(_, run)| is_theirs(run)) {
                 return Err(ErrorCode::InvalidRecordState);
             }
         }
@@ -392,7 +358,7 @@ impl SharePartition {
         }
         let over = |state: &State| matches!(state, State::Acquired { until, .. } if *until <= now);
         let changes = self.take_back(over, rules);
-        let untils = self.runs.values().filter_map(|run| match run.state {
+        let untils = self.runs.iter().filter_map(|(_, run)| match run.state {
             State::Acquired { until, .. } => Some(until),
             _ => None,
         });
@@ -418,49 +384,27 @@ impl SharePartition {
 
     fn take_back(&mut self, which: impl Fn(&State) -> bool, rules: &Rules) -> Vec<StateBatch> {
         let found = self.runs.iter().filter(|(_, run)| which(&run.state));
-        let found: Vec<(i64, i64, i16)> = found.map(|(f, run)| (*f, run.last, run.count)).collect();
+        let found: Vec<(i64, i64, i16)> =
+            found.map(|(first, run)| (first, run.last, run.count)).collect();
         let mut changes = Vec::new();
         for (first, last, count) in found {
             let next = released(count, rules);
             changes.extend(batch_of(first, last, &next, count));
-            self.set(first, last, next, count);
+            self.runs.set(first, last, next, count);
         }
-        self.advance();
+        self.runs.advance();
         self.still_of_interest(changes)
     }
 
     /// The log begins here now: what lay before is gone. True if that concerns it.
     pub fn begin_at(&mut self, log_start: i64) -> bool {
-        if log_start <= self.start {
-            return false;
-        }
-        if self.end <= log_start {
-            self.runs.clear();
-            (self.start, self.end, self.open) = (log_start, log_start, 0);
-            return true;
-        }
-        self.cut(log_start);
-        let kept = self.runs.split_off(&log_start);
-        let gone = std::mem::replace(&mut self.runs, kept);
-        self.open -= open_of(&gone);
-        self.start = log_start;
-        self.advance();
-        true
+        self.runs.begin_at(log_start)
     }
 
     /// The log ends here now: what was given out from behind is gone, and other records will come
     /// in its place. True if that concerns it.
     pub fn end_at(&mut self, log_end: i64) -> bool {
-        if self.end <= log_end {
-            return false;
-        }
-        self.cut(log_end);
-        let gone = self.runs.split_off(&log_end);
-        self.open -= open_of(&gone);
-        self.end = log_end;
-        self.start = self.start.min(log_end);
-        self.advance();
-        true
+        self.runs.end_at(log_end)
     }
 
     // Replaying.
@@ -469,129 +413,35 @@ impl SharePartition {
     pub fn replay(&mut self, start: i64, changes: &[StateBatch]) {
         self.begin_at(start);
         for change in changes {
-            let first = change.first.max(self.start);
+            let first = change.first.max(self.runs.start());
             if change.last < first {
                 continue;
             }
-            if self.end < first {
+            if self.runs.end() < first {
                 // Given out, and not done with when the process ended.
-                self.append(first - 1, State::Available, 0);
+                self.runs.append(first - 1, State::Available, 0);
             }
             let state = match change.state {
                 Delivery::Available => State::Available,
                 Delivery::Acknowledged => State::Acknowledged,
                 Delivery::Archived => State::Archived,
             };
-            let known = change.last.min(self.end - 1);
+            let known = change.last.min(self.runs.end() - 1);
             if first <= known {
-                self.set(first, known, state.clone(), change.count);
+                self.runs.set(first, known, state.clone(), change.count);
             }
-            if self.end <= change.last {
-                self.append(change.last, state, change.count);
+            if self.runs.end() <= change.last {
+                self.runs.append(change.last, state, change.count);
             }
         }
-        self.advance();
-    }
-
-    // Runs.
-
-    /// The runs that have something from `first` to `last`.
-    fn runs_touching(&self, first: i64, last: i64) -> impl Iterator<Item = (i64, &Run)> {
-        let before = self.runs.range(..first).next_back().filter(|(_, run)| first <= run.last);
-        let behind = (first <= last).then(|| self.runs.range(first..=last)).into_iter().flatten();
-        before.filter(|_| first <= last).into_iter().chain(behind).map(|(at, run)| (*at, run))
-    }
-
-    /// The same, each cut to what lies between.
-    fn runs_within(&self, first: i64, last: i64) -> Vec<(i64, i64, Run)> {
-        let touching = self.runs_touching(first, last);
-        touching.map(|(at, run)| (at.max(first), run.last.min(last), run.clone())).collect()
-    }
-
-    /// Has a run begin at `at`, if that lies within one.
-    fn cut(&mut self, at: i64) {
-        if let Some((_, run)) = self.runs.range_mut(..at).next_back()
-            && at <= run.last
-        {
-            let behind = run.clone();
-            run.last = at - 1;
-            self.runs.insert(at, behind);
-        }
-    }
-
-    /// Lets all records from `first` to `last`, which are within one run, be in a state.
-    fn set(&mut self, first: i64, last: i64, state: State, count: i16) {
-        self.cut(first);
-        self.cut(last + 1);
-        let within: Vec<i64> = self.runs.range(first..=last).map(|(at, _)| *at).collect();
-        for at in within {
-            let run = self.runs.get_mut(&at).expect("seen above");
-            let records = run.last - at + 1;
-            self.open -= if run.state.is_done() { 0 } else { records };
-            self.open += if state.is_done() { 0 } else { records };
-            (run.state, run.count) = (state.clone(), count);
-        }
-        self.join(first);
-        self.join(last + 1);
-    }
-
-    /// More was given out, up to `last`.
-    fn append(&mut self, last: i64, state: State, count: i16) {
-        let first = self.end;
-        assert!(first <= last, "there is something to append");
-        self.open += if state.is_done() { 0 } else { last - first + 1 };
-        self.runs.insert(first, Run { last, state, count });
-        self.end = last + 1;
-        self.join(first);
-    }
-
-    /// Makes one run of the one that begins here and the one before, if they are alike.
-    fn join(&mut self, at: i64) {
-        let Some(run) = self.runs.get(&at) else { return };
-        let Some((before, other)) = self.runs.range(..at).next_back() else { return };
-        if other.last + 1 == at && other.state == run.state && other.count == run.count {
-            let (before, last) = (*before, run.last);
-            self.runs.remove(&at);
-            self.runs.get_mut(&before).expect("seen above").last = last;
-        }
-    }
-
-    /// Moves the start past what is done with.
-    fn advance(&mut self) {
-        while let Some(first) = self.runs.first_entry()
-            && first.get().state.is_done()
-        {
-            self.start = first.remove().last + 1;
-        }
-        if self.runs.is_empty() {
-            self.start = self.end;
-        }
-        debug_assert!(self.holds(), "{self:?}");
-    }
-
-    /// Whether the runs cover what was given out, without gap or overlap.
-    fn holds(&self) -> bool {
-        let mut next = self.start;
-        for (first, run) in &self.runs {
-            if *first != next || run.last < *first {
-                return false;
-            }
-            next = run.last + 1;
-        }
-        next == self.end && open_of(&self.runs) == self.open
+        self.runs.advance();
     }
 
     /// Of changes, those that the start does not say.
     fn still_of_interest(&self, mut changes: Vec<StateBatch>) -> Vec<StateBatch> {
-        changes.retain(|change| self.start <= change.last);
+        changes.retain(|change| self.runs.start() <= change.last);
         changes
     }
-}
-
-/// How many records of runs are not done with.
-fn open_of(runs: &BTreeMap<i64, Run>) -> i64 {
-    let open = runs.iter().filter(|(_, run)| !run.state.is_done());
-    open.map(|(first, run)| run.last - first + 1).sum()
 }
 
 /// What a record becomes that a member has not dealt with.

@@ -1,5 +1,6 @@
 //! The rules of KIP-932 for the records of one partition, told as what members do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidemill_replication::config::OffsetReset;
@@ -408,7 +409,7 @@ fn no_order_of_events_gives_out_twice_what_is_done_with() {
                     let over: Vec<i64> = held
                         .keys()
                         .filter(|offset| {
-                            let mut was = before.runs_touching(**offset, **offset);
+                            let mut was = before.runs.touching(**offset, **offset);
                             was.any(|(_, run)| matches!(run.state, State::Acquired { until, .. } if until <= scene.now))
                         })
                         .copied()
@@ -421,7 +422,7 @@ fn no_order_of_events_gives_out_twice_what_is_done_with() {
                     }
                 }
             }
-            assert!(scene.partition.holds());
+            assert!(scene.partition.runs.holds());
         }
     }
 }
