@@ -220,12 +220,8 @@ impl Shard {
         &mut self,
         reply: ReplyForm,
         request: AlterShareGroupOffsetsRequest,
-        group: &GroupReply,
         times: Times,
     ) {
-        if let Err(error) = check_empty(group, true) {
-            return self.reply_message(reply, &request.error_response(error));
-        }
         let group: Arc<str> = request.group_id.as_str().into();
         let mut calls = Vec::new();
         // Each partition once, however often it is named: what was said first counts.
@@ -293,12 +289,8 @@ impl Shard {
         &mut self,
         reply: ReplyForm,
         request: DeleteShareGroupOffsetsRequest,
-        group: &GroupReply,
         times: Times,
     ) {
-        if let Err(error) = check_empty(group, true) {
-            return self.reply_message(reply, &request.error_response(error));
-        }
         let group: Arc<str> = request.group_id.as_str().into();
         let mut topics = request.topics;
         let mut seen = HashSet::new();
@@ -439,10 +431,10 @@ impl Shard {
                 }
                 self.reply_message(reply, &response);
             }
-            Then::Alter(request) => {
-                let group = answers.next().map_or(GroupReply::ShareDescribed(None), reply_of);
-                self.alter_share_offsets(reply, request, &group, times);
-            }
+            Then::Alter(request) => match check_changeable(answers.next()) {
+                Ok(()) => self.alter_share_offsets(reply, request, times),
+                Err(error) => self.reply_message(reply, &request.error_response(error)),
+            },
             Then::Altered(mut response) => {
                 let all = response.responses.iter_mut().flat_map(|topic| &mut topic.partitions);
                 for partition in all.filter(|partition| partition.error_code.is_none()) {
@@ -451,10 +443,10 @@ impl Shard {
                 }
                 self.reply_message(reply, &response);
             }
-            Then::Delete(request) => {
-                let group = answers.next().map_or(GroupReply::ShareDescribed(None), reply_of);
-                self.delete_share_offsets(reply, request, &group, times);
-            }
+            Then::Delete(request) => match check_changeable(answers.next()) {
+                Ok(()) => self.delete_share_offsets(reply, request, times),
+                Err(error) => self.reply_message(reply, &request.error_response(error)),
+            },
             Then::Deleted(mut response) => {
                 let error = answers.map(|answer| error_of_share(&answer));
                 if let Some(error) = error.into_iter().find(|error| !error.is_none()) {
@@ -487,6 +479,12 @@ fn check_empty(told: &GroupReply, must_be_empty: bool) -> Result<(), ErrorCode> 
         GroupReply::ShareDescribed(None) => Err(ErrorCode::GroupIdNotFound),
         other => Err(error_of(other)),
     }
+}
+
+/// Whether what it has read can be changed of a group, of which there is no answer before the first
+/// group of all.
+fn check_changeable(answer: Option<Answer>) -> Result<(), ErrorCode> {
+    check_empty(&answer.map_or(GroupReply::ShareDescribed(None), reply_of), true)
 }
 
 /// The partitions of a topic whose end is asked for.
