@@ -6,6 +6,7 @@
 mod committing;
 mod consuming;
 mod joining;
+mod sharing;
 mod statics;
 mod transacting;
 mod writing;
