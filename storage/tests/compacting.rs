@@ -279,24 +279,41 @@ fn a_compacted_segment_is_cut_like_any_other() {
     world.check();
 }
 
-/// What stays below the cut may all lie below the start, too.
+/// The bug: of a segment whose rest lies below the start, that rest was kept, and the log claimed
+/// that it reaches up to the start.
 #[test]
-fn a_cut_in_a_hole_at_the_start_does_not_end_the_log_before_it_starts() {
-    let mut world = world_with(4);
-    assert!(world.compact(tp(), |batch| match batch.base_offset().0 {
-        40..60 => Fate::Goes,
-        _ => Fate::Stays,
-    }));
-    assert!(world.trim(tp(), Offset(50)));
-    world.settle();
-    assert!(world.truncate(tp(), Offset(54)));
-    world.settle();
-    assert_eq!((world.log(tp()).start(), world.log(tp()).end()), (Offset(50), Offset(50)));
-    assert_eq!(world.append_new(tp(), 2, 3_000).base_offset, Offset(50));
-    world.settle();
-    world.check();
-    world.crash(Survival::Nothing);
-    world.start(1);
+fn what_a_cut_would_leave_below_the_start_goes_too() {
+    // A cut in a hole; before the first batch; in the batch that holds the start.
+    for (gone, start, cut) in [(40..60, 50, 54), (0..60, 50, 54), (0..0, 5, 5)] {
+        let mut world = world_with(4);
+        if !gone.is_empty() {
+            assert!(world.compact(tp(), |batch| match gone.contains(&batch.base_offset().0) {
+                true => Fate::Goes,
+                false => Fate::Stays,
+            }));
+        }
+        let start = Offset(start);
+        assert!(world.trim(tp(), start));
+        world.settle();
+        assert!(world.truncate(tp(), Offset(cut)));
+        for step in 0..40 {
+            let mut after = world.cut(Survival::Torn { seed: step });
+            after.start(1);
+            world.turn(1);
+        }
+        world.settle();
+        assert_eq!((world.log(tp()).start(), world.log(tp()).end()), (start, start));
+        assert_eq!(states(&world), [SegmentState::new(start, 1)]);
+        assert_eq!(world.append_new(tp(), 2, 3_000).base_offset, start);
+        world.settle();
+        world.check();
+        assert_eq!(log_files(&world), named(&world), "and its files");
+        world.crash(Survival::Nothing);
+        world.start(1);
+        assert_eq!(states(&world).len(), 1);
+        world.settle();
+        assert_eq!(log_files(&world), named(&world));
+    }
 }
 
 /// One bad block is one bad span: its neighbours are served, and nothing wrong is.

@@ -145,17 +145,25 @@ fn is_write_or_sync(action: &Action) -> bool {
 
 fn truncate(world: &mut World, random: &mut Random, tp: TopicPartition) {
     let model = &world.models[&tp];
-    let start = world.log(tp).start();
+    if model.truncating.is_some() {
+        return;
+    }
+    let start = world.log(tp).start().max(model.start_asked);
     let boundaries: Vec<Offset> = model
         .batches
         .iter()
         .map(|batch| batch.base_offset)
-        .filter(|offset| start.max(model.start_asked) <= *offset)
+        .filter(|offset| start <= *offset)
         .collect();
-    if boundaries.is_empty() || model.truncating.is_some() {
+    let length = world.log(tp).end().0 - start.0;
+    if length <= 0 {
         return;
     }
-    let to = boundaries[random.below(boundaries.len() as u64) as usize];
+    let to = match random.below(2) {
+        0 if !boundaries.is_empty() => boundaries[random.below(boundaries.len() as u64) as usize],
+        // Anywhere, in a batch or a hole.
+        _ => start.plus(random.below(length as u64) as i64),
+    };
     world.truncate(tp, to);
 }
 

@@ -282,7 +282,10 @@ impl Replayed {
         state.producers.truncate(end);
         state.transactions.truncate(end);
         state.damaged.retain(|range| range.start < end);
-        while state.segments.last().is_some_and(|last| end <= last.base_offset) {
+        // Of a log that ends where it starts nothing stays.
+        let is_empty = end <= state.start;
+        let goes = |segment: &SegmentState| is_empty || end <= segment.base_offset;
+        while state.segments.last().is_some_and(goes) {
             let gone = state.segments.pop().expect("there is a last one");
             state.doomed.push(gone.name());
         }

@@ -288,9 +288,13 @@ impl ShardStorage {
     fn cut_at(&mut self, id: LogId, kept: Index) {
         self.forget_parked(id);
         let log = self.log_mut(id);
-        let (segment, position) = (kept.base_offset(), kept.size_bytes());
-        // The batch before the cut may lie below the start, with a hole behind it.
-        let end = kept.next_offset().max(log.trimmed_to);
+        // All that is left may lie below the start, with a hole or the rest of a batch behind it.
+        // Then none of it stays, and the log goes on at its start.
+        let is_empty = kept.next_offset() <= log.trimmed_to;
+        let (end, segment, position) = match is_empty {
+            true => (log.trimmed_to, log.trimmed_to, 0),
+            false => (kept.next_offset(), kept.base_offset(), kept.size_bytes()),
+        };
         let freed = log.tail.clear();
         log.generation += 1;
         log.end = end;
@@ -305,7 +309,8 @@ impl ShardStorage {
         log.synced = Place { offset: end, segment, position };
         log.unsynced_since = None;
         log.carries = false;
-        while log.segments.last().is_some_and(|last| end <= last.state.base_offset) {
+        let goes = |segment: &Segment| is_empty || end <= segment.state.base_offset;
+        while log.segments.last().is_some_and(goes) {
             let gone = log.segments.pop().expect("there is a last one");
             log.doomed.push(gone.state.name());
         }

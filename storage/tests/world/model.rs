@@ -74,7 +74,15 @@ impl Model {
         assert!(self.durable_end <= end, "the durable end moved back");
         assert!(end <= self.end(), "more is durable than was appended");
         // What is being cut may become durable on its way out.
-        self.durable_end = self.truncating.map_or(end, |to| to.min(end));
+        self.durable_end = self.truncating.map_or(end, |to| end.min(self.left_by_cut(to)));
+    }
+
+    /// The end of what a cut at `to` certainly leaves: whole batches, none that may be gone, and
+    /// the log never ends before it starts.
+    fn left_by_cut(&self, to: Offset) -> Offset {
+        let stays = |batch: &&Stored| batch.next_offset <= to && !batch.may_go;
+        let last = self.batches.iter().rfind(stays);
+        last.map_or(Offset::ZERO, |last| last.next_offset).max(self.start_asked)
     }
 
     pub fn trimming(&mut self, before: Offset) {
@@ -88,12 +96,12 @@ impl Model {
 
     pub fn truncating(&mut self, to: Offset) {
         self.truncating = Some(to);
-        self.durable_end = self.durable_end.min(to);
+        self.durable_end = self.durable_end.min(self.left_by_cut(to));
     }
 
     pub fn truncated(&mut self, end: Offset) {
         let asked = self.truncating.take().expect("a truncation that was asked for");
-        assert!(end <= asked);
+        assert!(self.left_by_cut(asked) <= end && end <= asked);
         self.forget_from(end);
         // Nothing was cut if the end was asked for; then the last records may still be on their way.
         self.durable_end = self.durable_end.min(end);
@@ -139,7 +147,9 @@ impl Model {
     }
 
     fn forget_from(&mut self, end: Offset) {
-        let is_gone = |batch: &Stored| batch.may_go && end < batch.next_offset;
+        // Of the batch that holds the start nothing stays if it is cut.
+        let may_go = |batch: &Stored| batch.may_go || batch.base_offset < self.start_asked;
+        let is_gone = |batch: &Stored| may_go(batch) && end < batch.next_offset;
         self.batches.retain(|batch| batch.base_offset < end && !is_gone(batch));
         assert!(
             self.batches.last().is_none_or(|last| last.next_offset <= end),
