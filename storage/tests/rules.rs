@@ -676,3 +676,43 @@ fn a_first_append_makes_again_the_directory_that_a_drop_has_removed() {
         }
     }
 }
+
+fn is_journal(action: &Action) -> bool {
+    matches!(action, Action::Write { file: FileName::Journal { .. }, .. })
+}
+
+/// The bug: when a read of what a cut takes away ended before the cut's entry was durable, the files
+/// went at once. A crash then brought the log back as it was before, and they were missing.
+#[test]
+fn files_that_a_cut_takes_away_stay_until_its_entry_is_durable() {
+    let mut world = World::started(36, 1, 1);
+    let tp = partition(0);
+    for _ in 0..40 {
+        world.append_new(tp, 1, 4_000);
+    }
+    world.settle();
+    world.crash(Survival::Nothing);
+    world.start_unchecked(1);
+    let gone = world.log(tp).segments().last().expect("the newest").base_offset;
+    let file = SegmentName::appended(gone).file(tp);
+    world.begin_read(tp, gone);
+    assert!(world.truncate(tp, Offset(3)));
+    while !world.disk.pending().iter().any(|request| is_journal(&request.action)) {
+        world.turn_with(1, |action| match action {
+            Action::Read { file, .. } => !matches!(file, FileName::Index { .. }),
+            _ => !is_journal(action),
+        });
+    }
+    assert_eq!(world.reads_ended(), 0);
+    for _ in 0..20 {
+        world.turn_with(1, |action| !is_journal(action));
+    }
+    assert_eq!(world.reads_ended(), 1);
+    assert!(world.disk.file(&file).is_some());
+    let mut after = world.cut(Survival::Nothing);
+    after.start(1);
+    assert_eq!(after.log(tp).end(), Offset(40));
+    world.settle();
+    assert_eq!(world.log(tp).end(), Offset(3));
+    assert!(world.disk.file(&file).is_none());
+}

@@ -107,6 +107,10 @@ impl ShardStorage {
         if log.removal.is_some() || log.closing == Some(Closing::Dropping) || self.fenced {
             return;
         }
+        if matches!(log.cut, Some(Cut::Journaled { .. })) {
+            // Of what the cut takes away, a crash may still bring back all.
+            return;
+        }
         let checkpointed = log.checkpointed;
         log.doomed_runs.retain(|(_, runs_end)| checkpointed < *runs_end);
         let has_run = |name: &SegmentName| log.doomed_runs.iter().any(|run| run.0 == *name);
