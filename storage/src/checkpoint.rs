@@ -208,7 +208,8 @@ pub struct LogState {
     pub segments: Vec<SegmentState>,
     /// Segments that are deleted, but whose files may still be there.
     pub doomed: Vec<SegmentName>,
-    /// How many compactions there were: the next one is numbered above.
+    /// The number of the last compaction: the next one is numbered above. While it is 0, no
+    /// compaction has left a file.
     pub compactions: u32,
     /// Everything below was compacted.
     pub compacted_to: Offset,

@@ -93,8 +93,10 @@ pub struct Log {
     /// Of those, the ones that were compacted, each with what took its place, while the entry that
     /// says so is not durable yet.
     pub(crate) doomed_swaps: Vec<(SegmentName, SegmentName)>,
-    /// How many compactions there were.
+    /// How many compactions there were, and one more: see `compactions_told_in`.
     pub(crate) compactions: u32,
+    /// The first checkpoint that tells that there are compactions.
+    pub(crate) compactions_told_in: u64,
     /// Everything below was compacted.
     pub(crate) compacted_to: Offset,
     /// The first checkpoint that knows of what compaction has made it forget last.
@@ -178,6 +180,7 @@ impl Log {
             doomed_runs: Vec::new(),
             doomed_swaps: Vec::new(),
             compactions: state.compactions,
+            compactions_told_in: 0,
             compacted_to: state.compacted_to,
             forgotten_in: 0,
             compacting: None,

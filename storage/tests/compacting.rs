@@ -446,6 +446,39 @@ fn a_leftover_is_removed_after_the_policy_has_changed() {
     assert_eq!(world.disk.file(&leftover.file(tp())), None);
 }
 
+/// The bug: of a log that never had been compacted before, no checkpoint told so. What a crash left
+/// of its first compaction stayed for ever, if the policy was changed meanwhile.
+#[test]
+fn what_a_crash_leaves_of_the_first_compaction_ever_goes_whatever_the_policy_is() {
+    let mut world = World::started(13, 1, 1);
+    while world.log(tp()).segments_count() <= 4 {
+        world.append_new(tp(), 2, 3_000);
+        world.settle();
+    }
+    // A checkpoint that covers all of it, as when the topic was not compacted yet.
+    world.stop();
+    world.start(1);
+    for _ in 0..3 {
+        if world.begin_compaction(tp(), |all| 0..all.len(), most_go) {
+            break;
+        }
+        world.settle();
+    }
+    let mut left_some = false;
+    while world.swaps == 0 {
+        let mut after = world.cut(Survival::Everything);
+        let is_compacted = |path: &&str| path.ends_with(".log") && path.matches('.').count() == 2;
+        left_some |= after.disk.paths("").iter().any(is_compacted);
+        after.policy_changed = true;
+        after.start(1);
+        assert_eq!(log_files(&after), named(&after));
+        world.turn(1);
+    }
+    assert!(left_some, "a crash has left files");
+    world.settle();
+    world.check();
+}
+
 /// If the entry itself has rotted, that is told, and the new file is kept: the old ones are gone.
 #[test]
 fn a_new_segment_is_not_removed_when_its_entry_is_damaged() {

@@ -68,7 +68,8 @@ impl ShardStorage {
     /// them damaged. Until [`ShardStorage::end_compaction`] there is no other compaction of it.
     ///
     /// `None` if there is nothing, or nothing yet: what no checkpoint covers is asked to be, and
-    /// can be had a little later. So is what the compaction before made the log forget.
+    /// can be had a little later. So is what the compaction before made the log forget, and that
+    /// the log is compacted at all.
     pub fn begin_compaction(&mut self, log: LogId, below: Offset) -> Option<CompactionPlan> {
         let books = self.log(log);
         let cannot = self.fenced || self.stopping || books.closing.is_some();
@@ -80,12 +81,16 @@ impl ShardStorage {
         let end = segments.last().map(|last| last.next_offset);
         let waits = end < books.compactable(below).last().map(|last| last.next_offset);
         let has_new = end.is_some_and(|end| books.compacted_to < end);
+        if segments.is_empty() && !waits {
+            return None;
+        }
+        let is_told = self.tell_of_compactions(log);
         // A crash must not bring back what was forgotten once its marker may go.
-        let has_forgotten = self.is_durable(books.forgotten_in);
-        if waits || !has_forgotten {
+        let has_forgotten = self.is_durable(self.log(log).forgotten_in);
+        if waits || !has_forgotten || !is_told {
             self.force_park(log);
         }
-        if segments.is_empty() || (waits && !has_new) || !has_forgotten {
+        if segments.is_empty() || (waits && !has_new) || !has_forgotten || !is_told {
             return None;
         }
         let books = self.log_mut(log);
@@ -102,6 +107,21 @@ impl ShardStorage {
             segments,
             epochs: books.epochs.clone(),
         })
+    }
+
+    /// Whether a durable checkpoint tells that the log is compacted. Only of such logs a start
+    /// looks for what a crash has left of a compaction, whatever the policy is by then; so the
+    /// first number of each log is spent on telling.
+    fn tell_of_compactions(&mut self, log: LogId) -> bool {
+        let checkpoint = self.next_checkpoint();
+        let books = self.log_mut(log);
+        if books.compactions == 0 {
+            books.compactions = 1;
+            books.compactions_told_in = checkpoint;
+            books.changed = true;
+        }
+        let told_in = books.compactions_told_in;
+        self.is_durable(told_in)
     }
 
     /// Puts a new segment in the place of those it is made of.
