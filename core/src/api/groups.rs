@@ -1,4 +1,4 @@
-//! Groups: who coordinates them, joining and leaving, and what tools ask about them.
+//! Groups: joining and leaving, and what tools ask about them.
 //!
 //! What a group does is decided by its coordinator ([`crate::coordinator`]), at home where its
 //! partition of `__consumer_offsets` is. Here Kafka's messages become questions to it, and its
@@ -15,9 +15,6 @@ use tidemill_net::kafka::delete_groups::{
 use tidemill_net::kafka::describe_groups::{
     DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup, DescribedGroupMember,
 };
-use tidemill_net::kafka::find_coordinator::{
-    Coordinator, FindCoordinatorRequest, FindCoordinatorResponse, key_type,
-};
 use tidemill_net::kafka::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use tidemill_net::kafka::join_group::{
     JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember, MEMBER_ID_REQUIRED_FROM,
@@ -33,18 +30,15 @@ use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupResponse};
 use tidemill_net::kafka::{ErrorCode, Request as _};
 use tidemill_perf::Stage;
 use tidemill_record::{Producer, TopicPartition};
-use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use super::group_offsets::{CommitAnswer, FetchedGroup};
-use super::transactions::is_transactional_id;
-use super::{Collect, Job, ReplyForm, deadline_of, name_once};
+use super::{Collect, Job, ReplyForm, name_once};
 use crate::config::Routing;
-use crate::controller::{Outcome, Proposal};
 use crate::coordinator::request::{
     Description, Heartbeat, Join, Joined, Leave, List, MemberDescription, Protocol, Reply, Request,
     Sync, Synced, Who,
 };
-use crate::limits::{CLIENT_ID_BYTES_IN_GROUP, GROUP_NAME_BYTES_MAX, REQUEST_WAIT_MS_DEFAULT};
+use crate::limits::{CLIENT_ID_BYTES_IN_GROUP, GROUP_NAME_BYTES_MAX};
 use crate::message::{Answer, Call, GroupQuestion, InTransaction};
 use crate::partition::Times;
 use crate::placement;
@@ -56,12 +50,6 @@ const NULL_PROTOCOL_FROM: i16 = 7;
 /// What a client may do with a group while there is no authorizer: read, delete, describe. Each is
 /// the bit of its number among Kafka's operations.
 pub(super) const ALLOWED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
-
-/// A question for a coordinator that waits until there is one.
-pub struct Find {
-    reply: ReplyForm,
-    request: FindCoordinatorRequest,
-}
 
 /// Which reply the answers of coordinators make.
 pub enum Purpose {
@@ -99,82 +87,6 @@ pub enum Purpose {
 }
 
 impl Shard {
-    // Finding.
-
-    pub(crate) fn handle_find_coordinator(
-        &mut self,
-        reply: ReplyForm,
-        request: FindCoordinatorRequest,
-        times: Times,
-    ) {
-        let (topic, proposal) = match request.key_type {
-            key_type::TRANSACTION => (TRANSACTIONS_TOPIC, Proposal::TransactionsTopic),
-            _ => (OFFSETS_TOPIC, Proposal::OffsetsTopic),
-        };
-        if request.key_type == key_type::SHARE || self.image.topic_named(topic).is_some() {
-            return self.tell_coordinator(reply, &request, ErrorCode::CoordinatorNotAvailable);
-        }
-        let find = Find { reply, request };
-        let job = self.jobs.insert(Job::FindCoordinator(Box::new(find)));
-        self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
-        self.propose(job, proposal, 0, times);
-    }
-
-    pub(super) fn offsets_topic_made(&mut self, find: Find, outcome: &Outcome) {
-        let Outcome::InternalTopic(error) = outcome else {
-            unreachable!("a topic of the broker's own was to be made");
-        };
-        tracing::debug!(%error, "the topic of a coordinator");
-        // Whatever went wrong, the client looks again later.
-        self.tell_coordinator(find.reply, &find.request, ErrorCode::CoordinatorNotAvailable);
-    }
-
-    pub(super) fn find_coordinator_expired(&mut self, find: Find) {
-        self.tell_coordinator(find.reply, &find.request, ErrorCode::CoordinatorNotAvailable);
-    }
-
-    fn tell_coordinator(
-        &mut self,
-        reply: ReplyForm,
-        request: &FindCoordinatorRequest,
-        unknown: ErrorCode,
-    ) {
-        let keys = request.keys(reply.version).iter();
-        let found = keys.map(|key| self.coordinator_of(key, request.key_type, unknown));
-        let response = FindCoordinatorResponse::of(found.collect());
-        self.reply_message(reply, &response);
-    }
-
-    fn coordinator_of(&self, key: &str, kind: i8, unknown: ErrorCode) -> Coordinator {
-        if kind != key_type::GROUP && kind != key_type::TRANSACTION {
-            let message = Some("no coordinators of this kind are here yet".to_owned());
-            let failed = Coordinator::failed(key.to_owned(), ErrorCode::InvalidRequest);
-            return Coordinator { error_message: message, ..failed };
-        }
-        let of_groups = kind == key_type::GROUP;
-        if of_groups && !is_group_name(key) {
-            return Coordinator::failed(key.to_owned(), ErrorCode::InvalidGroupId);
-        }
-        if !of_groups && !is_transactional_id(key) {
-            return Coordinator::failed(key.to_owned(), ErrorCode::InvalidRequest);
-        }
-        let found = match of_groups {
-            true => self.partition_of_group(key),
-            false => self.partition_of_transaction(key),
-        };
-        let Some(partition) = found else {
-            return Coordinator::failed(key.to_owned(), unknown);
-        };
-        let endpoint = self.settings.endpoints.endpoint_of(partition, self.settings.shards);
-        Coordinator {
-            key: key.to_owned(),
-            node_id: endpoint.id,
-            host: endpoint.host.to_owned(),
-            port: i32::from(endpoint.port),
-            ..Coordinator::default()
-        }
-    }
-
     // Members.
 
     pub(crate) fn handle_join_group(

@@ -8,6 +8,7 @@ pub mod acls;
 pub mod cluster;
 pub mod configs;
 pub mod consumer_groups;
+pub mod coordinators;
 pub mod fetch;
 pub mod fetch_session;
 pub mod group_offsets;
@@ -91,7 +92,7 @@ pub enum Job {
     /// Fetches new producer ids for all who wait.
     ProducerIdGrant,
     /// Waits until there is a topic for groups.
-    FindCoordinator(Box<groups::Find>),
+    FindCoordinator(Box<coordinators::Find>),
     /// A heartbeat of the first share group, until there is a topic for what those have read.
     ShareTopic(ReplyForm),
     /// A member of a share group fetches: see [`share_fetch`].
