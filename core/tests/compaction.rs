@@ -8,6 +8,8 @@
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use process::Broker;
@@ -28,7 +30,12 @@ type Writer = ThreadedProducer<DefaultProducerContext>;
 type Found = BTreeMap<String, Vec<(i64, Option<String>)>>;
 
 fn broker(name: &str) -> Broker {
-    let broker = Broker::start(name, &["--shards", "2", "--set", "log.cleaner.backoff.ms=50"]);
+    broker_with(name, &[])
+}
+
+fn broker_with(name: &str, more: &[&str]) -> Broker {
+    let arguments = ["--shards", "2", "--set", "log.cleaner.backoff.ms=50"];
+    let broker = Broker::start(name, &[&arguments[..], more].concat());
     let topic = NewTopic::new(TOPIC)
         .partitions(1)
         .config("cleanup.policy", "compact")
@@ -215,6 +222,33 @@ fn a_kill_in_the_middle_of_compaction_loses_nothing() {
         is_compacted(&read(&broker), &last);
     }
     wait_until_compacted(&broker, "round 5");
+}
+
+/// One figure of the page of metrics, all its samples together.
+fn figure(broker: &Broker, name: &str) -> f64 {
+    let mut stream = TcpStream::connect(broker.ready_word("admin=")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let samples = page.lines().filter_map(|line| line.rsplit_once(' '));
+    let of_name = samples.filter(|(key, _)| key.split('{').next() == Some(name));
+    of_name.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+}
+
+/// A large log is compacted for minutes: what was read of it is told meanwhile, not at the end.
+#[test]
+fn what_a_compaction_has_moved_is_told_while_it_runs() {
+    let slow = "log.cleaner.io.max.bytes.per.second=1024";
+    let set = ["--set", "tidemill.admin.listener=127.0.0.1:0", "--set", slow];
+    let broker = broker_with("compaction-told", &set);
+    write(&writer(&broker, "none"), 4, "here");
+    fill(&broker);
+    let start = Instant::now();
+    while figure(&broker, "tidemill_compaction_read_bytes_total") == 0.0 {
+        assert!(start.elapsed() < PATIENCE, "nothing is told");
+        std::thread::yield_now();
+    }
+    assert_eq!(figure(&broker, "tidemill_compaction_rounds_total"), 0.0, "it takes minutes");
 }
 
 /// A record without a key is refused by a compacted topic, and named; those that came with it are

@@ -64,9 +64,9 @@ pub struct CompactionFigures {
     pub rounds: u64,
     /// Rounds that were given up for an error.
     pub failures: u64,
-    /// Bytes read.
+    /// Bytes read, also by the round that runs.
     pub read_bytes: u64,
-    /// Bytes written.
+    /// Bytes written, also by the round that runs, and those of no use.
     pub written_bytes: u64,
     /// Records that were left out.
     pub records_removed: u64,
@@ -126,6 +126,8 @@ enum Stage {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Asked {
     Read,
+    /// So many bytes.
+    Write(u64),
     Step,
     /// Anything else that must go well.
     Other,
@@ -254,7 +256,12 @@ impl Home {
         let trouble = match (asked, result) {
             (Asked::Removal, _) => None,
             (Asked::Read, Ok(Done::Read(bytes))) => {
+                self.compaction.figures.read_bytes += bytes.len() as u64;
                 running.task().round.handle_read(Some(bytes));
+                None
+            }
+            (Asked::Write(bytes), Ok(_)) => {
+                self.compaction.figures.written_bytes += bytes;
                 None
             }
             (Asked::Read, Err(Fault::NotFound)) => {
@@ -463,8 +470,6 @@ impl Home {
         self.storage.end_compaction(running.log, running.number, compacted_to);
         let compaction = &mut self.compaction;
         let figures = &mut compaction.figures;
-        figures.read_bytes += done.read_bytes;
-        figures.written_bytes += done.written_bytes;
         let Some(compacted_to) = compacted_to else {
             compaction.next_at = now.after(compaction.limits.backoff);
             return;
@@ -506,8 +511,9 @@ impl Running {
                 }
             }
             Need::Write { file, position, bytes } => {
+                let asked = Asked::Write(bytes.len() as u64);
                 let op = FileOp::Write { position, bytes, durable: false };
-                self.works.push_back((on_file(file, false, op), Asked::Other));
+                self.works.push_back((on_file(file, false, op), asked));
             }
             Need::Seal { file, size } => {
                 let path = PathBuf::from(file.to_string());
