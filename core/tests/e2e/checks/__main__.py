@@ -17,6 +17,7 @@ CHECKS = {
     "real-text": "real_text",
     "kafka-tools": "kafka_tools",
     "compaction": "compaction",
+    "compaction-load": "compaction_load",
     "kafka-groups": "kafka_groups",
     "share": "share",
     "java-transactions": "java_transactions",
