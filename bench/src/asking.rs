@@ -33,7 +33,7 @@ pub struct Asking {
 impl Asking {
     /// Connects, and learns the versions.
     pub fn open(address: SocketAddr) -> Result<Self, Trouble> {
-        let stream = control::connect(address)?;
+        let stream = control::connect(address).map_err(lost)?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let client_id = CLIENT_ID.into();
         let config = ConnectionConfig { client_id, ..ConnectionConfig::default() };
@@ -43,7 +43,7 @@ impl Asking {
         loop {
             match asking.next_event()? {
                 Event::Ready => return Ok(asking),
-                Event::Closed(trouble) => return Err(Trouble::new(trouble.to_string())),
+                Event::Closed(trouble) => return Err(Trouble::passing(trouble.to_string())),
                 Event::Reply(..) | Event::Lost(()) => {}
             }
         }
@@ -65,7 +65,7 @@ impl Asking {
         loop {
             match self.next_event()? {
                 Event::Reply((), reply) => return Ok(reply),
-                Event::Closed(trouble) => return Err(Trouble::new(trouble.to_string())),
+                Event::Closed(trouble) => return Err(Trouble::passing(trouble.to_string())),
                 Event::Ready | Event::Lost(()) => {}
             }
         }
@@ -85,10 +85,10 @@ impl Asking {
             let mut parts = Vec::new();
             self.connection.take_output(&mut parts);
             for part in parts {
-                self.stream.write_all(&part)?;
+                self.stream.write_all(&part).map_err(lost)?;
             }
             let mut bytes = [0; 64 * 1024];
-            match self.stream.read(&mut bytes)? {
+            match self.stream.read(&mut bytes).map_err(lost)? {
                 0 => self.connection.handle_closed("the broker closed the connection"),
                 count => self.connection.handle_bytes(&bytes[..count], now()),
             }
@@ -134,6 +134,10 @@ impl Asking {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+fn lost(error: std::io::Error) -> Trouble {
+    Trouble::passing(error.to_string())
 }
 
 /// The time, as the client counts it.

@@ -233,6 +233,20 @@ pub fn delete(bootstrap: &str, name: &str) -> Result<(), Trouble> {
     }
 }
 
+/// Deletes groups; it is no error if one is not there.
+pub fn delete_groups(bootstrap: &str, groups: &[String]) -> Result<(), Trouble> {
+    let mut admin = Admin::open(bootstrap)?;
+    for group in groups {
+        match admin.delete_group(group) {
+            Err(error) if error.kind() != ErrorKind::Refused(ErrorCode::GroupIdNotFound) => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The first address that `name` stands for.
 pub fn resolve(name: &str) -> io::Result<SocketAddr> {
     let mut addresses = name.to_socket_addrs()?;

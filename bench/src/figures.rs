@@ -13,6 +13,12 @@ use crate::trouble::Trouble;
 /// The longest latency that is told apart from longer ones.
 const NANOS_MAX: u64 = 600_000_000_000;
 
+/// Fewer than these have no quantiles: they are told one by one.
+const TOLD_APART: u64 = 10;
+
+/// From so many on ten lie above the 99th percentile.
+const P99_FROM: u64 = 1000;
+
 /// Latencies of one kind.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
@@ -34,6 +40,31 @@ impl Latencies {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.len()
+    }
+
+    /// Quantiles, for people; so few that there are none, one by one.
+    fn to_text(&self) -> String {
+        let Self(histogram) = self;
+        let times = |nanos: u64| units::nanos(nanos as f64);
+        if histogram.len() < TOLD_APART {
+            let each = histogram.iter_recorded().flat_map(|told| {
+                let count = usize::try_from(told.count_at_value()).unwrap_or(usize::MAX);
+                std::iter::repeat_n(times(told.value_iterated_to()), count)
+            });
+            let each: Vec<String> = each.collect();
+            return match each.as_slice() {
+                [] => "never".to_owned(),
+                [once] => format!("{once} (once)"),
+                several => format!("{} ({} times)", several.join(", "), several.len()),
+            };
+        }
+        let at = |quantile: f64| times(histogram.value_at_quantile(quantile));
+        let (count, longest) = (units::count(histogram.len()), times(histogram.max()));
+        let p99 = match histogram.len() < P99_FROM {
+            true => String::new(),
+            false => format!("p99 {}, ", at(0.99)),
+        };
+        format!("p50 {}, {p99}longest {longest} ({count} times)", at(0.5))
     }
 
     /// The longest.
@@ -94,15 +125,8 @@ impl Figures {
         for (_, shown, _) in &self.lines {
             text += &format!("  {shown}\n");
         }
-        for (words, _, Latencies(histogram)) in &self.latencies {
-            let at = |quantile: f64| units::nanos(histogram.value_at_quantile(quantile) as f64);
-            text += &format!(
-                "  {words}: p50 {}, p99 {}, longest {} ({} times)\n",
-                at(0.5),
-                at(0.99),
-                units::nanos(histogram.max() as f64),
-                units::count(histogram.len())
-            );
+        for (words, _, latencies) in &self.latencies {
+            text += &format!("  {words}: {}\n", latencies.to_text());
         }
         for complaint in &self.complaints {
             text += &format!("  NOT CLEAN: {complaint}\n");
@@ -135,6 +159,18 @@ impl Figures {
 mod tests {
     use super::*;
 
+    /// A quantile of three values would be one of them under another name.
+    #[test]
+    fn fewer_than_ten_latencies_are_told_one_by_one() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.to_text(), "never");
+        [3, 1, 3].iter().for_each(|ms| latencies.record(Duration::from_millis(*ms)));
+        assert_eq!(latencies.to_text(), "1.00 ms, 3.00 ms, 3.00 ms (3 times)");
+        (0..7).for_each(|_| latencies.record(Duration::from_millis(2)));
+        let told = latencies.to_text();
+        assert_eq!(told, "p50 2.00 ms, longest 3.00 ms (10 times)");
+    }
+
     /// Programs find every figure under its name; what was wrong is the command's failure.
     #[test]
     fn figures_are_told_to_people_and_to_programs() {
@@ -143,7 +179,11 @@ mod tests {
         let mut latencies = Latencies::default();
         latencies.record(Duration::from_millis(2));
         figures.tell_latencies("after a join", "join", &latencies);
-        assert!(figures.to_text().contains("after a join: p50 2.00 ms"), "{}", figures.to_text());
+        assert!(
+            figures.to_text().contains("after a join: 2.00 ms (once)"),
+            "{}",
+            figures.to_text()
+        );
         let told: Value = serde_json::from_str(&figures.to_json()).unwrap();
         assert_eq!((&told["members"], &told["clean"]), (&json!(100), &json!(true)));
         assert_eq!(told["join_ns"]["count"], json!(1));

@@ -26,6 +26,7 @@ pub mod plan;
 pub mod produce;
 pub mod rejoin;
 pub mod run;
+pub mod stop;
 pub mod streams;
 pub mod tally;
 pub mod usage;
@@ -34,6 +35,7 @@ pub mod watch;
 pub mod asking;
 pub mod figures;
 pub mod groups;
+pub mod progress;
 pub mod stage;
 pub mod txn;
 

@@ -88,7 +88,7 @@ pub struct Outside {
     /// Takes what was measured.
     pub news: Sender<News>,
     /// Connects again.
-    pub lost: Sender<Lost>,
+    pub lost: Sender<Lost<i32>>,
 }
 
 /// What is wrong with an answer.
@@ -342,9 +342,9 @@ impl Load {
             return;
         }
         ends.troubles.note(plan.seconds(now), why.to_owned());
-        let (shard, generation, partition) = (self.shard, link.generation, link.partition);
+        let (shard, generation, place) = (self.shard, link.generation, link.partition);
         // Fails only at the very end, when nobody connects any more.
-        let _ = outside.lost.send(Lost { shard, link: i, generation, partition });
+        let _ = outside.lost.send(Lost { shard, link: i, generation, place });
     }
 
     fn take_wrong(&mut self, i: usize, wrong: Wrong, now: Instant) {

@@ -4,7 +4,7 @@
 //! hands the connection to the shard as a message. While nobody answers it asks again, at most a
 //! second apart. It ends when no shard is left to ask it.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -12,19 +12,20 @@ use std::time::Duration;
 use tidemill_runtime::edge::ShardId;
 use tidemill_runtime::shard::Poster;
 
-use crate::control::{Topic, connect_again};
+use crate::control::connect_again;
+use crate::trouble::Trouble;
 
 /// A connection that is gone.
-#[derive(Clone, Copy, Debug)]
-pub struct Lost {
+#[derive(Clone, Debug)]
+pub struct Lost<P> {
     /// Of which shard.
     pub shard: ShardId,
     /// Which of its links.
     pub link: usize,
     /// The link's generation.
     pub generation: u32,
-    /// A partition whose leader it was connected to.
-    pub partition: i32,
+    /// What it was connected to, by which it is found again.
+    pub place: P,
 }
 
 /// A connection that is there again.
@@ -48,9 +49,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts to leave a message for a shard whose inbox is full.
 const FULL: Duration = Duration::from_millis(1);
 
-/// Serves until nobody can ask any more.
-pub fn serve(topic: &Topic, lost: &Receiver<Lost>, poster: &Poster<Rejoined>) {
-    let mut waiting: Vec<Lost> = Vec::new();
+/// Serves until nobody can ask any more. `find` tells where the places are now, in their order; of
+/// one that is nowhere it tells nothing.
+pub fn serve<P>(
+    mut find: impl FnMut(&[Lost<P>]) -> Result<Vec<Option<SocketAddr>>, Trouble>,
+    lost: &Receiver<Lost<P>>,
+    poster: &Poster<Rejoined>,
+) {
+    let mut waiting: Vec<Lost<P>> = Vec::new();
     let mut pause = PAUSE_FIRST;
     loop {
         if waiting.is_empty() {
@@ -69,22 +75,23 @@ pub fn serve(topic: &Topic, lost: &Receiver<Lost>, poster: &Poster<Rejoined>) {
             }
         }
         pause = (pause * 2).min(PAUSE_MAX);
-        let Ok(leaders) = topic.leaders_now() else { continue };
-        let mut refusing = Vec::new();
+        let Ok(found) = find(&waiting) else { continue };
+        assert_eq!(found.len(), waiting.len(), "every place was asked for");
+        let (mut found, mut refusing) = (found.into_iter(), Vec::new());
         waiting.retain(|lost| {
-            let Some(leader) = leaders.get(lost.partition as usize) else { return true };
+            let Some(address) = found.next().flatten() else { return true };
             // One attempt for each address: those that wait for it would fail the same.
-            if refusing.contains(leader) {
+            if refusing.contains(&address) {
                 return true;
             }
-            match connect_again(*leader) {
+            match connect_again(address) {
                 Ok(stream) => {
                     let Lost { link, generation, .. } = *lost;
                     hand_over(poster, lost.shard, Rejoined { link, generation, stream });
                     false
                 }
                 Err(_) => {
-                    refusing.push(*leader);
+                    refusing.push(address);
                     true
                 }
             }

@@ -21,9 +21,10 @@ use crate::follow::Reading;
 use crate::listen::{Listening, Measured, Whose};
 use crate::load::{Load, Member, News, Outside, Shared};
 use crate::plan::Plan;
-use crate::rejoin;
+use crate::rejoin::{self, Lost};
 use crate::report::Report;
 use crate::settings::{Readers, Settings, Share};
+use crate::stop;
 use crate::streams::Streams;
 use crate::trouble::Trouble;
 use crate::verdict::Verdict;
@@ -182,7 +183,13 @@ pub fn local(
     let handle = run_shards(&config, plans, BackgroundThread::new(root))?;
     let (topic, poster) = (settings.topic.clone(), handle.poster());
     // It ends when the last shard has.
-    thread::spawn(move || rejoin::serve(&topic, &losses, &poster));
+    thread::spawn(move || {
+        let find = |lost: &[Lost<i32>]| {
+            let leaders = topic.leaders_now()?;
+            Ok(lost.iter().map(|lost| leaders.get(lost.place as usize).copied()).collect())
+        };
+        rejoin::serve(find, &losses, &poster);
+    });
 
     let mut listening = Listening::new(settings, &plan, Whose::OwnShards);
     let mut left = settings.shards;
@@ -201,6 +208,10 @@ pub fn local(
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Trouble::new("a shard of the load generator has ended early"));
             }
+        }
+        if stop::is_asked() {
+            listening.ends().given_up.get_or_insert_with(|| stop::WHY.to_owned());
+            shared.over.store(true, Ordering::Release);
         }
         listening.look(&plan, watch, left == 0)?;
     }

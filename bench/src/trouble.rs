@@ -21,12 +21,19 @@ pub struct Trouble {
     pub explanation: Explanation,
     /// The exit status of the process: 1 failed, 2 wrongly asked for, 11 an objective missed.
     pub status: u8,
+    /// Whether nobody answered, or nobody could yet: what was asked may be asked again.
+    pub is_passing: bool,
 }
 
 impl Trouble {
     /// Something did not work.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { explanation: Explanation::new(what), status: STATUS_FAILED }
+        Self { explanation: Explanation::new(what), status: STATUS_FAILED, is_passing: false }
+    }
+
+    /// Nobody answered, or nobody could yet.
+    pub fn passing(what: impl Into<String>) -> Self {
+        Self { is_passing: true, ..Self::new(what) }
     }
 
     /// Something was asked for in a wrong way.
@@ -76,6 +83,6 @@ impl From<io::Error> for Trouble {
 
 impl From<tidemill_client::Error> for Trouble {
     fn from(error: tidemill_client::Error) -> Self {
-        Self { explanation: error.into(), status: STATUS_FAILED }
+        Self { explanation: error.into(), status: STATUS_FAILED, is_passing: false }
     }
 }

@@ -30,7 +30,7 @@ use tidemill_runtime::edge::Instant;
 use crate::asking::ANSWER_WITHIN;
 use crate::control::Topic;
 use crate::figures::{Figures, Latencies};
-use crate::stage::{Lines, Play};
+use crate::stage::{Lines, Place, Play};
 use crate::trouble::Trouble;
 use crate::usage::Usage;
 
@@ -110,7 +110,7 @@ struct Writer {
     due: Instant,
     step_begun: Instant,
     /// What to do again, and when.
-    again: Option<(Instant, What)>,
+    again: Vec<(Instant, What)>,
     batches: Vec<Bytes>,
 }
 
@@ -133,8 +133,8 @@ pub struct Transactions {
     topic: Arc<Topic>,
     run: u64,
     writers: Vec<Writer>,
-    ready: usize,
-    lines: usize,
+    /// Whose each connection is.
+    owners: Vec<usize>,
     started: Option<Instant>,
     counts: Counts,
     before: Option<Usage>,
@@ -160,7 +160,7 @@ fn value(run: u64, due: Instant, commits: bool, bytes: usize) -> Vec<u8> {
 }
 
 impl Transactions {
-    /// Producers of these transactional ids, with the addresses that their connections go to.
+    /// Producers of these transactional ids, with what their connections go to.
     #[must_use]
     pub fn new(
         shape: &Shape,
@@ -168,16 +168,18 @@ impl Transactions {
         ids: &[String],
         coordinators: &[SocketAddr],
         run: u64,
-    ) -> (Self, Vec<SocketAddr>) {
-        let (mut writers, mut addresses) = (Vec::new(), Vec::new());
+    ) -> (Self, Vec<(Place, SocketAddr)>) {
+        let (mut writers, mut places, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         let all = topic.leaders.len();
         for (nth, (id, coordinator)) in ids.iter().zip(coordinators).enumerate() {
-            let line = addresses.len();
+            let line = places.len();
             let first = nth * shape.partitions;
             let partitions: Vec<i32> =
                 (0..shape.partitions.min(all)).map(|i| ((first + i) % all) as i32).collect();
-            addresses.push(*coordinator);
-            addresses.extend(partitions.iter().map(|number| topic.leaders[*number as usize]));
+            places.push((Place::Transaction(id.clone()), *coordinator));
+            let leader = |number: &i32| (Place::Leader(*number), topic.leaders[*number as usize]);
+            places.extend(partitions.iter().map(leader));
+            owners.resize(places.len(), nth);
             writers.push(Writer {
                 id: id.clone(),
                 line,
@@ -188,7 +190,7 @@ impl Transactions {
                 count: 0,
                 due: Instant::default(),
                 step_begun: Instant::default(),
-                again: None,
+                again: Vec::new(),
                 batches: Vec::new(),
             });
         }
@@ -197,8 +199,7 @@ impl Transactions {
             topic: Arc::clone(topic),
             run,
             writers,
-            ready: 0,
-            lines: addresses.len(),
+            owners,
             started: None,
             counts: Counts::default(),
             before: None,
@@ -208,7 +209,7 @@ impl Transactions {
             end: Latencies::default(),
             whole: Latencies::default(),
         };
-        (play, addresses)
+        (play, places)
     }
 
     /// What came of them.
@@ -220,7 +221,7 @@ impl Transactions {
     /// Adds what was measured.
     pub fn tell(&self, figures: &mut Figures) {
         let Counts { committed, aborted, retried, .. } = self.counts;
-        let seconds = self.shape.window.as_secs_f64();
+        let seconds = self.shape.window.as_secs_f64().max(f64::EPSILON);
         let per_second = committed as f64 / seconds;
         let shown = format!("{} committed, {per_second:.0} a second", units::count(committed));
         figures.tell("committed", shown, committed);
@@ -257,16 +258,18 @@ impl Transactions {
         every == 0 || !(self.writers[nth].count + 1).is_multiple_of(every)
     }
 
-    fn init(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let writer = &mut self.writers[nth];
+    /// Makes a connection speak as the flow does.
+    fn teach(&self, line: usize, lines: &mut Lines<(usize, What)>) {
         if self.shape.flow == Flow::Older {
-            for line in writer.line..=writer.line + writer.partitions.len() {
-                let connection = lines.connection(line);
-                connection.speak_at_most(ApiKey::Produce, 11);
-                connection.speak_at_most(ApiKey::EndTxn, 4);
-                connection.speak_at_most(ApiKey::AddPartitionsToTxn, 3);
-            }
+            let connection = lines.connection(line);
+            connection.speak_at_most(ApiKey::Produce, 11);
+            connection.speak_at_most(ApiKey::EndTxn, 4);
+            connection.speak_at_most(ApiKey::AddPartitionsToTxn, 3);
         }
+    }
+
+    fn init(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        let writer = &self.writers[nth];
         let request = InitProducerIdRequest {
             transactional_id: Some(writer.id.clone()),
             transaction_timeout_ms: 60_000,
@@ -295,14 +298,16 @@ impl Transactions {
         }
         writer.step_begun = lines.now;
         match shape.flow {
-            Flow::Older => self.add(nth, lines),
+            Flow::Older => {
+                self.writers[nth].state = State::Adding;
+                self.ask(nth, What::Add, lines)
+            }
             Flow::Newer => self.produce_all(nth, lines),
         }
     }
 
     fn add(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let writer = &mut self.writers[nth];
-        writer.state = State::Adding;
+        let writer = &self.writers[nth];
         let named = TopicPartitions {
             topic: self.topic.name.clone(),
             partitions: writer.partitions.clone(),
@@ -321,7 +326,7 @@ impl Transactions {
         let count = self.writers[nth].partitions.len();
         self.writers[nth].state = State::Producing(count);
         self.writers[nth].step_begun = lines.now;
-        (0..count).try_for_each(|place| self.produce(nth, place, lines))
+        (0..count).try_for_each(|place| self.ask(nth, What::Produce(place), lines))
     }
 
     fn produce(
@@ -352,8 +357,7 @@ impl Transactions {
 
     fn end(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
         let committed = self.commits(nth);
-        let writer = &mut self.writers[nth];
-        writer.state = State::Ending;
+        let writer = &self.writers[nth];
         let request = EndTxnRequest {
             transactional_id: writer.id.clone(),
             producer_id: writer.producer.id.0,
@@ -401,23 +405,59 @@ impl Transactions {
         nth: usize,
         what: What,
         error: ErrorCode,
-        now: Instant,
+        lines: &mut Lines<(usize, What)>,
     ) -> Result<bool, Trouble> {
         match error {
-            ErrorCode::None => Ok(false),
-            ErrorCode::ConcurrentTransactions
-            | ErrorCode::CoordinatorLoadInProgress
-            | ErrorCode::CoordinatorNotAvailable
-            | ErrorCode::NotCoordinator => {
-                self.counts.retried += 1;
-                self.writers[nth].again = Some((now.after(AGAIN), what));
-                Ok(true)
+            ErrorCode::None => return Ok(false),
+            ErrorCode::NotCoordinator | ErrorCode::NotLeaderOrFollower => {
+                lines.abandon(self.line_for(nth, what));
             }
+            other if other.is_retriable() => {}
             other => {
                 let id = &self.writers[nth].id;
-                Err(Trouble::new(format!("{id}: {what:?} was refused: {other}")))
+                return Err(Trouble::new(format!("{id}: {what:?} was refused: {other}")));
             }
         }
+        self.counts.retried += 1;
+        self.writers[nth].again.push((lines.now.after(AGAIN), what));
+        Ok(true)
+    }
+
+    /// The connection that this is asked on.
+    fn line_for(&self, nth: usize, what: What) -> usize {
+        match what {
+            What::Produce(place) => self.writers[nth].line + 1 + place,
+            What::Init | What::Add | What::End => self.writers[nth].line,
+        }
+    }
+
+    /// Does again what is to be done by now, where there is a connection to do it on. What is asked
+    /// a second time is the same request: a broker that has done it already says so.
+    fn retry(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+        for (at, what) in std::mem::take(&mut self.writers[nth].again) {
+            if lines.now < at || !lines.is_up(self.line_for(nth, what)) {
+                self.writers[nth].again.push((at, what));
+                continue;
+            }
+            match what {
+                What::Init => self.init(nth, lines)?,
+                What::Add => self.add(nth, lines)?,
+                What::Produce(place) => self.produce(nth, place, lines)?,
+                What::End => self.end(nth, lines)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks, or leaves it for when the connection is back.
+    fn ask(
+        &mut self,
+        nth: usize,
+        what: What,
+        lines: &mut Lines<(usize, What)>,
+    ) -> Result<(), Trouble> {
+        self.writers[nth].again.push((lines.now, what));
+        self.retry(nth, lines)
     }
 
     fn look(&mut self, now: Instant) {
@@ -446,17 +486,43 @@ impl Transactions {
 impl Play for Transactions {
     type Tag = (usize, What);
 
-    fn ready(&mut self, _: usize, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
-        self.ready += 1;
-        if self.ready == self.lines {
-            (0..self.writers.len()).try_for_each(|nth| self.init(nth, lines))?;
+    fn begin(&mut self, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
+        (0..self.owners.len()).for_each(|line| self.teach(line, lines));
+        (0..self.writers.len()).try_for_each(|nth| self.ask(nth, What::Init, lines))
+    }
+
+    fn lost(&mut self, _: usize, unanswered: Vec<Self::Tag>, now: Instant) {
+        for (nth, what) in unanswered {
+            self.writers[nth].again.push((now, what));
         }
-        Ok(())
+    }
+
+    fn back(&mut self, line: usize, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
+        self.teach(line, lines);
+        self.retry(self.owners[line], lines)
+    }
+
+    fn stop(&mut self, now: Instant) {
+        let start = *self.started.get_or_insert(now);
+        let so_far = now.since(start);
+        self.shape.warm_up = self.shape.warm_up.min(so_far);
+        self.shape.window = self.shape.window.min(so_far - self.shape.warm_up);
+    }
+
+    fn status(&self, now: Instant) -> String {
+        let Some((from, end)) = self.window() else { return "the producers begin".to_owned() };
+        if now < from {
+            return "warming up".to_owned();
+        }
+        if end <= now {
+            return "ending".to_owned();
+        }
+        let (passed, of) = (now.since(from).as_secs(), self.shape.window.as_secs());
+        format!("{passed} of {of} s  {} committed", units::count(self.counts.committed))
     }
 
     fn heard(
         &mut self,
-        _: usize,
         (nth, what): Self::Tag,
         reply: &Reply,
         lines: &mut Lines<Self::Tag>,
@@ -466,7 +532,7 @@ impl Play for Transactions {
         match what {
             What::Init => {
                 let answer: InitProducerIdResponse = reply.decode().map_err(unreadable)?;
-                if !self.is_refused(nth, what, answer.error_code, now)? {
+                if !self.is_refused(nth, what, answer.error_code, lines)? {
                     let (id, epoch) = (answer.producer_id, answer.producer_epoch);
                     let writer = &mut self.writers[nth];
                     writer.producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) };
@@ -479,7 +545,7 @@ impl Play for Transactions {
                 let errors = topics.flat_map(|topic| &topic.results_by_partition);
                 let mut errors = errors.map(|told| told.partition_error_code);
                 let error = errors.find(|error| !error.is_none()).unwrap_or(ErrorCode::None);
-                if !self.is_refused(nth, what, error, now)? {
+                if !self.is_refused(nth, what, error, lines)? {
                     let took = now.since(self.writers[nth].step_begun);
                     if self.is_measured(self.writers[nth].due) {
                         self.begin.record(took);
@@ -491,7 +557,7 @@ impl Play for Transactions {
                 let answer = reply.produce().map_err(unreadable)?;
                 let mut errors = answer.partitions.iter().map(|told| told.error_code);
                 let error = errors.find(|error| !error.is_none()).unwrap_or(ErrorCode::None);
-                if self.is_refused(nth, what, error, now)? {
+                if self.is_refused(nth, what, error, lines)? {
                     return Ok(());
                 }
                 let State::Producing(left) = self.writers[nth].state else {
@@ -504,12 +570,13 @@ impl Play for Transactions {
                         self.produce.record(took);
                     }
                     self.writers[nth].step_begun = now;
-                    self.end(nth, lines)?;
+                    self.writers[nth].state = State::Ending;
+                    self.ask(nth, What::End, lines)?;
                 }
             }
             What::End => {
                 let answer: EndTxnResponse = reply.decode().map_err(unreadable)?;
-                if !self.is_refused(nth, what, answer.error_code, now)? {
+                if !self.is_refused(nth, what, answer.error_code, lines)? {
                     self.ended(nth, &answer, now);
                 }
             }
@@ -526,18 +593,11 @@ impl Play for Transactions {
         let end = self.window().map(|(_, end)| end);
         let mut next = now.after(Duration::from_millis(100));
         for nth in 0..self.writers.len() {
-            if let Some((at, what)) = self.writers[nth].again {
-                if now < at {
-                    next = next.min(at);
-                    continue;
-                }
-                self.writers[nth].again = None;
-                match what {
-                    What::Init => self.init(nth, lines)?,
-                    What::Add => self.add(nth, lines)?,
-                    What::Produce(place) => self.produce(nth, place, lines)?,
-                    What::End => self.end(nth, lines)?,
-                }
+            if !self.writers[nth].again.is_empty() {
+                self.retry(nth, lines)?;
+                // What waits for its connection is done when that is back.
+                let again = self.writers[nth].again.iter().map(|(at, _)| *at);
+                next = again.filter(|at| now < *at).fold(next, Instant::min);
             }
             let writer = &self.writers[nth];
             let goes_on = end.is_some_and(|end| now < end);

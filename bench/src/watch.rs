@@ -2,7 +2,7 @@
 //! over time of the result directory.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use tidemill_runtime::clock;
 use tidemill_runtime::edge::Instant;
 
 use crate::plan::Plan;
+use crate::progress::Progress;
 use crate::report::Report;
 use crate::tally::{MEASURES, Measure, Tallies};
 use crate::usage::Usage;
@@ -54,7 +55,7 @@ struct Keeping {
 #[derive(Default)]
 pub struct Watch {
     keeping: Option<Keeping>,
-    shows_line: bool,
+    progress: Progress,
     forward: Option<Forward>,
 }
 
@@ -85,7 +86,7 @@ impl Watch {
                 Some(Keeping { dir, path, log, begun, outcome, prefix, phases })
             }
         };
-        Ok(Self { keeping, shows_line: io::stderr().is_terminal(), forward: None })
+        Ok(Self { keeping, progress: Progress::on_stderr(), forward: None })
     }
 
     /// The next run is one of several, of this name.
@@ -104,15 +105,12 @@ impl Watch {
 
     /// Something that a person who waits wants to know.
     pub fn say(&self, words: &str) {
-        if self.shows_line {
-            // A terminal that cannot be written to is no reason to stop measuring.
-            drop(write!(io::stderr(), "\r\x1b[K{words} …"));
-        }
+        self.progress.say(words);
     }
 
     /// A second has passed.
     pub fn tick(&mut self, moment: Moment<'_>) -> io::Result<()> {
-        if self.shows_line {
+        if self.progress.has_line() {
             self.say(&line(&moment));
         }
         if let Some(forward) = &mut self.forward {
@@ -126,9 +124,7 @@ impl Watch {
 
     /// Takes the line away.
     pub fn clear(&self) {
-        if self.shows_line {
-            drop(write!(io::stderr(), "\r\x1b[K"));
-        }
+        self.progress.clear();
     }
 
     /// The figures of a run that has ended.

@@ -16,7 +16,7 @@ use crate::groups::commits::{Commits, Pace};
 use crate::groups::first;
 use crate::groups::member::Protocol;
 use crate::groups::rebalance::Rebalance;
-use crate::stage;
+use crate::stage::{self, Place};
 use crate::trouble::Trouble;
 
 /// What to measure.
@@ -62,7 +62,7 @@ pub(super) enum Groups {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
         times: u32,
         /// The longest it may take; if it takes longer, the exit code is 11.
-        #[arg(long, value_name = "MS", value_parser = milliseconds)]
+        #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
         within: Option<Duration>,
     },
 }
@@ -139,31 +139,41 @@ fn rebalance(
 ) -> Result<(), Trouble> {
     let topic = common.prepare()?;
     let group = common.prefix();
-    let coordinator = find(&topic, std::slice::from_ref(&group))?[0];
-    let interval = common.heartbeat;
-    let play = Rebalance::new(&group, members, common.protocol, &topic, interval, rounds);
-    let play = stage::run(&vec![coordinator; members], play)?;
-    let mut figures = common.figures("rebalance", &topic);
-    figures.tell("members", format!("{members} members"), members);
-    play.tell(&mut figures);
-    figures.print(json)?;
-    common.broker.clean_up(false)?;
-    judge(play.longest(), within)
+    let measure = || {
+        let coordinator = find(&topic, std::slice::from_ref(&group))?[0];
+        let interval = common.heartbeat;
+        let play = Rebalance::new(&group, members, common.protocol, &topic, interval, rounds);
+        let places = vec![(Place::Group(group.clone()), coordinator); members];
+        let (play, losses) = stage::run(&topic, places, common.broker.reconnect, play)?;
+        let mut figures = common.figures("rebalance", &topic);
+        figures.tell("members", format!("{members} members"), members);
+        play.tell(&mut figures);
+        losses.tell(&mut figures);
+        figures.print(json)?;
+        judge(play.longest(), within)
+    };
+    let ended = measure();
+    ended.and(common.broker.clean_up_groups(std::slice::from_ref(&group)))
 }
 
 fn commit(common: &Common, groups: usize, pace: Pace, json: bool) -> Result<(), Trouble> {
     let topic = common.prepare()?;
     let prefix = common.prefix();
     let names: Vec<String> = (0..groups).map(|nth| format!("{prefix}-{nth}")).collect();
-    let coordinators = find(&topic, &names)?;
-    let play = Commits::new(&prefix, groups, common.protocol, &topic, pace);
-    let play = stage::run(&coordinators, play)?;
-    let mut figures = common.figures("commit", &topic);
-    figures.tell("groups", format!("{groups} groups"), groups);
-    figures.tell("rate", format!("{} commits a second of each", pace.rate), pace.rate);
-    play.tell(&mut figures);
-    figures.print(json)?;
-    common.broker.clean_up(false)
+    let measure = || {
+        let coordinators = find(&topic, &names)?;
+        let play = Commits::new(&prefix, groups, common.protocol, &topic, pace);
+        let places = names.iter().cloned().map(Place::Group).zip(coordinators).collect();
+        let (play, losses) = stage::run(&topic, places, common.broker.reconnect, play)?;
+        let mut figures = common.figures("commit", &topic);
+        figures.tell("groups", format!("{groups} groups"), groups);
+        figures.tell("rate", format!("{} commits a second of each", pace.rate), pace.rate);
+        play.tell(&mut figures);
+        losses.tell(&mut figures);
+        figures.print(json)
+    };
+    let ended = measure();
+    ended.and(common.broker.clean_up_groups(&names))
 }
 
 fn first_record(
@@ -173,17 +183,24 @@ fn first_record(
     json: bool,
 ) -> Result<(), Trouble> {
     let topic = common.prepare()?;
-    first::fill(&topic)?;
-    let bootstrap = control::resolve(common.broker.broker.split(',').next().unwrap_or_default())?;
     let prefix = common.prefix();
-    // The first group of all waits for its topic to be made, which is no affair of groups.
-    find(&topic, std::slice::from_ref(&prefix))?;
-    let latencies = first::measure(bootstrap, &prefix, times, common.protocol, &topic)?;
-    let mut figures = common.figures("first", &topic);
-    figures.tell_latencies("the first record of a new group", "first", &latencies);
-    figures.print(json)?;
-    common.broker.clean_up(false)?;
-    judge(latencies.longest(), within)
+    let mut made = Vec::new();
+    let mut measure = || {
+        first::fill(&topic)?;
+        let broker = common.broker.broker.split(',').next().unwrap_or_default();
+        let bootstrap = control::resolve(broker)?;
+        // The first group of all waits for its topic to be made, which is no affair of groups.
+        find(&topic, std::slice::from_ref(&prefix))?;
+        let (what, reconnect) = (common.protocol, common.broker.reconnect);
+        let of = (bootstrap, &*topic);
+        let measured = first::measure(of, (&prefix, times), what, reconnect, &mut made)?;
+        let mut figures = common.figures("first", &topic);
+        measured.tell(&mut figures);
+        figures.print(json)?;
+        judge(measured.latencies.longest(), within)
+    };
+    let ended = measure();
+    ended.and(common.broker.clean_up_groups(&made))
 }
 
 fn find(topic: &Topic, groups: &[String]) -> Result<Vec<std::net::SocketAddr>, Trouble> {

@@ -23,6 +23,7 @@ use crate::run::run;
 use crate::search::{Objective, sweep};
 use crate::settings::Settings;
 use crate::sink::{self, Manners, Misdeed};
+use crate::stop;
 use crate::trouble::Trouble;
 use crate::watch::Watch;
 use floor::Floor;
@@ -141,6 +142,9 @@ impl Bench {
     /// If it could not be, if a run was not clean, or if an objective was missed.
     pub fn run(self) -> Result<(), Trouble> {
         let json = self.output == OutputKind::Json;
+        if !matches!(self.command, What::Sink(_) | What::Floor { .. }) {
+            stop::watch()?;
+        }
         match &self.command {
             What::Produce(run) => produce("produce", run, 0, json),
             What::E2e(run) => produce("e2e", run, 1, json),
@@ -255,7 +259,7 @@ fn produce(name: &str, run: &RunArguments, fan_out: usize, json: bool) -> Result
     let limits = run.load.run.limits()?;
     let topic = run.broker.prepare(&run.making)?;
     let mut settings = run.load.settings(name, topic, phases);
-    settings.broker_pid = run.broker.pid;
+    (settings.broker_pid, settings.reconnect) = (run.broker.pid, run.broker.reconnect);
     settings.readers = run.read.readers(fan_out, run.load.run.connections);
     if name == "mixed"
         && let Some(readers) = &mut settings.readers
@@ -287,7 +291,7 @@ fn consume(asked: &ConsumeArguments, json: bool) -> Result<(), Trouble> {
     let limits = run.limits()?;
     let phase = run.closed_phase(slo.as_ref());
     let mut settings = run.settings("consume", broker.find()?, vec![phase]);
-    settings.broker_pid = broker.pid;
+    (settings.broker_pid, settings.reconnect) = (broker.pid, broker.reconnect);
     let connections = run.connections.max(settings.topic.leaders.len().min(16));
     settings.readers = read.readers(1, connections);
     if let Some(readers) = &mut settings.readers {

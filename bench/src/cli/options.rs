@@ -17,6 +17,9 @@ use crate::settings::{Phase, Readers, Settings};
 use crate::trouble::Trouble;
 use crate::workload::Shape;
 
+/// How long a broker that was lost is awaited where nobody says.
+const RECONNECT: Duration = Duration::from_secs(30);
+
 /// Which broker, and which topic.
 #[derive(Args, Clone, Debug)]
 pub(super) struct BrokerOptions {
@@ -28,7 +31,8 @@ pub(super) struct BrokerOptions {
     #[arg(short, long, default_value = "bench")]
     pub topic: String,
     /// Delete the topic when the run has ended and is verified; with --sweep or --find-max after
-    /// each step, so that the disk holds one step's records. One that lost records is kept.
+    /// each step, so that the disk holds one step's records. One that lost records is kept. Groups
+    /// that were made are deleted as well.
     #[arg(long)]
     pub delete_topic: bool,
     /// Connect to the broker named only, not to the leaders it tells of.
@@ -37,6 +41,9 @@ pub(super) struct BrokerOptions {
     /// The broker's process, where it runs on this machine, to measure what it uses.
     #[arg(long)]
     pub pid: Option<u32>,
+    /// Seconds that a broker that was lost is awaited before the run is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub reconnect: Duration,
 }
 
 /// How a topic is made that is not there.
@@ -62,9 +69,6 @@ pub(super) struct RunOptions {
     /// Connections that produce; where nobody does, that read.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub connections: usize,
-    /// Seconds that a broker that was lost is awaited before the run is given up.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    pub reconnect: Duration,
     /// Shards (threads) of the load generator, in each of its processes.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub shards: usize,
@@ -299,7 +303,7 @@ impl RunOptions {
             acks: -1,
             warm_up: Duration::ZERO,
             drain: Duration::ZERO,
-            reconnect: self.reconnect,
+            reconnect: RECONNECT,
             until_caught_up: false,
         }
     }
@@ -358,5 +362,13 @@ impl BrokerOptions {
             return Ok(());
         }
         control::delete(&self.broker, &self.topic)
+    }
+
+    /// Deletes groups with the topic, if that was asked for.
+    pub(super) fn clean_up_groups(&self, groups: &[String]) -> Result<(), Trouble> {
+        if !self.delete_topic {
+            return Ok(());
+        }
+        control::delete_groups(&self.broker, groups).and(self.clean_up(false))
     }
 }

@@ -8,6 +8,7 @@ use crate::report::Report;
 use crate::report::text::quantile_text;
 use crate::search::Search;
 use crate::settings::Settings;
+use crate::stop;
 use crate::trouble::Trouble;
 
 /// What is shown of each step.
@@ -117,6 +118,7 @@ fn step(
     is_first: bool,
     session: &mut Session,
 ) -> Result<Report, Trouble> {
+    stop::check()?;
     let mut again = settings.clone();
     if !is_first {
         run.broker.clean_up(session.is_harmed)?;

@@ -10,6 +10,7 @@ use tidemill_runtime::clock;
 use super::options::{BrokerOptions, MakingOptions, at_least_one};
 use crate::amount::{Rate, seconds, some_seconds};
 use crate::asking::Asking;
+use crate::control::Topic;
 use crate::figures::Figures;
 use crate::stage;
 use crate::trouble::Trouble;
@@ -71,12 +72,15 @@ impl Txn {
             return Err(Trouble::usage(format!("a value has at least {MARK_BYTES} bytes")));
         }
         let topic = Arc::new(self.broker.prepare(&self.making)?);
+        let ended = self.measure(&topic, json);
+        ended.and(self.broker.clean_up(false))
+    }
+
+    fn measure(&self, topic: &Arc<Topic>, json: bool) -> Result<(), Trouble> {
         let (each, all) = (self.partitions_each, topic.leaders.len());
         if all < each {
             let what = format!("a transaction cannot write to {each} partitions");
-            let trouble = Trouble::usage(format!("{what}: the topic has {all}"));
-            self.broker.clean_up(false)?;
-            return Err(trouble);
+            return Err(Trouble::usage(format!("{what}: the topic has {all}")));
         }
         let shape = Shape {
             flow: self.flow,
@@ -95,9 +99,9 @@ impl Txn {
             (0..self.producers).map(|nth| format!("{}-{run:x}-{nth}", topic.name)).collect();
         let mut asking = Asking::open(topic.leaders[0])?;
         let coordinators = asking.coordinators(key_type::TRANSACTION, &ids)?;
-        let reader = Reader::start(&self.broker.broker, &topic, run)?;
-        let (play, addresses) = Transactions::new(&shape, &topic, &ids, &coordinators, run);
-        let play = stage::run(&addresses, play)?;
+        let reader = Reader::start(&self.broker.broker, topic, run)?;
+        let (play, places) = Transactions::new(&shape, topic, &ids, &coordinators, run);
+        let (play, losses) = stage::run(topic, places, self.broker.reconnect, play)?;
         let committed = play.counts().committed_records;
         let read = reader.end(committed)?;
 
@@ -107,7 +111,7 @@ impl Txn {
         figures.tell("producers", format!("{producers} producers"), producers);
         play.tell(&mut figures);
         read.tell(committed, &mut figures);
-        figures.print(json)?;
-        self.broker.clean_up(false)
+        losses.tell(&mut figures);
+        figures.print(json)
     }
 }

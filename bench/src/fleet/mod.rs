@@ -38,6 +38,7 @@ use crate::listen::{Listening, Measured, Whose};
 use crate::plan::Plan;
 use crate::run::preparation_of;
 use crate::settings::{Settings, Share};
+use crate::stop;
 use crate::streams;
 use crate::trouble::Trouble;
 use crate::watch::Watch;
@@ -243,6 +244,9 @@ impl Fleet {
             if !told_settled && !crew.contains(&Stand::Producing) {
                 told_settled = true;
                 self.tell_all(&ToWorker::Settled(plan.run));
+            }
+            if stop::is_asked() && listening.ends().given_up.is_none() {
+                self.give_up(plan, listening, stop::WHY);
             }
             if until <= clock::monotonic() {
                 self.give_up(plan, listening, "some workers of the generator do not end");

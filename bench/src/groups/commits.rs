@@ -24,6 +24,9 @@ const GATHERS_WITHIN: Duration = Duration::from_secs(120);
 /// How long answers are awaited after the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long the members may take to leave.
+const LEAVE: Duration = Duration::from_secs(10);
+
 /// Groups that begin at a time: a group that begins costs more than one that goes on.
 const BEGIN_AT_ONCE: usize = 100;
 
@@ -46,9 +49,8 @@ pub struct Pace {
 pub struct Commits {
     members: Vec<Member>,
     pace: Pace,
-    ready: usize,
     begun: usize,
-    first_seen: Option<Instant>,
+    first_seen: Instant,
     /// When all were there, and the commits began.
     started: Option<Instant>,
     due: BinaryHeap<Reverse<(Instant, usize)>>,
@@ -56,6 +58,12 @@ pub struct Commits {
     in_flight: u64,
     committed: u64,
     refused: u64,
+    /// Asked for on a connection that was lost.
+    unanswered: u64,
+    /// Due while there was no connection.
+    unsent: u64,
+    /// Since when the members leave.
+    leaving_since: Option<Instant>,
     before: Option<Usage>,
     used: Option<Usage>,
     latencies: Latencies,
@@ -78,15 +86,17 @@ impl Commits {
         Self {
             members: (0..groups).map(member).collect(),
             pace,
-            ready: 0,
             begun: 0,
-            first_seen: None,
+            first_seen: Instant::default(),
             started: None,
             due: BinaryHeap::new(),
             wakes: BinaryHeap::new(),
             in_flight: 0,
             committed: 0,
             refused: 0,
+            unanswered: 0,
+            unsent: 0,
+            leaving_since: None,
             before: None,
             used: None,
             latencies: Latencies::default(),
@@ -95,7 +105,7 @@ impl Commits {
 
     /// Adds what was measured.
     pub fn tell(&self, figures: &mut Figures) {
-        let seconds = self.pace.window.as_secs_f64();
+        let seconds = self.pace.window.as_secs_f64().max(f64::EPSILON);
         let per_second = self.committed as f64 / seconds;
         let shown = format!("{} commits, {per_second:.0} a second", units::count(self.committed));
         figures.tell("commits", shown, self.committed);
@@ -115,14 +125,17 @@ impl Commits {
         if 0 < self.refused {
             figures.complain(format!("{} commits were refused", self.refused));
         }
-        if 0 < self.in_flight {
-            figures.complain(format!("{} commits got no answer", self.in_flight));
+        let unanswered = self.in_flight + self.unanswered;
+        if 0 < unanswered {
+            figures.complain(format!("{unanswered} commits got no answer"));
+        }
+        if 0 < self.unsent {
+            figures.complain(format!("{} commits were due without a connection", self.unsent));
         }
     }
 
     fn gather(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
-        let since = *self.first_seen.get_or_insert(lines.now);
-        if since.after(GATHERS_WITHIN) <= lines.now {
+        if self.first_seen.after(GATHERS_WITHIN) <= lines.now {
             return Err(Trouble::new("not all groups came about"));
         }
         let stable = self.members.iter().take(self.begun).filter(|m| m.is_stable()).count();
@@ -157,11 +170,20 @@ impl Commits {
             if next < end {
                 self.due.push(Reverse((next, nth)));
             }
+            if !lines.is_up(nth) {
+                self.unsent += 1;
+                continue;
+            }
             self.in_flight += 1;
             let offset = i64::try_from(due.since(start).as_millis()).unwrap_or(0);
             self.members[nth].commit(offset, due, lines)?;
         }
         Ok(())
+    }
+
+    fn is_measured(&self, due: Instant) -> bool {
+        let from = self.started.map(|start| start.after(self.pace.warm_up));
+        from.is_some_and(|from| from <= due && due < from.after(self.pace.window))
     }
 
     fn look(&mut self, start: Instant, now: Instant) {
@@ -179,14 +201,54 @@ impl Commits {
 impl Play for Commits {
     type Tag = Tag;
 
-    fn ready(&mut self, _: usize, _: &mut Lines<Tag>) -> Result<(), Trouble> {
-        self.ready += 1;
+    fn begin(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        self.first_seen = lines.now;
         Ok(())
+    }
+
+    fn lost(&mut self, _: usize, unanswered: Vec<Tag>, now: Instant) {
+        for (_, what) in unanswered {
+            let What::Commit(due) = what else { continue };
+            self.in_flight -= 1;
+            self.unanswered += 1;
+            // Left out, a broker that hangs would look fast.
+            if self.is_measured(due) {
+                self.latencies.record(now.since(due));
+            }
+        }
+    }
+
+    fn back(&mut self, line: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        self.members[line].take_up(lines)
+    }
+
+    fn stop(&mut self, now: Instant) {
+        let start = *self.started.get_or_insert(now);
+        let so_far = now.since(start);
+        self.pace.warm_up = self.pace.warm_up.min(so_far);
+        self.pace.window = self.pace.window.min(so_far - self.pace.warm_up);
+        self.due.clear();
+    }
+
+    fn status(&self, now: Instant) -> String {
+        let Some(start) = self.started else {
+            let stable = self.members.iter().filter(|member| member.is_stable()).count();
+            return format!("{stable} of {} groups are there", self.members.len());
+        };
+        let from = start.after(self.pace.warm_up);
+        match now < from {
+            true => "warming up".to_owned(),
+            false if self.leaving_since.is_some() => "the members leave".to_owned(),
+            false => {
+                let (passed, of) = (now.since(from), self.pace.window.as_secs());
+                let committed = units::count(self.committed);
+                format!("{} of {of} s  {committed} commits", passed.as_secs().min(of))
+            }
+        }
     }
 
     fn heard(
         &mut self,
-        _: usize,
         (number, what): Tag,
         reply: &Reply,
         lines: &mut Lines<Tag>,
@@ -201,10 +263,9 @@ impl Play for Commits {
         let answer: OffsetCommitResponse = read(reply.decode())?;
         let mut errors = answer.topics.iter().flat_map(|topic| &topic.partitions);
         let refused = errors.any(|partition| !partition.error_code.is_none());
-        let start = self.started.expect("commits come after the start");
         if refused {
             self.refused += 1;
-        } else if start.after(self.pace.warm_up) <= due {
+        } else if self.is_measured(due) {
             self.committed += 1;
             self.latencies.record(lines.now.since(due));
         }
@@ -213,12 +274,14 @@ impl Play for Commits {
 
     fn turn(&mut self, lines: &mut Lines<Tag>) -> Result<Option<Instant>, Trouble> {
         let soon = lines.now.after(Duration::from_millis(5));
+        if let Some(since) = self.leaving_since {
+            let is_over = self.members.iter().all(Member::is_out);
+            return Ok((!is_over && lines.now < since.after(LEAVE)).then_some(soon));
+        }
         let Some(start) = self.started else {
-            if self.ready == self.members.len() {
-                self.gather(lines)?;
-                for member in &mut self.members {
-                    member.drive(lines)?;
-                }
+            self.gather(lines)?;
+            for member in &mut self.members {
+                member.drive(lines)?;
             }
             return Ok(Some(soon));
         };
@@ -233,7 +296,11 @@ impl Play for Commits {
         let from = start.after(self.pace.warm_up);
         let end = from.after(self.pace.window);
         if end <= lines.now && (self.in_flight == 0 || end.after(DRAIN) <= lines.now) {
-            return Ok(None);
+            self.leaving_since = Some(lines.now);
+            for member in self.members.iter_mut().filter(|member| !member.is_out()) {
+                member.leave(lines)?;
+            }
+            return Ok(Some(soon));
         }
         let mut next = if lines.now < from { from } else { end.max(soon) };
         for heap in [&self.due, &self.wakes] {

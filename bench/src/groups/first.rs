@@ -2,6 +2,7 @@
 //! that a client has to ask is asked, one after the other.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use tidemill_client::kafka::consumer_group_heartbeat::{
@@ -28,8 +29,13 @@ use tidemill_client::record::{BatchBuilder, Codec, Timestamp};
 use super::member::{Protocol, read};
 use crate::asking::{ANSWER_WITHIN, Asking, now};
 use crate::control::Topic;
-use crate::figures::Latencies;
+use crate::figures::{Figures, Latencies};
+use crate::progress::Progress;
+use crate::stop;
 use crate::trouble::Trouble;
+
+/// Between two attempts to reach a broker that was lost.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Puts one record into the first partition.
 pub fn fill(topic: &Topic) -> Result<(), Trouble> {
@@ -51,20 +57,65 @@ pub fn fill(topic: &Topic) -> Result<(), Trouble> {
     answer.partitions.iter().try_for_each(|told| demand("produce", told.error_code))
 }
 
-/// So many new groups, one after the other.
-pub fn measure(
-    bootstrap: SocketAddr,
-    prefix: &str,
-    times: usize,
-    protocol: Protocol,
-    topic: &Topic,
-) -> Result<Latencies, Trouble> {
-    let mut latencies = Latencies::default();
-    for nth in 0..times {
-        let group = format!("{prefix}-first-{nth}");
-        latencies.record(one(bootstrap, &group, protocol, topic)?);
+/// What was measured.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Each from before the consumer connected to its first record.
+    pub latencies: Latencies,
+    failed: u64,
+    first_failure: Option<String>,
+    is_stopped: bool,
+}
+
+impl Measured {
+    /// Adds what was measured.
+    pub fn tell(&self, figures: &mut Figures) {
+        figures.tell_latencies("the first record of a new group", "first", &self.latencies);
+        if self.is_stopped {
+            figures.complain(stop::WHY);
+        }
+        if let Some(first) = &self.first_failure {
+            figures.complain(format!("{} attempts failed (first: {first})", self.failed));
+        }
     }
-    Ok(latencies)
+}
+
+/// So many new groups, one after the other; what each is called is noted in `made`. Where nobody
+/// answers it is tried again with another group, for no longer than `reconnect`: in the first one a
+/// member may be left that says nothing more.
+pub fn measure(
+    (bootstrap, topic): (SocketAddr, &Topic),
+    (prefix, times): (&str, usize),
+    protocol: Protocol,
+    reconnect: Duration,
+    made: &mut Vec<String>,
+) -> Result<Measured, Trouble> {
+    let (mut measured, progress) = (Measured::default(), Progress::on_stderr());
+    let mut failing_since = None;
+    while (measured.latencies.count() as usize) < times && !stop::is_asked() {
+        progress.say(&format!("{} of {times} groups", measured.latencies.count()));
+        let group = format!("{prefix}-first-{}", made.len());
+        made.push(group.clone());
+        match one(bootstrap, &group, protocol, topic) {
+            Ok(took) => {
+                measured.latencies.record(took);
+                failing_since = None;
+            }
+            Err(trouble) if trouble.is_passing => {
+                let since = *failing_since.get_or_insert_with(now);
+                if reconnect <= now().since(since) {
+                    return Err(trouble);
+                }
+                measured.failed += 1;
+                measured.first_failure.get_or_insert(trouble.to_string());
+                thread::sleep(AGAIN);
+            }
+            Err(trouble) => return Err(trouble),
+        }
+    }
+    progress.clear();
+    measured.is_stopped = stop::is_asked();
+    Ok(measured)
 }
 
 fn one(
@@ -236,8 +287,9 @@ fn named<'a>(topic: &'a Topic, asking: &Asking, api: ApiKey) -> TopicRef<'a> {
 }
 
 fn demand(what: &str, error: ErrorCode) -> Result<(), Trouble> {
-    match error.is_none() {
-        true => Ok(()),
-        false => Err(Trouble::new(format!("{what}: {error}"))),
+    match error {
+        ErrorCode::None => Ok(()),
+        passing if passing.is_retriable() => Err(Trouble::passing(format!("{what}: {error}"))),
+        _ => Err(Trouble::new(format!("{what}: {error}"))),
     }
 }

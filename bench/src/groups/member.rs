@@ -132,6 +132,20 @@ impl Member {
         self.due
     }
 
+    /// Its connection is there again: it takes up what it was about. Whoever was a member still is
+    /// one, and says at once that it lives.
+    pub fn take_up(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        match self.state {
+            State::Out => Ok(()),
+            State::Joining => self.join_again(lines),
+            State::Leaving => self.leave(lines),
+            State::Stable => {
+                self.due = Some(lines.now);
+                self.drive(lines)
+            }
+        }
+    }
+
     /// Asks to be a member, for the first time.
     pub fn join(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         self.id = match self.protocol {
@@ -147,6 +161,9 @@ impl Member {
     pub fn leave(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         (self.state, self.due) = (State::Leaving, None);
         self.owned.clear();
+        if !lines.is_up(self.line) {
+            return Ok(());
+        }
         let tag = (self.number, What::Leave);
         match self.protocol {
             Protocol::Classic => {
@@ -197,6 +214,10 @@ impl Member {
             return Ok(());
         }
         self.due = None;
+        // It takes up what it was about when its connection is back.
+        if !lines.is_up(self.line) {
+            return Ok(());
+        }
         match (self.state, self.protocol) {
             (State::Joining, _) => self.join_again(lines),
             (State::Stable, Protocol::Classic) => {
@@ -249,6 +270,9 @@ impl Member {
     fn join_again(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         (self.state, self.due) = (State::Joining, None);
         self.owned.clear();
+        if !lines.is_up(self.line) {
+            return Ok(());
+        }
         let tag = (self.number, What::Join);
         match self.protocol {
             Protocol::Classic => {
@@ -387,8 +411,14 @@ impl Member {
             ErrorCode::UnknownMemberId
             | ErrorCode::IllegalGeneration
             | ErrorCode::FencedMemberEpoch => self.join(lines),
-            ErrorCode::CoordinatorLoadInProgress | ErrorCode::CoordinatorNotAvailable => {
-                (self.state, self.due) = (State::Joining, Some(lines.now.after(AGAIN)));
+            ErrorCode::NotCoordinator => {
+                self.due = None;
+                lines.abandon(self.line);
+                Ok(())
+            }
+            // It is asked again, and is what it was.
+            other if other.is_retriable() => {
+                self.due = Some(lines.now.after(AGAIN));
                 Ok(())
             }
             other => Err(Trouble::new(format!("group {}: {other}", self.group))),

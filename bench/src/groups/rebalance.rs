@@ -23,6 +23,9 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 /// Between two changes.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// How long the members may take to leave at the end.
+const LEAVE: Duration = Duration::from_secs(10);
+
 /// Which change is being waited for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
@@ -30,19 +33,21 @@ enum Step {
     Start,
     Leave,
     Join,
+    /// All leave, and it is over.
+    End,
 }
 
 /// One group and its members.
 pub struct Rebalance {
     members: Vec<Member>,
     partitions: usize,
-    ready: usize,
     rounds: usize,
     round: usize,
     step: Step,
     /// When the change began; none between two changes.
     begun: Option<Instant>,
     pause_until: Instant,
+    is_stopped: bool,
     start: Latencies,
     leave: Latencies,
     join: Latencies,
@@ -66,12 +71,12 @@ impl Rebalance {
         Self {
             members: (0..members).map(member).collect(),
             partitions: topic.leaders.len(),
-            ready: 0,
             rounds,
             round: 0,
             step: Step::Connect,
             begun: None,
             pause_until: Instant::default(),
+            is_stopped: false,
             start: Latencies::default(),
             leave: Latencies::default(),
             join: Latencies::default(),
@@ -118,15 +123,29 @@ impl Rebalance {
         }
     }
 
-    fn settled(&mut self, took: Duration, now: Instant) {
+    /// What is being waited for, or was.
+    fn words(&self) -> String {
+        let Self { round, rounds, .. } = self;
+        match self.step {
+            Step::Connect => "connecting".to_owned(),
+            Step::Start => format!("{} members join", self.members.len()),
+            Step::Leave => format!("round {} of {rounds}, a member leaves", round + 1),
+            Step::Join => format!("round {round} of {rounds}, a member joins"),
+            Step::End => "the members leave".to_owned(),
+        }
+    }
+
+    fn settled(&mut self, took: Duration, lines: &Lines<Tag>) {
         let into = match self.step {
             Step::Leave => &mut self.leave,
             Step::Join => &mut self.join,
-            Step::Connect | Step::Start => &mut self.start,
+            Step::Connect | Step::Start | Step::End => &mut self.start,
         };
         into.record(took);
         self.begun = None;
-        self.pause_until = now.after(PAUSE);
+        self.pause_until = lines.now.after(PAUSE);
+        let seconds = took.as_secs_f64();
+        lines.progress.step(&format!("{}: settled in {seconds:.2} s", self.words()));
     }
 
     /// The next change.
@@ -148,12 +167,13 @@ impl Rebalance {
                 self.round += 1;
                 self.members[who].join(lines)?;
             }
+            Step::End => {}
         }
         self.begun = Some(lines.now);
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
+    fn is_measured(&self) -> bool {
         let last = if self.members.len() < 2 { 0 } else { self.rounds };
         self.begun.is_none() && self.round == last && matches!(self.step, Step::Start | Step::Join)
     }
@@ -162,14 +182,30 @@ impl Rebalance {
 impl Play for Rebalance {
     type Tag = Tag;
 
-    fn ready(&mut self, _: usize, _: &mut Lines<Tag>) -> Result<(), Trouble> {
-        self.ready += 1;
+    fn begin(&mut self, _: &mut Lines<Tag>) -> Result<(), Trouble> {
         Ok(())
+    }
+
+    /// What it costs is in the time that the group takes to settle.
+    fn lost(&mut self, _: usize, _: Vec<Tag>, _: Instant) {}
+
+    fn back(&mut self, line: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        self.members[line].take_up(lines)
+    }
+
+    fn stop(&mut self, _: Instant) {
+        self.is_stopped = true;
+    }
+
+    fn status(&self, now: Instant) -> String {
+        match self.begun {
+            Some(begun) => format!("{}: {:.0} s", self.words(), now.since(begun).as_secs_f64()),
+            None => self.words(),
+        }
     }
 
     fn heard(
         &mut self,
-        _: usize,
         (number, what): Tag,
         reply: &Reply,
         lines: &mut Lines<Tag>,
@@ -178,17 +214,26 @@ impl Play for Rebalance {
         if let Some(begun) = self.begun
             && self.is_settled()?
         {
-            self.settled(lines.now.since(begun), lines.now);
+            self.settled(lines.now.since(begun), lines);
         }
         Ok(())
     }
 
     fn turn(&mut self, lines: &mut Lines<Tag>) -> Result<Option<Instant>, Trouble> {
-        if self.is_over() {
-            return Ok(None);
+        if self.step == Step::End {
+            let is_over = self.members.iter().all(Member::is_out);
+            let next = lines.now.after(Duration::from_millis(5));
+            return Ok((!is_over && lines.now < self.pause_until).then_some(next));
         }
-        let may_go_on = self.ready == self.members.len() && self.pause_until <= lines.now;
-        if self.begun.is_none() && may_go_on {
+        if self.is_measured() || self.is_stopped {
+            (self.step, self.begun) = (Step::End, None);
+            self.pause_until = lines.now.after(LEAVE);
+            for member in self.members.iter_mut().filter(|member| !member.is_out()) {
+                member.leave(lines)?;
+            }
+            return Ok(Some(lines.now));
+        }
+        if self.begun.is_none() && self.pause_until <= lines.now {
             self.go_on(lines)?;
         }
         if let Some(begun) = self.begun
