@@ -73,7 +73,7 @@ pub enum Proposal {
 }
 
 /// What came of a change: what the client is answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
     /// Per topic.
     CreateTopics(CreateTopicsResponse),
@@ -408,39 +408,27 @@ fn failed(outcome: &Outcome, error: ErrorCode) -> Outcome {
             *code = error;
         }
     };
-    match outcome {
-        Outcome::CreateTopics(response) => {
-            let mut response = response.clone();
-            response.topics.iter_mut().for_each(|topic| spoil(&mut topic.error_code));
-            Outcome::CreateTopics(response)
+    let mut failed = outcome.clone();
+    match &mut failed {
+        Outcome::CreateTopics(told) => {
+            told.topics.iter_mut().for_each(|t| spoil(&mut t.error_code))
         }
-        Outcome::DeleteTopics(response) => {
-            let mut response = response.clone();
-            response.responses.iter_mut().for_each(|topic| spoil(&mut topic.error_code));
-            Outcome::DeleteTopics(response)
+        Outcome::DeleteTopics(told) => {
+            told.responses.iter_mut().for_each(|t| spoil(&mut t.error_code));
         }
-        Outcome::CreatePartitions(response) => {
-            let mut response = response.clone();
-            response.results.iter_mut().for_each(|topic| spoil(&mut topic.error_code));
-            Outcome::CreatePartitions(response)
+        Outcome::CreatePartitions(told) => {
+            told.results.iter_mut().for_each(|t| spoil(&mut t.error_code));
         }
-        Outcome::AlterConfigs(response) => {
-            let mut response = response.clone();
-            response.responses.iter_mut().for_each(|resource| spoil(&mut resource.error_code));
-            Outcome::AlterConfigs(response)
+        Outcome::AlterConfigs(told) => {
+            told.responses.iter_mut().for_each(|r| spoil(&mut r.error_code));
         }
-        Outcome::ReplaceConfigs(response) => {
-            let mut response = response.clone();
-            response.responses.iter_mut().for_each(|resource| spoil(&mut resource.error_code));
-            Outcome::ReplaceConfigs(response)
+        Outcome::ReplaceConfigs(told) => {
+            told.responses.iter_mut().for_each(|r| spoil(&mut r.error_code));
         }
-        Outcome::Quotas(response) => {
-            let mut response = response.clone();
-            response.entries.iter_mut().for_each(|entry| spoil(&mut entry.error_code));
-            Outcome::Quotas(response)
-        }
+        Outcome::Quotas(told) => told.entries.iter_mut().for_each(|e| spoil(&mut e.error_code)),
         Outcome::Quorum(_) => unreachable!("a question writes nothing"),
-        Outcome::ProducerIds(_) => Outcome::ProducerIds(Err(error)),
-        Outcome::InternalTopic(_) => Outcome::InternalTopic(error),
+        Outcome::ProducerIds(told) => *told = Err(error),
+        Outcome::InternalTopic(told) => *told = error,
     }
+    failed
 }
