@@ -75,6 +75,8 @@ pub struct Home {
 /// What the broker decides about a partition, beside what its log is told.
 #[derive(Clone, Debug)]
 pub struct Rules {
+    /// The topic's name, for people.
+    pub topic: Arc<str>,
     /// Raised by each start of the node; every append is stamped with it.
     pub leader_epoch: LeaderEpoch,
     /// `max.message.bytes`
@@ -718,10 +720,9 @@ impl Partition {
     /// would know otherwise.
     fn tell_too_many_transactions(&mut self, id: TopicPartition, limit: u32) {
         if !std::mem::replace(&mut self.is_full_told, true) {
-            let (topic, partition) = (id.topic, id.partition.0);
             tracing::warn!(
-                ?topic,
-                partition,
+                topic = &*self.rules.topic,
+                partition = id.partition.0,
                 limit,
                 "no more transactions are taken: too many, open or aborted, are remembered; delete \
                  records (DeleteRecords, or a shorter retention)"

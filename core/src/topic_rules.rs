@@ -3,6 +3,7 @@
 //! Configs are resolved here, once for each change, so that the hot path only reads numbers.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tidemill_record::{Codec, Offset, PartitionId, TopicPartition};
 use tidemill_replication::config::{
@@ -157,6 +158,7 @@ fn adopt_topic(shard: &mut Shard, topic: &Topic, first: usize) {
             continue;
         }
         let rules = Rules {
+            topic: Arc::clone(&topic.name),
             leader_epoch: shard.image.leader_epoch_of(partition),
             batch_bytes_max: config.max_message_bytes.min(BATCH_BYTES_MAX),
             replicas: partition.replicas.len() as u32,

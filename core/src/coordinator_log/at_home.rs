@@ -85,6 +85,8 @@ pub struct Coordinators<C: Coordinate> {
     /// Those whose partition is still to be read, one after the other.
     to_load: VecDeque<TopicPartition>,
     loading: Option<Loading>,
+    /// What was read since nothing was left to read.
+    recalled: Recalled,
     /// Those that may have something to say or to write.
     touched: BTreeSet<TopicPartition>,
     /// Those that wait for others before they append.
@@ -98,6 +100,14 @@ pub struct Coordinators<C: Coordinate> {
 enum Stage<C: Coordinate> {
     Loading(Logged<C>),
     Ready(Logged<C>),
+}
+
+/// What was found in the partitions that were read.
+#[derive(Default)]
+struct Recalled {
+    partitions: u32,
+    known: usize,
+    records: u64,
 }
 
 /// A partition that is being read.
@@ -116,6 +126,7 @@ impl<C: Coordinate> Default for Coordinators<C> {
             all: BTreeMap::new(),
             to_load: VecDeque::new(),
             loading: None,
+            recalled: Recalled::default(),
             touched: BTreeSet::new(),
             lingering: Lingering::default(),
             deadline: None,
@@ -290,12 +301,24 @@ impl Shard {
 
     fn load_next<C: AtHome>(&mut self, times: Times) {
         while C::of(self).0.loading.is_none() {
-            let Some(partition) = C::of(self).0.to_load.pop_front() else { return };
+            let Some(partition) = C::of(self).0.to_load.pop_front() else {
+                return self.tell_recalled::<C>();
+            };
             let home = self.home.as_ref().expect("coordinators come after adoption");
             let Some((start, _)) = home.bounds(partition) else { continue };
             let loading = Loading { partition, next: start, records: 0, bytes: 0, told: false };
             C::of(self).0.loading = Some(loading);
             self.load_on::<C>(times);
+        }
+    }
+
+    /// Says once what all partitions together have held, if they held anything.
+    fn tell_recalled<C: AtHome>(&mut self) {
+        let recalled = std::mem::take(&mut C::of(self).0.recalled);
+        if 0 < recalled.partitions {
+            let Recalled { partitions, known, records } = recalled;
+            let shard = self.id.0;
+            tracing::info!(shard, partitions, known, records, "{} are known again", C::THINGS);
         }
     }
 
@@ -333,8 +356,10 @@ impl Shard {
         if let Some(Stage::Loading(mut logged)) = coordinators.all.remove(&partition) {
             logged.loaded(bytes, Now { times, image });
             if 0 < records {
-                let (partition, known) = (partition.partition.0, logged.count());
-                tracing::info!(partition, known, records, "{} are known again", C::THINGS);
+                let recalled = &mut coordinators.recalled;
+                recalled.partitions += 1;
+                recalled.known += logged.count();
+                recalled.records += records;
             }
             coordinators.all.insert(partition, Stage::Ready(logged));
             coordinators.touched.insert(partition);

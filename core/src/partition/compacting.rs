@@ -353,7 +353,7 @@ impl Home {
             self.compaction.damaged.remove(&id);
         } else if self.compaction.damaged.insert(id) {
             tracing::warn!(
-                topic = %id.topic,
+                topic = &*partition.rules.topic,
                 partition = id.partition.0,
                 "a log is damaged: it is compacted only in front of that"
             );
@@ -446,18 +446,23 @@ impl Home {
         if !retried {
             self.compaction.uncompactable.insert(id);
         }
-        let (topic, partition) = (id.topic, id.partition.0);
+        let (topic, partition) = (self.topic_of(id), id.partition.0);
         match trouble {
             Trouble::GivenUp(why) => tracing::error!(
-                %topic, partition, reason = %why,
+                topic, partition, reason = %why,
                 "a log cannot be compacted: it stays as it is until a restart"
             ),
             Trouble::Disk(fault) => tracing::warn!(
-                %topic, partition, reason = ?fault,
+                topic, partition, reason = ?fault,
                 "compaction was given up: the log stays as it is and is tried again"
             ),
             Trouble::Cancelled => {}
         }
+    }
+
+    /// What a partition's topic is called.
+    fn topic_of(&self, id: TopicPartition) -> &str {
+        self.partitions.get(&id).map_or("(deleted)", |partition| &*partition.rules.topic)
     }
 
     fn end_round(&mut self, end: Option<End>, now: Instant) {
@@ -476,7 +481,7 @@ impl Home {
         };
         figures.rounds += 1;
         figures.records_removed += done.records_before.saturating_sub(done.records_after);
-        running.tell(compacted_to, done, now);
+        running.tell(self.topic_of(running.id), compacted_to, done, now);
     }
 }
 
@@ -548,9 +553,9 @@ impl Running {
         start < now || log.end() < end
     }
 
-    fn tell(&self, compacted_to: Offset, done: RoundDone, now: Instant) {
+    fn tell(&self, topic: &str, compacted_to: Offset, done: RoundDone, now: Instant) {
         tracing::info!(
-            topic = %self.id.topic,
+            topic,
             partition = self.id.partition.0,
             compacted_to = compacted_to.0,
             keys = done.keys,

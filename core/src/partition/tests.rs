@@ -33,6 +33,7 @@ fn home(queued_bytes_max: usize) -> Home {
     let recovered = recovered.shards.into_iter().next().unwrap();
     let mut home = Home::new(ShardStorage::new(config, recovered), queued_bytes_max, compaction());
     let rules = Rules {
+        topic: "tests".into(),
         leader_epoch: LeaderEpoch(1),
         batch_bytes_max: 1 << 20,
         replicas: 1,
