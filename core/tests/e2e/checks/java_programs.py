@@ -19,13 +19,15 @@ SOON = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 class Java:
     """One process, from its start on. It is ended with the run, if not before."""
 
-    def __init__(self, run, of, main, *arguments, log=None, heap="256m", options=SOON, feed=None):
+    def __init__(self, run, of, main, *arguments, log=None, heap="256m", options=SOON, feed=None,
+                 classes=None):
         # `of` is a directory below target/e2e/java: transactions, transactions-3.9.1, flink ...; or
-        # "kafka", for Apache Kafka's own.
+        # "kafka", for Apache Kafka's own, and for what makes do with its jars and lies in `classes`.
         self.name = f"{of} {main}"
         self.path = run.dir / f"{log or main.rsplit('.', 1)[-1]}.log"
         home = KEPT / "java" / of
         path = f"{KEPT}/kafka/*" if of == "kafka" else f"{home}/classes:{home}/jars/*"
+        path = f"{classes}:{path}" if classes else path
         command = ["java", f"-Xmx{heap}", *options, "-cp", path, main]
         with open(self.path, "ab") as file:
             self.process = subprocess.Popen(
@@ -79,9 +81,9 @@ class Java:
         demand(self.process.poll() is None,
                f"{self.name} ended with {self.process.poll()}: {self.last_words()}")
 
-    def tell(self):
-        """The word that our programs wait for."""
-        self.process.stdin.write("\n")
+    def tell(self, words=""):
+        """The words that our programs wait for; some wait for any."""
+        self.process.stdin.write(f"{words}\n")
         self.process.stdin.flush()
 
     def end(self, seconds=120):
