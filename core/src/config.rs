@@ -151,6 +151,10 @@ pub struct GroupSettings {
     pub consumer_session: Duration,
     /// `group.consumer.heartbeat.interval.ms`
     pub consumer_heartbeat: Duration,
+    /// `group.consumer.migration.policy`: whether classic groups become ones of the newer kind.
+    pub upgrades: bool,
+    /// `group.consumer.migration.policy`: whether groups of the newer kind become classic ones.
+    pub downgrades: bool,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_bytes_max: u32,
     /// `offsets.retention.minutes`
@@ -339,6 +343,7 @@ impl Config {
 impl GroupSettings {
     fn of(layers: &Layers) -> Self {
         let ms = |name| Duration::from_millis(layers.number(name));
+        let migration = layers.text("group.consumer.migration.policy").expect("has a default");
         Self {
             session_min: ms("group.min.session.timeout.ms"),
             session_max: ms("group.max.session.timeout.ms"),
@@ -347,6 +352,8 @@ impl GroupSettings {
             members_max: layers.number("group.max.size"),
             consumer_session: ms("group.consumer.session.timeout.ms"),
             consumer_heartbeat: ms("group.consumer.heartbeat.interval.ms"),
+            upgrades: matches!(migration, "bidirectional" | "upgrade"),
+            downgrades: matches!(migration, "bidirectional" | "downgrade"),
             offset_metadata_bytes_max: layers.number("offset.metadata.max.bytes"),
             offsets_retention: Duration::from_mins(layers.number("offsets.retention.minutes")),
             expiry_interval: ms("offsets.retention.check.interval.ms"),

@@ -39,6 +39,8 @@ impl Groups {
             members_max: groups.members_max as usize,
             new_member_timeout: Duration::from_millis(NEW_MEMBER_WAIT_MS),
             consumer_session: groups.consumer_session,
+            upgrades: groups.upgrades,
+            downgrades: groups.downgrades,
             record_bytes_max: GROUP_RECORD_BYTES_MAX,
             offset_metadata_bytes_max: groups.offset_metadata_bytes_max as usize,
             offsets_retention_ms: groups.offsets_retention.as_millis() as i64,

@@ -9,6 +9,7 @@
 
 mod process;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use process::Broker;
 use tidemill_net::kafka::consumer_group_describe::ConsumerGroupDescribeRequest;
 use tidemill_net::kafka::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
+use tidemill_net::kafka::consumer_protocol::{Assignment, Subscription};
 use tidemill_net::kafka::create_topics::{CreatableTopic, CreateTopicsRequest};
 use tidemill_net::kafka::delete_groups::DeleteGroupsRequest;
 use tidemill_net::kafka::describe_groups::DescribeGroupsRequest;
@@ -37,6 +39,7 @@ use tidemill_net::kafka::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchResponseTopic,
 };
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment};
+use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
 use tidemill_record::TopicId;
 
@@ -492,4 +495,91 @@ fn the_newer_kind_is_told_from_the_classic_one() {
     assert_eq!(told, [ErrorCode::GroupIdNotFound, ErrorCode::None]);
     let listed = wire.list(&[], &["Consumer"]);
     assert_eq!((listed.len(), listed[0].group_type.as_str()), (1, "consumer"));
+}
+
+/// A group that is read with both protocols: tools see it as one of the newer kind, with members of
+/// either, and the last newer member leaves a classic group behind.
+#[test]
+fn a_group_is_read_with_both_protocols() {
+    let (_broker, mut wire, _) = scene("wire-both");
+    let group = "both";
+    let said = Subscription { topics: vec![TOPIC.to_owned()], ..Subscription::default() };
+    let join_as = |member: &str| {
+        let mut join = join(group, member);
+        join.protocols[0].metadata = said.encode(1);
+        join
+    };
+    let named = wire.ask(9, &join_as("")).member_id;
+    let joined = wire.ask(9, &join_as(&named));
+    assert_eq!((joined.error_code, &joined.leader), (ErrorCode::None, &named));
+    let all = TopicPartitions { topic: TOPIC.to_owned(), partitions: vec![0, 1] };
+    let share = Assignment { assigned_partitions: vec![all], user_data: None };
+    let sync_as = |generation_id: i32, assignments: Vec<SyncGroupRequestAssignment>| {
+        let (group_id, member_id) = (group.to_owned(), named.clone());
+        SyncGroupRequest { group_id, member_id, generation_id, assignments, ..Default::default() }
+    };
+    let share =
+        SyncGroupRequestAssignment { member_id: named.clone(), assignment: share.encode(1) };
+    assert_eq!(
+        wire.ask(5, &sync_as(joined.generation_id, vec![share])).error_code,
+        ErrorCode::None
+    );
+
+    let newer = ConsumerGroupHeartbeatRequest {
+        group_id: group.to_owned(),
+        member_id: "n".to_owned(),
+        rebalance_timeout_ms: 10_000,
+        subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
+        topic_partitions: Some(Vec::new()),
+        ..ConsumerGroupHeartbeatRequest::default()
+    };
+    let upgraded = wire.ask(1, &newer);
+    assert_eq!((upgraded.error_code, upgraded.member_epoch), (ErrorCode::None, 2));
+    assert!(upgraded.assignment.unwrap().topic_partitions.is_empty(), "the other one reads all");
+    assert_eq!(wire.beat(group, &joined), ErrorCode::RebalanceInProgress);
+    let joined = wire.ask(9, &join_as(&named));
+    assert_eq!((joined.error_code, joined.generation_id), (ErrorCode::None, 2));
+    assert_eq!((&*joined.leader, joined.protocol_name.as_deref()), ("", Some("range")));
+    let synced = wire.ask(5, &sync_as(2, Vec::new()));
+    let told = Assignment::decode(&synced.assignment).unwrap().assigned_partitions;
+    assert_eq!((told.len(), told[0].partitions.len()), (1, 1));
+    let alive = ConsumerGroupHeartbeatRequest { member_epoch: 2, ..newer };
+    let share = wire.ask(1, &alive).assignment.unwrap();
+    assert_eq!(share.topic_partitions[0].partitions, [1 - told[0].partitions[0]]);
+    // The version says nothing of a classic member's kind of group.
+    for version in [8, 9] {
+        let request = OffsetCommitRequest {
+            group_id: group.to_owned(),
+            generation_id_or_member_epoch: 2,
+            member_id: named.clone(),
+            topics: vec![named_topic()],
+            ..OffsetCommitRequest::default()
+        };
+        let told = wire.ask(version, &request).topics[0].partitions[0].error_code;
+        assert_eq!(told, ErrorCode::None);
+    }
+
+    let ids = vec![group.to_owned()];
+    let request = ConsumerGroupDescribeRequest { group_ids: ids.clone(), ..Default::default() };
+    for (version, newer, classic) in [(1, 1, 0), (0, -1, -1)] {
+        let members = wire.ask(version, &request).groups.remove(0).members;
+        let types: BTreeMap<String, i8> =
+            members.into_iter().map(|member| (member.member_id, member.member_type)).collect();
+        assert_eq!(types, [("n".to_owned(), newer), (named.clone(), classic)].into());
+    }
+    let request = DescribeGroupsRequest { groups: ids, ..Default::default() };
+    assert_eq!(wire.ask(6, &request).groups[0].error_code, ErrorCode::GroupIdNotFound);
+    assert_eq!(wire.list(&[], &["consumer"]).len(), 1);
+
+    let leaves = ConsumerGroupHeartbeatRequest { member_epoch: -1, ..alive };
+    assert_eq!(wire.ask(1, &leaves).error_code, ErrorCode::None);
+    assert_eq!(wire.ask(6, &request).groups[0].group_state, "PreparingRebalance");
+    assert_eq!(wire.beat(group, &joined), ErrorCode::RebalanceInProgress);
+    let joined = wire.ask(9, &join_as(&named));
+    assert_eq!((joined.generation_id, &joined.leader), (3, &named), "it shares out again");
+    assert_eq!(wire.list(&[], &["classic"]).len(), 1);
+}
+
+fn named_topic() -> OffsetCommitRequestTopic {
+    named(TOPIC, vec![offset(0, 1)])
 }

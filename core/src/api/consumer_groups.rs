@@ -168,6 +168,7 @@ fn described(group_id: String, description: ConsumerDescription) -> DescribedCon
 fn described_member(member: ConsumerMemberDescription) -> ConsumerGroupMember {
     let text = |text: Arc<str>| text.to_string();
     let wants = member.wants;
+    let speaks_classic = wants.classic.is_some();
     ConsumerGroupMember {
         member_id: text(member.member),
         instance_id: wants.instance.map(text),
@@ -179,7 +180,7 @@ fn described_member(member: ConsumerMemberDescription) -> ConsumerGroupMember {
         subscribed_topic_regex: wants.regex.map(text),
         assignment: described_assignment(member.assigned),
         target_assignment: described_assignment(member.target),
-        member_type: member_type::CONSUMER,
+        member_type: if speaks_classic { member_type::CLASSIC } else { member_type::CONSUMER },
     }
 }
 

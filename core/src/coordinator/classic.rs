@@ -16,6 +16,7 @@
 //! This file holds the state and what clients ask; [`rebalance`] how a generation ends and begins.
 //! Start reading at [`Classic::join`].
 
+mod migration;
 mod rebalance;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,15 +138,19 @@ impl Classic {
         }
     }
 
-    fn to_record(&self, group: &Arc<str>) -> Record {
+    pub(super) fn to_record(&self, group: &Arc<str>) -> Record {
         Record::Group { group: Arc::clone(group), state: self.to_state() }
     }
 
-    /// The state was replayed, and from now on the members are expected to speak up.
+    /// The state was replayed, or comes from another kind: from now on the members are expected to
+    /// speak up, and to share out if nobody has led them.
     pub(super) fn loaded(&mut self, decision: &mut Decision<'_>) {
         for (id, member) in &mut self.members {
             let (now, timeout) = (decision.times.now, member.session_timeout);
             member.session.touch(now, timeout, decision.group, id, decision.timers);
+        }
+        if self.phase == Phase::Stable && self.leader.is_none() {
+            self.prepare(decision);
         }
     }
 

@@ -14,12 +14,18 @@
 //! All of [`Consumer`] outlives the process, and changes only by [`Consumer::replay`]: a decision
 //! works on a copy, which takes the place of the original when its records are durable.
 //!
+//! Members that speak the classic protocol may be among the others ([`super::migration`]): what they
+//! ask is in [`classic_members`].
+//!
 //! This file holds the state; [`heartbeat`] what members ask. Start reading there.
 
+mod classic_members;
 mod heartbeat;
+mod migration;
 mod reconcile;
 
 pub(super) use heartbeat::Refusal;
+pub(super) use migration::Upgraded;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,7 +40,8 @@ use tidemill_replication::metadata::{Image, Topic};
 
 use super::assignment::{Assignor, Partitions};
 use super::decision::Decision;
-use super::record::{ConsumerRecord, Current, Record, State, Subscription};
+use super::member::said_bytes;
+use super::record::{ClassicMember, ConsumerRecord, Current, Record, State, Subscription};
 use super::request::{
     Commit, ConsumerDescription, ConsumerMemberDescription, Listed, MemberId, SharedPartitions,
 };
@@ -69,7 +76,8 @@ struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     sessions: Sessions,
-    /// Members that are to give something up, and the epoch they were in when they were told.
+    /// Members that are to give something up, and the epoch they were in when they were told; classic
+    /// members that are to join or to sync.
     revocations: BTreeMap<MemberId, (TimerId, i32)>,
     /// The metadata it was last compared with.
     seen: Option<u64>,
@@ -95,8 +103,15 @@ impl Watch {
         }
     }
 
-    fn touch(&mut self, member: &MemberId, decision: &mut Decision<'_>) {
-        let own = decision.set_ms("consumer.session.timeout.ms").map(Duration::from_millis);
+    /// A member lives; a classic one has a session of its own.
+    fn touch(
+        &mut self,
+        member: &MemberId,
+        classic: Option<&ClassicMember>,
+        decision: &mut Decision<'_>,
+    ) {
+        let of_group = || decision.set_ms("consumer.session.timeout.ms").map(Duration::from_millis);
+        let own = classic.map(ClassicMember::session).or_else(of_group);
         let timeout = own.unwrap_or(decision.rules.consumer_session);
         self.sessions.touch(member, timeout, decision);
     }
@@ -105,6 +120,11 @@ impl Watch {
         if self.revocations.get(id).is_some_and(|(_, epoch)| *epoch == member.has.epoch) {
             return;
         }
+        self.await_step(id, member, decision);
+    }
+
+    /// A member has its rebalance timeout from now on for its next step.
+    fn await_step(&mut self, id: &MemberId, member: &Member, decision: &mut Decision<'_>) {
         self.stop_revocation(id, decision.timers);
         let ms = u64::try_from(member.wants.rebalance_ms).unwrap_or(0);
         let at = decision.times.now.after(Duration::from_millis(ms));
@@ -177,7 +197,9 @@ impl Consumer {
         let members = self.members.values().map(|member| {
             let wants = &member.wants;
             let topics: usize = wants.topics.iter().map(|topic| topic.len() + 16).sum();
-            size_of::<Member>() + wants.client_id.len() + wants.client_host.len() + topics
+            let classic = wants.classic.as_ref();
+            let said = classic.map_or(0, |classic| said_bytes(&classic.protocols));
+            size_of::<Member>() + wants.client_id.len() + wants.client_host.len() + topics + said
         });
         let targets = self.targets.values().map(|share| bytes_of(share));
         members.sum::<usize>() + targets.sum::<usize>() + 64 * self.held.len()
@@ -190,7 +212,7 @@ impl Consumer {
         watch.seen = None;
         for (id, member) in &self.members {
             if !watch.sessions.has(id) {
-                watch.touch(id, decision);
+                watch.touch(id, member.wants.classic.as_ref(), decision);
             }
             if member.has.state == State::Unrevoked {
                 watch.await_revocation(id, member, decision);
@@ -325,10 +347,10 @@ impl Consumer {
         if commit.who.generation < 0 && self.members.is_empty() {
             return Ok(());
         }
-        if !self.members.contains_key(&commit.who.member) {
+        let Some(member) = self.members.get(&commit.who.member) else {
             return Err(ErrorCode::UnknownMemberId);
-        }
-        if !commit.knows_epochs {
+        };
+        if !commit.knows_epochs && member.wants.classic.is_none() {
             return Err(ErrorCode::UnsupportedVersion);
         }
         self.check_epoch(&commit.who.member, commit.who.generation)
@@ -345,8 +367,9 @@ impl Consumer {
     fn check_epoch(&self, member: &str, epoch: i32) -> Result<(), ErrorCode> {
         match self.members.get(member) {
             None => Err(ErrorCode::UnknownMemberId),
-            Some(member) if member.has.epoch != epoch => Err(ErrorCode::StaleMemberEpoch),
-            Some(_) => Ok(()),
+            Some(member) if member.has.epoch == epoch => Ok(()),
+            Some(member) if member.wants.classic.is_some() => Err(ErrorCode::IllegalGeneration),
+            Some(_) => Err(ErrorCode::StaleMemberEpoch),
         }
     }
 

@@ -11,6 +11,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_replication::metadata::Image;
 
 use super::Rules;
+use super::classic::Classic;
 use super::consumer::Consumer;
 use super::record::Record;
 use super::request::{Joined, MemberId, Reply, Synced};
@@ -44,6 +45,8 @@ pub(super) struct Decision<'a> {
 /// What a group is to be.
 #[derive(Debug)]
 pub(super) enum Becomes {
+    /// Of the classic kind again, with members.
+    Classic(Box<Classic>),
     Consumer(Box<Consumer>),
     Share(Box<Share>),
 }
@@ -57,7 +60,7 @@ pub(super) struct Outcome {
     pub(super) if_refused: IfRefused,
     /// The end of the transaction with this number is written with it.
     pub(super) ends_transaction: Option<u64>,
-    /// What the group is once the records are durable, if it is not of the classic kind.
+    /// What the group is once the records are durable, if that is not what was changed at once.
     pub(super) becomes: Option<Becomes>,
     /// The group is gone once the records are durable.
     pub(super) ends: bool,

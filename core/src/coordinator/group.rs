@@ -12,7 +12,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::ProducerId;
 
 use super::classic::Classic;
-use super::consumer::{Consumer, Watch};
+use super::consumer::{Consumer, Upgraded, Watch};
 use super::decision::{Becomes, Decision};
 use super::offsets::{self, Offsets, PendingKey, UnusedSince};
 use super::record::{ConsumerRecord, GroupState, Record, ShareRecord};
@@ -219,6 +219,10 @@ impl Group {
                 classic.end(timers);
             }
             self.kind = match becomes {
+                Becomes::Classic(classic) => {
+                    self.watch.end(timers);
+                    Kind::Classic(classic)
+                }
                 Becomes::Consumer(consumer) => Kind::Consumer(consumer),
                 Becomes::Share(share) => Kind::Share(share),
             };
@@ -229,7 +233,8 @@ impl Group {
     pub(super) fn write_failed(&mut self, shares: bool, decision: &mut Decision<'_>) {
         match &mut self.kind {
             Kind::Classic(classic) if shares => classic.share_out_failed(decision),
-            Kind::Classic(_) => {}
+            // Members of the newer kind that it was to get are not there.
+            Kind::Classic(_) => self.watch.end(decision.timers),
             Kind::Consumer(consumer) => consumer.expect_all(&mut self.watch, decision),
             Kind::Share(share) => share.expect_all(&mut self.share_watch, decision),
         }
@@ -342,13 +347,25 @@ impl Group {
             (Kind::Classic(classic), Request::Leave(leave)) => {
                 Reply::Left(classic.leave(&leave, decision))
             }
-            // Members of the newer kind do not share out among themselves.
-            (Kind::Consumer(_) | Kind::Share(_), Request::Join(join)) => {
+            (Kind::Consumer(consumer), Request::Join(join)) => {
+                return consumer.join(&join, reply_to, &mut self.watch, decision);
+            }
+            (Kind::Consumer(consumer), Request::Sync(sync)) => {
+                Reply::Synced(Box::new(consumer.sync(&sync, &mut self.watch, decision)))
+            }
+            (Kind::Consumer(consumer), Request::Heartbeat(heartbeat)) => {
+                Reply::Alive(consumer.classic_heartbeat(&heartbeat, &mut self.watch, decision))
+            }
+            (Kind::Consumer(consumer), Request::Leave(leave)) => {
+                Reply::Left(consumer.leave_classic(&leave, &mut self.watch, decision))
+            }
+            // Nobody shares out what all read.
+            (Kind::Share(_), Request::Join(join)) => {
                 let error = ErrorCode::InconsistentGroupProtocol;
                 Reply::Joined(Box::new(Joined::refused(error, &join.member)))
             }
             (
-                Kind::Consumer(_) | Kind::Share(_),
+                Kind::Share(_),
                 request @ (Request::Sync(_) | Request::Heartbeat(_) | Request::Leave(_)),
             ) => request.of_unknown_group(),
             (_, Request::ShareHeartbeat(heartbeat)) => self.share_heartbeat(&heartbeat, decision),
@@ -435,12 +452,12 @@ impl Group {
         asked: &ConsumerHeartbeat,
         decision: &mut Decision<'_>,
     ) -> Reply {
-        let unknown = || (ErrorCode::GroupIdNotFound, "it is no consumer group".to_owned());
         let nobody = Consumer::default();
         let consumer = match &self.kind {
             Kind::Consumer(consumer) => consumer,
             Kind::Classic(classic) if classic.is_empty() && asked.joins() => &nobody,
-            Kind::Classic(_) | Kind::Share(_) => return Reply::Heard(Err(unknown())),
+            Kind::Classic(_) if asked.joins() => return self.upgrade(asked, decision),
+            Kind::Classic(_) | Kind::Share(_) => return no_consumer_group(asked),
         };
         if self.remembered.is_some() {
             let group = Arc::clone(decision.group);
@@ -453,6 +470,45 @@ impl Group {
             (refusal.error, refusal.message)
         });
         Reply::Heard(heard)
+    }
+
+    /// A member of the newer kind joins a classic group: with it, the group becomes of that kind.
+    fn upgrade(&mut self, asked: &ConsumerHeartbeat, decision: &mut Decision<'_>) -> Reply {
+        let Kind::Classic(classic) = &mut self.kind else { return no_consumer_group(asked) };
+        if !decision.rules.upgrades || !classic.can_upgrade() {
+            return no_consumer_group(asked);
+        }
+        let group = decision.group;
+        let upgraded = match Upgraded::of(classic, group, decision.image) {
+            Ok(upgraded) => upgraded,
+            Err(error) => {
+                tracing::info!(group = &**group, %error, "what its members said cannot be read");
+                return no_consumer_group(asked);
+            }
+        };
+        let mut records = upgraded.records;
+        if self.remembered.is_some() {
+            // Behind the epoch, which carries its generation on.
+            records.insert(1, Record::GroupRemoved { group: Arc::clone(group) });
+        }
+        decision.outcome.records = records;
+        match upgraded.group.heartbeat(asked, &mut self.watch, decision) {
+            Err(refusal) => {
+                decision.outcome.records.clear();
+                Reply::Heard(Err((refusal.error, refusal.message)))
+            }
+            Ok(heard) => {
+                tracing::info!(group = &**group, epoch = heard.epoch, "a group is upgraded");
+                let becomes = decision.outcome.becomes.take();
+                if let Some(Becomes::Consumer(consumer)) = &becomes {
+                    consumer.expect_all(&mut self.watch, decision);
+                }
+                assert!(becomes.is_some(), "somebody who speaks the newer protocol has come");
+                decision.outcome.becomes = becomes;
+                classic.interrupt(decision);
+                Reply::Heard(Ok(heard))
+            }
+        }
     }
 
     fn share_heartbeat(&mut self, asked: &ShareHeartbeat, decision: &mut Decision<'_>) -> Reply {
@@ -546,7 +602,13 @@ impl Group {
             Kind::Classic(_) => {
                 outcome.records.push(Record::GroupRemoved { group: Arc::clone(group) });
             }
-            Kind::Consumer(_) => outcome.records.extend(Consumer::removal(group)),
+            Kind::Consumer(_) => {
+                // A crash may have come when only the first record of its upgrade was there.
+                if self.remembered.is_some() {
+                    outcome.records.push(Record::GroupRemoved { group: Arc::clone(group) });
+                }
+                outcome.records.extend(Consumer::removal(group));
+            }
             Kind::Share(_) => outcome.records.push(Share::removal(group)),
         }
         outcome.blocks = true;
@@ -651,6 +713,11 @@ impl Group {
         });
         itself.into_iter().chain(members).chain(offsets).chain(pending)
     }
+}
+
+fn no_consumer_group(asked: &ConsumerHeartbeat) -> Reply {
+    let message = format!("Group {} is not a consumer group.", asked.group);
+    Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
 }
 
 /// Writes the offsets that may be kept, in a producer's transaction if there is one, and tells of

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::migration::Migrant;
 use super::record::MemberState;
 use super::request::{Join, MemberDescription, MemberId, Protocol};
 use super::session::Session;
@@ -66,6 +67,12 @@ impl Member {
             is_new: false,
             session: Session::default(),
         }
+    }
+
+    /// As it comes from a group of the newer kind.
+    pub(super) fn from_migrant(migrant: Migrant) -> Self {
+        let Migrant { state, protocols } = migrant;
+        Self { protocols: each_once(&protocols), ..Self::from_state(state, None) }
     }
 
     pub(super) fn to_state(&self, id: &MemberId, protocol: Option<&str>) -> MemberState {

@@ -32,6 +32,7 @@ mod consumer;
 mod decision;
 mod group;
 mod member;
+mod migration;
 pub mod offsets;
 pub mod record;
 pub mod request;
@@ -49,7 +50,7 @@ use tidemill_record::ProducerId;
 use tidemill_runtime::edge::Instant;
 
 use self::concerned::Concerned;
-use self::decision::{Decision, IfRefused, Outcome};
+use self::decision::{Becomes, Decision, IfRefused, Outcome};
 use self::group::{Event, Group, Part};
 use self::record::Record;
 use self::request::{ByTopic, FetchOffsets, List, Listed, Reply, Request};
@@ -70,6 +71,11 @@ pub struct Rules {
     pub new_member_timeout: Duration,
     /// `group.consumer.session.timeout.ms`
     pub consumer_session: Duration,
+    /// Classic groups become ones of the newer kind under their members
+    /// (`group.consumer.migration.policy`).
+    pub upgrades: bool,
+    /// Groups of the newer kind become classic ones under their members.
+    pub downgrades: bool,
     /// The largest record about one group.
     pub record_bytes_max: usize,
     /// `offset.metadata.max.bytes`
@@ -288,6 +294,7 @@ impl Coordinate for Coordinator {
     fn written(&mut self, write: Write, now: Now<'_>) {
         let Write { group, records, outcome } = write;
         let Outcome { replies, blocks, becomes, ends, ends_transaction, .. } = outcome;
+        let is_classic_again = matches!(becomes, Some(Becomes::Classic(_)));
         if let Some(entry) = self.groups.get_mut(&group) {
             let mut producers: Vec<ProducerId> =
                 records.iter().filter_map(Record::producer).collect();
@@ -303,6 +310,9 @@ impl Coordinate for Coordinator {
         self.replies.extend(replies);
         if let Some(number) = ends_transaction {
             self.transaction_ended(number, None);
+        }
+        if is_classic_again {
+            self.decide(&group, now, Group::loaded);
         }
         if ends {
             self.remove(&group, now);

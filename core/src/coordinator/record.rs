@@ -16,7 +16,7 @@ mod share;
 
 use std::sync::Arc;
 
-pub use consumer::{ConsumerRecord, Current, State, Subscription};
+pub use consumer::{ClassicMember, ConsumerRecord, Current, State, Subscription};
 pub use share::{ShareRecord, ShareSubscription};
 
 use bytes::{Bytes, BytesMut};

@@ -6,6 +6,7 @@
 mod committing;
 mod consuming;
 mod joining;
+mod migrating;
 mod sharing;
 mod statics;
 mod transacting;
@@ -69,6 +70,8 @@ fn rules() -> Rules {
         members_max: 1000,
         new_member_timeout: Duration::from_mins(5),
         consumer_session: SESSION,
+        upgrades: true,
+        downgrades: true,
         record_bytes_max: 1 << 20,
         offset_metadata_bytes_max: 100,
         offsets_retention_ms: RETENTION.as_millis() as i64,

@@ -51,6 +51,14 @@ pub(super) static GROUPS: &[Setting] = &[
         "How often members of such a group are asked to say that they live.",
     ),
     setting(
+        "group.consumer.migration.policy",
+        Kind::Choice(&["bidirectional", "upgrade", "downgrade", "disabled"]),
+        "bidirectional",
+        "Whether a group changes its kind under its members: from the classic protocol to the newer \
+         one when the first member that speaks it joins (upgrade), and back when the last one has \
+         gone (downgrade). Groups without members always do.",
+    ),
+    setting(
         "group.consumer.min.session.timeout.ms",
         millis(1, I32_MAX),
         "45000",

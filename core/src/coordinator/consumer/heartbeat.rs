@@ -40,24 +40,24 @@ fn refuse<T>(error: ErrorCode, message: impl Into<String>) -> Result<T, Refusal>
 }
 
 /// A copy of a group that is being changed, and the records that change it.
-struct Draft {
-    group: Consumer,
-    changes: Vec<ConsumerRecord>,
+pub(super) struct Draft {
+    pub(super) group: Consumer,
+    pub(super) changes: Vec<ConsumerRecord>,
 }
 
 impl Draft {
-    fn of(group: &Consumer) -> Self {
+    pub(super) fn of(group: &Consumer) -> Self {
         Self { group: group.clone(), changes: Vec::new() }
     }
 
     /// Changes the copy as the record will change the group.
-    fn write(&mut self, change: ConsumerRecord) {
+    pub(super) fn write(&mut self, change: ConsumerRecord) {
         self.group.replay(&change);
         self.changes.push(change);
     }
 
     /// Has the group changed when the records are durable; nothing else happens to it until then.
-    fn finish(self, decision: &mut Decision<'_>) {
+    pub(super) fn finish(self, decision: &mut Decision<'_>) {
         if self.changes.is_empty() {
             return;
         }
@@ -152,7 +152,7 @@ impl Consumer {
         let image = decision.image;
         let seen = Some(image.records_replayed());
         if let Some(heard) = self.nothing_new(asked, watch.seen == seen) {
-            watch.touch(&asked.member, decision);
+            watch.touch(&asked.member, None, decision);
             return Ok(Heard { heartbeat_ms: decision.set_ms(HEARTBEAT), ..heard });
         }
         let mut draft = Draft::of(self);
@@ -169,7 +169,7 @@ impl Consumer {
 
         // The next heartbeat compares, and finds that the pattern counts by then.
         watch.seen = seen.filter(|_| !is_early);
-        watch.touch(&id, decision);
+        watch.touch(&id, None, decision);
         let member = &draft.group.members[&id];
         if member.has.state == State::Unrevoked {
             watch.await_revocation(&id, member, decision);
@@ -219,18 +219,17 @@ impl Consumer {
             None => self.known(&asked.member)?,
             Some(instance) => self.known_static(&asked.member, instance)?,
         };
-        let mut draft = Draft::of(self);
         if asked.epoch == AWAY {
+            let mut draft = Draft::of(self);
             let has = Current { epoch: AWAY, revoking: Partitions::new(), ..member.has.clone() };
             draft.write(ConsumerRecord::Current(Arc::clone(&asked.member), Some(has)));
             watch.stop_revocation(&asked.member, decision.timers);
+            draft.finish(decision);
         } else {
-            draft.remove(&asked.member, decision.image);
-            watch.forget(&asked.member, decision.timers);
+            self.expel(&asked.member, watch, decision);
         }
         let heartbeat_ms = decision.set_ms(HEARTBEAT);
         let member = Arc::clone(&asked.member);
-        draft.finish(decision);
         Ok(Heard { member, epoch: asked.epoch, heartbeat_ms, assignment: None })
     }
 
@@ -243,7 +242,7 @@ impl Consumer {
         decision: &mut Decision<'_>,
     ) {
         if watch.sessions.is_over(timer, id, decision) {
-            self.fence(id, watch, decision);
+            self.expel(id, watch, decision);
         }
     }
 
@@ -261,16 +260,22 @@ impl Consumer {
         watch.revocations.remove(id);
         let group = decision.group;
         tracing::info!(group = &**group, member = &**id, "a member of a group gives nothing up");
-        self.fence(id, watch, decision);
+        self.expel(id, watch, decision);
     }
 
-    fn fence(&self, id: &MemberId, watch: &mut Watch, decision: &mut Decision<'_>) {
+    /// A member is out; what it had goes to others.
+    fn expel(&self, id: &MemberId, watch: &mut Watch, decision: &mut Decision<'_>) {
         watch.forget(id, decision.timers);
-        if self.members.contains_key(id) {
-            let mut draft = Draft::of(self);
-            draft.remove(id, decision.image);
-            draft.finish(decision);
+        if !self.members.contains_key(id) {
+            return;
         }
+        let mut draft = Draft::of(self);
+        draft.forget(id);
+        if let Some(classic) = draft.group.downgraded(decision) {
+            return Draft::finish_as(classic, self, decision);
+        }
+        draft.next_epoch_if(true, None, decision.image);
+        draft.finish(decision);
     }
 
     fn known(&self, id: &MemberId) -> Result<&Arc<Member>, Refusal> {
@@ -319,7 +324,9 @@ impl Draft {
         let before = asked.instance.as_ref().and_then(|i| self.group.statics.get(i)).cloned();
         match before {
             Some(old) if old != id => {
-                if self.group.members[&old].has.epoch != AWAY {
+                let owner = &self.group.members[&old];
+                // One that spoke the classic protocol does not say that it will be back.
+                if owner.has.epoch != AWAY && owner.wants.classic.is_none() {
                     let message = format!(
                         "Static member {id} cannot join the group because the instance id is owned \
                          by {old} member."
@@ -339,7 +346,7 @@ impl Draft {
     }
 
     /// A static member is back under another name: it has the share it had.
-    fn replace(&mut self, old: &MemberId, new: &MemberId) {
+    pub(super) fn replace(&mut self, old: &MemberId, new: &MemberId) {
         let member = Arc::clone(&self.group.members[old]);
         let share = self.group.targets.get(old).map(|share| (**share).clone());
         self.forget(old);
@@ -349,16 +356,10 @@ impl Draft {
         self.write(ConsumerRecord::Current(Arc::clone(new), Some(has)));
     }
 
-    fn forget(&mut self, id: &MemberId) {
+    pub(super) fn forget(&mut self, id: &MemberId) {
         self.write(ConsumerRecord::Current(Arc::clone(id), None));
         self.write(ConsumerRecord::Target(Arc::clone(id), None));
         self.write(ConsumerRecord::Member(Arc::clone(id), None));
-    }
-
-    /// A member is out; what it had goes to others.
-    fn remove(&mut self, id: &MemberId, image: &Image) {
-        self.forget(id);
-        self.next_epoch_if(true, None, image);
     }
 
     /// The member wants what it says now. True if that is other topics.
@@ -375,7 +376,7 @@ impl Draft {
     }
 
     /// Enters the next epoch if that is `due`, or the topics that are read have changed.
-    fn next_epoch_if(&mut self, due: bool, early: Option<&MemberId>, image: &Image) {
+    pub(super) fn next_epoch_if(&mut self, due: bool, early: Option<&MemberId>, image: &Image) {
         let hash = self.group.hash_topics(early, image);
         if due || hash != self.group.topics_hash {
             let epoch = self.group.epoch.checked_add(1).unwrap_or(1);
@@ -384,7 +385,7 @@ impl Draft {
     }
 
     /// Makes the shares of this epoch, if they are not made.
-    fn share_out(&mut self, early: Option<&MemberId>, image: &Image) {
+    pub(super) fn share_out(&mut self, early: Option<&MemberId>, image: &Image) {
         if self.group.assignment_epoch == self.group.epoch {
             return;
         }
@@ -412,7 +413,7 @@ impl Draft {
     }
 
     /// The member takes its next step.
-    fn reconcile(&mut self, id: &MemberId, owned: Option<&Partitions>) {
+    pub(super) fn reconcile(&mut self, id: &MemberId, owned: Option<&Partitions>) {
         let none = Partitions::new();
         let group = &self.group;
         let share = group.targets.get(id).map_or(&none, |share| share);
@@ -475,5 +476,6 @@ fn updated(before: &Subscription, asked: &ConsumerHeartbeat) -> Subscription {
     }
     wants.client_id = Arc::clone(&asked.client_id);
     wants.client_host = Arc::clone(&asked.client_host);
+    wants.classic = None;
     wants
 }

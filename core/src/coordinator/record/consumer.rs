@@ -11,12 +11,13 @@
 //! Values are version 0 in the flexible form: compact lengths, and tagged fields at each end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::BytesMut;
-use tidemill_net::cursor::{Reader, Writer};
+use bytes::{Bytes, BytesMut};
+use tidemill_net::cursor::{Reader, WireError, Writer};
 
 use crate::coordinator::assignment::Partitions;
-use crate::coordinator::request::MemberId;
+use crate::coordinator::request::{MemberId, Protocol};
 use crate::coordinator_log::{DecodeError, open_value};
 
 /// Of the group.
@@ -33,6 +34,8 @@ pub(super) const CURRENT_KEY: i16 = 8;
 const VALUE: i16 = 0;
 /// The tag of the hash of topics (KIP-1101).
 const HASH_TAG: u32 = 0;
+/// The tag of what a member that speaks the classic protocol has said.
+const CLASSIC_TAG: u32 = 0;
 
 /// One change; none means that it is gone.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +71,24 @@ pub struct Subscription {
     pub rebalance_ms: i32,
     /// Which assignor it asks for.
     pub assignor: Option<Arc<str>>,
+    /// What it said when it joined, if it speaks the classic protocol.
+    pub classic: Option<ClassicMember>,
+}
+
+/// A member that speaks the classic protocol in a group of the newer kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassicMember {
+    /// After how much silence it is taken for dead.
+    pub session_ms: i32,
+    /// What it can work with, the one it likes best first; there is at least one.
+    pub protocols: Vec<Protocol>,
+}
+
+impl ClassicMember {
+    /// How long it may be silent.
+    pub fn session(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.session_ms).unwrap_or(0))
+    }
 }
 
 impl Subscription {
@@ -199,7 +220,7 @@ impl ConsumerRecord {
 /// Reads one thing and the tagged fields behind it.
 fn ended<'a, T>(
     value: &mut Reader<'a>,
-    read: impl FnOnce(&mut Reader<'a>) -> Result<T, tidemill_net::cursor::WireError>,
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, WireError>,
 ) -> Result<T, DecodeError> {
     let found = read(value)?;
     value.skip_tagged_fields(true)?;
@@ -231,7 +252,37 @@ fn write_subscription(out: &mut Writer<'_>, subscription: &Subscription) {
     out.nullable_string(subscription.regex.as_deref(), true);
     out.i32(subscription.rebalance_ms);
     out.nullable_string(subscription.assignor.as_deref(), true);
-    out.tag_count(0, true);
+    let Some(classic) = &subscription.classic else { return out.tag_count(0, true) };
+    out.tag_count(1, true);
+    out.tagged_field(CLASSIC_TAG, |out| {
+        // It is there.
+        out.i8(1);
+        out.i32(classic.session_ms);
+        out.count(classic.protocols.len(), true);
+        for protocol in &classic.protocols {
+            out.string(&protocol.name, true);
+            out.nullable_bytes(Some(&protocol.metadata), true);
+            out.tag_count(0, true);
+        }
+        out.tag_count(0, true);
+    });
+}
+
+fn read_classic(value: &mut Reader<'_>) -> Result<Option<ClassicMember>, WireError> {
+    /// Two empty texts, no tags.
+    const PROTOCOL_BYTES_MIN: usize = 3;
+    if value.i8()? < 0 {
+        return Ok(None);
+    }
+    let mut classic = ClassicMember { session_ms: value.i32()?, protocols: Vec::new() };
+    for _ in 0..value.count(true, PROTOCOL_BYTES_MIN)? {
+        let name = value.string(true)?.into();
+        let metadata = value.nullable_bytes(true)?.unwrap_or_default();
+        classic.protocols.push(Protocol { name, metadata: Bytes::copy_from_slice(metadata) });
+        value.skip_tagged_fields(true)?;
+    }
+    value.skip_tagged_fields(true)?;
+    Ok(Some(classic))
 }
 
 fn read_subscription(value: &mut Reader<'_>) -> Result<Subscription, DecodeError> {
@@ -248,7 +299,13 @@ fn read_subscription(value: &mut Reader<'_>) -> Result<Subscription, DecodeError
     subscription.regex = value.nullable_string(true)?.map(Arc::from);
     subscription.rebalance_ms = value.i32()?;
     subscription.assignor = value.nullable_string(true)?.map(Arc::from);
-    value.skip_tagged_fields(true)?;
+    value.tagged_fields(true, |tag, value| {
+        if tag != CLASSIC_TAG {
+            return Ok(false);
+        }
+        subscription.classic = read_classic(value)?;
+        Ok(true)
+    })?;
     Ok(subscription)
 }
 
@@ -318,6 +375,18 @@ mod tests {
             regex: Some("v.*".into()),
             rebalance_ms: 300_000,
             assignor: Some("range".into()),
+            classic: None,
+        };
+        let protocols = [("range", b"\0\x01".as_slice()), ("own", b"")].map(|(name, said)| {
+            Protocol { name: name.into(), metadata: Bytes::copy_from_slice(said) }
+        });
+        let classic = ClassicMember { session_ms: 10_000, protocols: protocols.into() };
+        let of_classic = Subscription {
+            client_id: "c".into(),
+            topics: vec!["t".into()],
+            rebalance_ms: 300_000,
+            classic: Some(classic),
+            ..Subscription::default()
         };
         let current = Current {
             epoch: 5,
@@ -338,6 +407,7 @@ mod tests {
             ConsumerRecord::Target("m".into(), None),
             ConsumerRecord::Current("m".into(), Some(current)),
             ConsumerRecord::Current("m".into(), None),
+            ConsumerRecord::Member("m".into(), Some(of_classic)),
         ]
     }
 
@@ -363,6 +433,11 @@ mod tests {
         share.extend_from_slice(b"\x03\0\0\0\x01\0\0\0\x02\0\0");
         assert_eq!(written(7), (b"\0\x07\0\x01g\0\x01m".to_vec(), Some(share)));
         assert_eq!(written(10), (b"\0\x08\0\x01g\0\x01m".to_vec(), None));
+        // The last field of ConsumerGroupMemberMetadataValue is tagged, with a mark that it is there.
+        let mut member = b"\0\0\0\0\x02c\x01\x02\x02t\0\0\x04\x93\xe0\0".to_vec();
+        member.extend_from_slice(b"\x01\0\x17\x01\0\0\x27\x10\x03");
+        member.extend_from_slice(b"\x06range\x03\0\x01\0\x04own\x01\0\0");
+        assert_eq!(written(11).1, Some(member));
     }
 
     /// What is written is read back; what is cut off anywhere is an error, never a panic.

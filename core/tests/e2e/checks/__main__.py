@@ -19,6 +19,7 @@ CHECKS = {
     "compaction": "compaction",
     "compaction-load": "compaction_load",
     "kafka-groups": "kafka_groups",
+    "group-kinds": "group_kinds",
     "share": "share",
     "java-transactions": "java_transactions",
     "streams": "streams",

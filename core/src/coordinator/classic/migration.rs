@@ -1,0 +1,79 @@
+//! A classic group that becomes one of the newer kind, or was one: see [`crate::coordinator::migration`].
+
+use tidemill_net::kafka::ErrorCode;
+use tidemill_net::kafka::consumer_protocol::PROTOCOL_TYPE;
+
+use super::{Classic, Phase};
+use crate::coordinator::decision::Decision;
+use crate::coordinator::member::Member;
+use crate::coordinator::migration::Migrant;
+use crate::coordinator::request::MemberId;
+
+impl Classic {
+    /// Whether all its members are consumers, so that others than its leader can share out.
+    pub(in crate::coordinator) fn can_upgrade(&self) -> bool {
+        self.is_of_consumers()
+    }
+
+    /// Whether all members have their shares of this generation.
+    pub(in crate::coordinator) fn is_settled(&self) -> bool {
+        self.phase == Phase::Stable
+    }
+
+    /// The last generation that members were told of, or are waited for to make.
+    pub(in crate::coordinator) fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    /// Its members, with what they last said and were given.
+    pub(in crate::coordinator) fn migrants(&self) -> impl Iterator<Item = Migrant> {
+        self.members.iter().map(|(id, member)| {
+            let protocols = member.protocols().to_vec();
+            let chosen = self.protocol.as_ref().or(protocols.first().map(|first| &first.name));
+            Migrant { state: member.to_state(id, chosen.map(|name| &**name)), protocols }
+        })
+    }
+
+    /// A group of these members in this generation, with the shares they bring. Without a leader:
+    /// that is, it is to share out anew.
+    pub(in crate::coordinator) fn of_migrants(
+        migrants: Vec<Migrant>,
+        generation: i32,
+        now_ms: i64,
+    ) -> Self {
+        let mut group = Self {
+            phase: Phase::Stable,
+            since_ms: Some(now_ms),
+            protocol_type: Some(PROTOCOL_TYPE.into()),
+            generation,
+            ..Self::default()
+        };
+        for migrant in migrants {
+            let id = MemberId::clone(&migrant.state.member);
+            group.insert(id, Member::from_migrant(migrant));
+        }
+        group.protocol = Some(group.select_protocol().clone());
+        group.subscribed = group.find_subscribed();
+        group.leader = None;
+        group
+    }
+
+    /// What its members share stands: the first of them leads.
+    pub(in crate::coordinator) fn stands(&mut self) {
+        self.leader = self.members.keys().next().cloned();
+    }
+
+    /// Everybody who waits is told to join again.
+    pub(in crate::coordinator) fn interrupt(&mut self, decision: &mut Decision<'_>) {
+        let error = ErrorCode::RebalanceInProgress;
+        for (id, member) in &mut self.members {
+            if let Some(waiting) = member.joining.take() {
+                decision.refuse_join(waiting, error, id);
+            }
+            if let Some(waiting) = member.syncing.take() {
+                decision.refuse_sync(waiting, error);
+            }
+        }
+        self.joining = 0;
+    }
+}
