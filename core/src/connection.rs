@@ -423,7 +423,16 @@ impl Connection {
         }
     }
 
-    /// Answers nobody any more: what cannot be understood or fulfilled ends the connection.
+    /// A request that was taken cannot be understood, and is not answered.
+    pub fn give_up(&mut self, number: u64, budget: &mut Budget) {
+        let index = (number - self.first_slot) as usize;
+        let slot = self.slots.get_mut(index).expect("it was just opened");
+        let Reply::Working(held) = slot.reply else { unreachable!("nobody has answered it") };
+        budget.release_request(held);
+        slot.reply = Reply::Silent;
+    }
+
+    /// Answers nobody any more: nobody is there.
     pub fn break_off(&mut self) {
         if self.stage != Stage::Closing {
             self.incoming = BytesMut::new();

@@ -197,7 +197,7 @@ impl Shard {
         if produce.acks == Acks::None {
             self.reply(reply.slot, ended, Vec::new());
             if failed {
-                self.break_off(reply.slot);
+                self.drain(reply.slot);
             }
             return;
         }

@@ -108,6 +108,7 @@ impl Shard {
                         let is_named = connection.client_id.is_some();
                         if let Err(error) = self.dispatch(slot, is_named, frame, times) {
                             self.refuse(index, &error);
+                            self.connections[index].give_up(slot.number, &mut self.budget);
                             break;
                         }
                     }
@@ -122,11 +123,12 @@ impl Shard {
         requests
     }
 
-    /// The client's bytes cannot be answered: it is not listened to any more.
+    /// The client's bytes cannot be answered: it is not listened to any more, and gets the answers to
+    /// what it asked before.
     fn refuse(&mut self, index: usize, error: &dyn std::fmt::Display) {
         let connection = &mut self.connections[index];
         tracing::warn!(client = %connection.client, %error, "connection closed");
-        connection.break_off();
+        connection.drain();
     }
 
     /// Fills the slot of a request; no parts mean that the client expects no reply. `ended` is the
@@ -159,10 +161,11 @@ impl Shard {
         }
     }
 
-    /// Ends a connection because of what one of its requests led to (acks=0 that failed).
-    pub(crate) fn break_off(&mut self, slot: ReplySlot) {
+    /// Ends a connection because of what one of its requests led to (acks=0 that failed), once the
+    /// others are answered.
+    pub(crate) fn drain(&mut self, slot: ReplySlot) {
         if let Some(connection) = self.connection_mut(slot.connection) {
-            connection.break_off();
+            connection.drain();
             self.touched.push(slot.connection.index);
         }
     }

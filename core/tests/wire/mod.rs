@@ -3,6 +3,7 @@
 // Each test of the binary is a program of its own and uses some of this.
 #![allow(dead_code)]
 
+pub(crate) mod records;
 pub(crate) mod transactions;
 
 use std::io::{Read, Write};
