@@ -37,10 +37,17 @@ impl Home {
     pub(super) fn read(&mut self, id: TopicPartition, call: ReadCall, reply_to: ReplyTo) {
         let partition = &self.partitions[&id];
         let log = partition.log;
-        let diverging = call.last_fetched_epoch.and_then(|fetched| {
-            let end = self.storage.epoch_end(log, fetched)?;
-            (end.0 < fetched || end.1 < call.from).then_some(end)
-        });
+        let diverging = match call.last_fetched_epoch {
+            None => None,
+            Some(fetched) => match self.storage.epoch_end(log, fetched) {
+                Some(end) => (end.0 < fetched || end.1 < call.from).then_some(end),
+                // The reader has records of an epoch that this log has never seen.
+                None => {
+                    let answer = refused(ErrorCode::OffsetOutOfRange);
+                    return self.answers.push((reply_to, answer));
+                }
+            },
+        };
         let visible_end = self.visible_end(partition, call.read_committed);
         if diverging.is_some() {
             let answer = self.read_answer(id, &call, Vec::new(), diverging, false);
