@@ -9,8 +9,9 @@ use tidemill_net::kafka::delete_records::{
 };
 use tidemill_net::kafka::fetch::READ_COMMITTED;
 use tidemill_net::kafka::list_offsets::{
-    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
-    ListOffsetsTopicResponse,
+    EARLIEST, EARLIEST_LOCAL, EARLIEST_PENDING_UPLOAD, LATEST, LATEST_TIERED, ListOffsetsPartition,
+    ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListOffsetsTopicResponse, MAX_TIMESTAMP,
 };
 use tidemill_net::kafka::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
@@ -35,6 +36,18 @@ fn known_epoch(epoch: i32) -> Option<LeaderEpoch> {
     (0 <= epoch).then_some(LeaderEpoch(epoch))
 }
 
+/// From which version of ListOffsets on this may stand in place of a time.
+fn known_from(timestamp: i64) -> i16 {
+    match timestamp {
+        0.. | LATEST | EARLIEST => 0,
+        MAX_TIMESTAMP => 7,
+        EARLIEST_LOCAL => 8,
+        LATEST_TIERED => 9,
+        EARLIEST_PENDING_UPLOAD => 11,
+        _ => i16::MAX,
+    }
+}
+
 impl Shard {
     pub(crate) fn handle_list_offsets(
         &mut self,
@@ -55,7 +68,13 @@ impl Shard {
                 call: ask(partition),
             })
         });
-        let targets = self.targets(asked);
+        let mut targets = self.targets(asked);
+        let timestamps = request.topics.iter().flat_map(|topic| &topic.partitions);
+        for (target, partition) in targets.iter_mut().zip(timestamps) {
+            if reply.version < known_from(partition.timestamp) {
+                *target = Err(ErrorCode::UnsupportedVersion);
+            }
+        }
         let timeout_ms = request.timeout_ms;
         self.collect(reply, targets, Purpose::ListOffsets(request), timeout_ms, times);
     }
