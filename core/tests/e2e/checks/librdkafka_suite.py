@@ -43,6 +43,12 @@ PARTS = {
              "DeleteConsumerGroupOffsets", "AlterConsumerGroupOffsets",
              "ListConsumerGroupOffsets", "ListOffsets"],
 }
+# Not there in this way: the test asks it of groups of the older kind only.
+NOT_IN = {("consumer", "DescribeConsumerGroups")}
+# What each of these sees depends on a race within librdkafka, with Apache Kafka, too, as
+# docs/protocols/kafka.md tells: they must pass once in so many tries, alone and in this part.
+RACES = {"0001_multiobj": None, "0045_subscribe_many_updates": "do_test_subscribe_many_updates"}
+TRIES = 8
 # Play with sockets behind the library's back, which must not be done to those of other tests.
 ALONE = ["0049", "0075", "0076", "0086", "0088", "0094"]
 # Without topics that make themselves. Not in the newer kind's way, in which Apache Kafka fails them,
@@ -83,7 +89,8 @@ def check(run):
             only = {"TESTS": ",".join(BY_HAND)}
             passed += suite(run, by_hand, f"{way}-by-hand", environment | only,
                             ["-p1", "-s", "noautocreate", *options], failed)
-        parts = [(test, part) for test, parts in PARTS.items() for part in parts]
+        parts = [(test, part) for test, parts in PARTS.items() for part in parts
+                 if (way, part) not in NOT_IN]
         for test, part in parts:
             only = {"TESTS": test, "SUBTESTS": part}
             name = f"{way}-{test}-{part}"
@@ -108,13 +115,17 @@ def suite(run, broker, name, environment, options, failures):
     """
     ends = tests(run, broker, name, environment, options)
     failed = sorted(test for test, (end, _) in ends.items() if end == "FAILED")
-    if failed and "SUBTESTS" not in environment:
+    if "SUBTESTS" not in environment:
+        only = {name: value for name, value in environment.items() if name != "TESTS_SKIP"}
         for test in failed:
             run.say(f"{name}: {test} once more, alone: {ends[test][1]}")
-        only = {name: value for name, value in environment.items() if name != "TESTS_SKIP"}
-        only["TESTS"] = ",".join(test[:4] for test in failed)
-        # Where one fails again, the run may end before it tells of the others.
-        ends |= tests(run, broker, f"{name}-again", only, [*options, "-p1"])
+            part = RACES.get(test)
+            alone = only | {"TESTS": test[:4]} | ({"SUBTESTS": part} if part else {})
+            for tried in range(TRIES if test in RACES else 1):
+                again = tests(run, broker, f"{name}-again-{test}-{tried}", alone, [*options, "-p1"])
+                ends[test] = again.get(test, ends[test])
+                if ends[test][0] == "PASSED":
+                    break
         failed = [test for test in failed if ends[test][0] == "FAILED"]
     for test in failed:
         failures[f"{name} {test}"] = ends[test][1]
