@@ -70,6 +70,9 @@ pub(super) struct Consumer {
 struct Member {
     wants: Subscription,
     has: Current,
+    /// Since which of its epochs it has had each partition. Not remembered over a restart: then it
+    /// is the epoch in which the member was last written down, which is no earlier.
+    since: BTreeMap<(TopicId, i32), i32>,
 }
 
 /// What is waited for in a group of the newer kind, and what was looked at.
@@ -185,7 +188,13 @@ impl Consumer {
         for place in held_by(&has) {
             *self.held.entry(place).or_default() += 1;
         }
-        Arc::make_mut(member).has = has;
+        let member = Arc::make_mut(member);
+        // Whoever is away or joins comes back as somebody new.
+        let was_in = 0 < member.has.epoch;
+        let known = |place: &(TopicId, i32)| member.since.get(place).copied().filter(|_| was_in);
+        let since = held_by(&has).map(|place| (place, known(&place).unwrap_or(has.epoch)));
+        member.since = since.collect();
+        member.has = has;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -199,7 +208,8 @@ impl Consumer {
             let topics: usize = wants.topics.iter().map(|topic| topic.len() + 16).sum();
             let classic = wants.classic.as_ref();
             let said = classic.map_or(0, |classic| said_bytes(&classic.protocols));
-            size_of::<Member>() + wants.client_id.len() + wants.client_host.len() + topics + said
+            let client = wants.client_id.len() + wants.client_host.len();
+            size_of::<Member>() + client + topics + said + 32 * member.since.len()
         });
         let targets = self.targets.values().map(|share| bytes_of(share));
         members.sum::<usize>() + targets.sum::<usize>() + 64 * self.held.len()
@@ -342,8 +352,10 @@ impl Consumer {
         }
     }
 
-    /// Whether offsets may be committed in this name.
-    pub(super) fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+    /// Whether offsets may be committed in this name. A member that has not heard of its epoch yet
+    /// may commit in an earlier one what it has had since then (KIP-1251): whose heartbeats and
+    /// commits overtake each other is not fenced for that.
+    pub(super) fn check_commit(&self, commit: &Commit, image: &Image) -> Result<(), ErrorCode> {
         if commit.who.generation < 0 && self.members.is_empty() {
             return Ok(());
         }
@@ -353,7 +365,15 @@ impl Consumer {
         if !commit.knows_epochs && member.wants.classic.is_none() {
             return Err(ErrorCode::UnsupportedVersion);
         }
-        self.check_epoch(&commit.who.member, commit.who.generation)
+        let epoch = commit.who.generation;
+        let is_had = |topic: &str, number: i32| {
+            let since = image.topic_named(topic).and_then(|t| member.since.get(&(t.id, number)));
+            since.is_some_and(|since| *since <= epoch)
+        };
+        let mut offsets = commit.offsets.iter();
+        let is_allowed = epoch == member.has.epoch
+            || epoch < member.has.epoch && offsets.all(|(topic, number, _)| is_had(topic, *number));
+        if is_allowed { Ok(()) } else { Err(member.is_in_another_epoch()) }
     }
 
     /// Whether somebody may fetch offsets in this name; anybody may who gives none.
@@ -368,8 +388,7 @@ impl Consumer {
         match self.members.get(member) {
             None => Err(ErrorCode::UnknownMemberId),
             Some(member) if member.has.epoch == epoch => Ok(()),
-            Some(member) if member.wants.classic.is_some() => Err(ErrorCode::IllegalGeneration),
-            Some(_) => Err(ErrorCode::StaleMemberEpoch),
+            Some(member) => Err(member.is_in_another_epoch()),
         }
     }
 
@@ -410,6 +429,14 @@ impl Consumer {
 }
 
 impl Member {
+    /// How it is told that it names an epoch that it is not in.
+    fn is_in_another_epoch(&self) -> ErrorCode {
+        match self.wants.classic {
+            Some(_) => ErrorCode::IllegalGeneration,
+            None => ErrorCode::StaleMemberEpoch,
+        }
+    }
+
     /// Whether it has its share of this epoch, and others have theirs of what it had.
     fn is_settled(&self, assignment_epoch: i32) -> bool {
         self.has.state == State::Stable && self.has.epoch == assignment_epoch

@@ -375,7 +375,7 @@ impl Group {
             (kind, Request::Commit(commit)) => {
                 let allowed = match kind {
                     Kind::Classic(classic) => classic.check_commit(&commit, decision),
-                    Kind::Consumer(consumer) => consumer.check_commit(&commit),
+                    Kind::Consumer(consumer) => consumer.check_commit(&commit, decision.image),
                     Kind::Share(_) => Err(commit.unknown_group),
                 };
                 match allowed {
@@ -392,7 +392,7 @@ impl Group {
                     Kind::Share(_) => Err(commit.unknown_group),
                     _ if !is_named => Ok(()),
                     Kind::Classic(classic) => classic.check_commit(&commit, decision),
-                    Kind::Consumer(consumer) => consumer.check_commit(&commit),
+                    Kind::Consumer(consumer) => consumer.check_commit(&commit, decision.image),
                 };
                 // Producers know of groups what was known before the newer kind: any other error
                 // ends them for good, where this one makes them abort and go on.

@@ -418,6 +418,39 @@ fn commits_carry_the_members_epoch() {
     assert_eq!(scene.committed("t", 0), Some(5));
 }
 
+/// A member whose epoch has moved on without its hearing of it was fenced for what it committed
+/// meanwhile. It may commit what it has had since the epoch that it names (KIP-1251), and nothing else.
+#[test]
+fn an_earlier_epoch_commits_what_was_had_in_it() {
+    let (mut scene, mut readers) = Scene::of_readers(1);
+    let before = readers[0].epoch;
+    readers.push(Reader::new("m1"));
+    scene.settle_readers(&mut readers);
+    let [first, second] = &readers[..] else { unreachable!("two") };
+    let (kept, given_up) = (first.owns()[0], second.owns()[0]);
+    assert!(before < first.epoch);
+
+    let member = &first.member;
+    scene.commit(who(member, before), &[("t", kept, 5)]).unwrap();
+    assert_eq!(scene.committed("t", kept), Some(5));
+    let stale = Err(ErrorCode::StaleMemberEpoch);
+    assert_eq!(scene.commit(who(member, before), &[("t", given_up, 5)]), stale, "given up");
+    let both = [("t", kept, 6), ("t", given_up, 6)];
+    assert_eq!(scene.commit(who(member, before), &both), stale, "all or nothing");
+    assert_eq!(scene.commit(who(member, before - 1), &[("t", kept, 6)]), stale, "too early");
+    assert_eq!(scene.commit(who(member, first.epoch + 1), &[("t", kept, 6)]), stale, "too late");
+    let newcomer = scene.commit(who(&second.member, before), &[("t", given_up, 6)]);
+    assert_eq!(newcomer, stale, "it had nothing then");
+    assert_eq!(scene.committed("t", kept), Some(5));
+    assert_eq!(scene.committed("t", given_up), None);
+
+    // Since when it has had a partition is not written down: a restart makes it no earlier.
+    scene.crash();
+    let after = scene.commit(who(member, before), &[("t", given_up, 6)]);
+    assert_eq!(after, stale);
+    scene.commit(who(&readers[0].member, readers[0].epoch), &[("t", kept, 7)]).unwrap();
+}
+
 /// A crash loses nothing that a member was told: it goes on in its epoch, with its share.
 #[test]
 fn readers_survive_a_crash() {

@@ -213,8 +213,8 @@ fn a_group_is_upgraded_by_its_first_newer_member() {
         assert_eq!(first + second, 3, "{first} {second}");
         assert_eq!(newer[0].owns().len(), 1);
         scene.commit(who(&older[0].join.member, older[0].generation), &[("t", 0, 7)]).unwrap();
-        let stale = scene.commit(who(&older[0].join.member, 1), &[("t", 0, 8)]);
-        assert_eq!(stale, Err(ErrorCode::IllegalGeneration));
+        let stale = scene.commit(who(&older[0].join.member, 0), &[("t", 0, 8)]);
+        assert_eq!(stale, Err(ErrorCode::IllegalGeneration), "it had nothing then");
         assert_eq!(scene.committed("t", 0), Some(7));
         let types = scene.describe_consumer().members.into_iter();
         let types: Vec<bool> = types.map(|member| member.wants.classic.is_some()).collect();
