@@ -482,4 +482,6 @@ fn a_group_is_listed_described_reset_and_deleted() {
     assert_eq!(told(&["group", "list"]), serde_json::json!([]));
     let again = complaint(&[&["group", "delete", "readers"][..], &at[..]].concat());
     assert!(again.contains("there is no such group") && again.contains("fix:"), "{again}");
+    // What would help was told for the usual broker, where there may be none.
+    assert!(again.contains(&format!("`tidemill group list -b {}`", at[1])), "{again}");
 }

@@ -267,8 +267,9 @@ fn check_names(
     }
     match names.iter().find(|name| !known.iter().any(|config| config.name == **name)) {
         None => Ok(()),
-        Some(unknown) => Err(Failure::usage(format!("there is no setting {unknown}"))
-            .fix("`tidemill config get` with --all names those there are")),
+        Some(unknown) => Err(Failure::usage(format!("there is no setting {unknown}")).fix(
+            format!("`tidemill config get --all …{}` names those there are", bootstrap.flag()),
+        )),
     }
 }
 

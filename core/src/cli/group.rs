@@ -430,6 +430,7 @@ impl Delete {
 
     fn why_not(&self, admin: &mut Admin, name: &str, error: Error) -> Failure {
         let cannot = Failure::new(format!("cannot delete group {name}"));
+        let flag = self.bootstrap.flag();
         let groups = admin.groups().unwrap_or_default();
         let is_share = |group: &ListedGroup| group.name == name && group.kind == group_type::SHARE;
         match error.kind() {
@@ -440,11 +441,13 @@ impl Delete {
                 )
                 .fix("stop them first; who was killed is out when its session is over"),
             ErrorKind::Refused(ErrorCode::NonEmptyGroup) => cannot
-                .because("somebody is in it: `tidemill group describe` names its members")
+                .because(format!(
+                    "somebody is in it: `tidemill group describe {name}{flag}` names its members"
+                ))
                 .fix("stop them first; who was killed is out when its session is over"),
             ErrorKind::Refused(ErrorCode::GroupIdNotFound) => cannot
                 .because("there is no such group")
-                .fix("`tidemill group list` names those there are"),
+                .fix(format!("`tidemill group list{flag}` names those there are")),
             _ => self.bootstrap.failure(error),
         }
     }

@@ -316,9 +316,10 @@ impl Configure {
         let changes = self.changes();
         if changes.is_empty() {
             let flags = "--set, --delete, --append or --subtract";
-            return Err(Failure::usage("nothing is to be changed").fix(format!(
-                "say what with {flags}; `tidemill topic describe` shows what is set"
-            )));
+            let describe =
+                format!("tidemill topic describe {}{}", self.name, self.bootstrap.flag());
+            return Err(Failure::usage("nothing is to be changed")
+                .fix(format!("say what with {flags}; `{describe}` shows what is set")));
         }
         let topic = ConfigResource::Topic(self.name.clone());
         let mut admin = self.bootstrap.admin(false)?;
