@@ -231,12 +231,19 @@ impl Background for BackgroundThread {
     }
 }
 
-/// From now on this thread runs only where no thread of usual priority wants to. If the system does
-/// not allow even that, it runs as all others do.
+/// From now on this thread runs only where no thread of usual priority wants to: one that wakes up
+/// takes its core at once, where a thread that is merely nice would end its time slice first. If the
+/// system does not allow even that, it is nice, or runs as all others do.
 pub fn yield_to_others() {
     const NICEST: libc::c_int = 19;
-    // SAFETY: a system call on numbers; 0 is the calling thread. It touches no memory.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: system calls on numbers and on a struct that lives throughout; 0 is the calling thread.
+    // They change no memory.
+    unsafe {
+        if libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, NICEST);
+        }
+    }
 }
 
 /// Carries `chore` out, with blocking calls. Relative paths are below `root`.
@@ -373,6 +380,17 @@ mod tests {
 
     fn ok(root: &Path, chore: Chore) {
         assert!(matches!(perform(root, &chore), Ok(Done::Complete)), "{chore:?}");
+    }
+
+    /// A thread that is merely nice keeps its core until its time slice is over.
+    #[test]
+    fn a_thread_that_yields_gives_its_core_to_whoever_wakes_up() {
+        let thread = std::thread::spawn(|| {
+            yield_to_others();
+            // SAFETY: a system call on a number; 0 is the calling thread. It touches no memory.
+            unsafe { libc::sched_getscheduler(0) }
+        });
+        assert_eq!(thread.join().unwrap(), libc::SCHED_IDLE);
     }
 
     #[test]

@@ -228,7 +228,7 @@ def window(run, broker, plan, case, load, compacted):
 def top_up(run, broker, plan):
     """Compaction is not to run out of logs during a window: more is written in time."""
     done = Figures(broker).rounds - plan.rounds_before
-    if plan.partitions < 2 * done:
+    if plan.partitions < 3 * done:
         wait_until_clean(broker, plan)
         write(broker, plan, plan.bytes // 2)
         run.say(f"{plan.written / 1e9:.1f} GB of keyed data written so far, "
