@@ -629,3 +629,16 @@ fn has_zstd(run: &Bytes) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A consumer of before version 6 does not know the word for a failed disk.
+    #[test]
+    fn old_consumers_are_told_of_a_failed_disk_in_words_they_know() {
+        let (storage, leader) = (ErrorCode::KafkaStorageError, ErrorCode::NotLeaderOrFollower);
+        assert_eq!((for_version(storage, 5), for_version(storage, 6)), (leader, storage));
+        assert_eq!(for_version(ErrorCode::OffsetOutOfRange, 4), ErrorCode::OffsetOutOfRange);
+    }
+}

@@ -274,3 +274,22 @@ fn partition_response<'a>(
         other => unreachable!("an append is answered as such, not with {other:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A producer of before version 4 takes the word for a failed disk for the end; in the words that
+    /// it knows, it looks for the leader and tries again.
+    #[test]
+    fn old_producers_are_told_of_a_failed_disk_in_words_they_know() {
+        let topic = TopicName::Name("t".into());
+        let told = |version, error| {
+            let answer = Answer::Refused { error, message: None };
+            partition_response(&topic, 0, answer, version).error_code
+        };
+        let (storage, leader) = (ErrorCode::KafkaStorageError, ErrorCode::NotLeaderOrFollower);
+        assert_eq!((told(3, storage), told(4, storage)), (leader, storage));
+        assert_eq!(told(3, ErrorCode::MessageTooLarge), ErrorCode::MessageTooLarge);
+    }
+}

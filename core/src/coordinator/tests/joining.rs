@@ -144,6 +144,25 @@ fn who_does_not_come_back_in_time_is_out() {
     assert_eq!(scene.heartbeat(&clients[2].id(), 1), ErrorCode::UnknownMemberId);
 }
 
+/// All wait for as long as the slowest of them may take to come back.
+#[test]
+fn the_slowest_member_says_how_long_is_waited() {
+    let mut scene = Scene::new();
+    let mut clients = [Client::new(), Client::new()];
+    clients[1].join.rebalance_timeout = 3 * REBALANCE;
+    scene.stabilize(&mut clients);
+    let asked = scene.join(&clients[0]);
+    let mut passed = Duration::ZERO;
+    while scene.is_waiting(asked) {
+        let step = SESSION - Duration::from_secs(1);
+        scene.pass(step);
+        passed += step;
+        scene.heartbeat(&clients[1].id(), 1);
+    }
+    assert!((3 * REBALANCE..3 * REBALANCE + SESSION).contains(&passed), "{passed:?}");
+    assert_eq!(scene.joined(asked).members.len(), 1);
+}
+
 /// A leader that does not come back in time is replaced by one that did.
 #[test]
 fn another_member_leads_if_the_leader_does_not_come() {
