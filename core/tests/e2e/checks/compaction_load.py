@@ -64,10 +64,8 @@ def check(run):
     run.say(f"{plan.written / 1e9:.1f} GB in {plan.partitions} partitions, {plan.keys} keys each")
     rates = {name: rate_of(run, broker, name, load, plan) for name, load in plan.loads.items()}
     missed = []
-    for speed, settings in plan.speeds.items():
-        broker.stop()
-        broker.settings.update(settings)
-        broker.start()
+    for speed in plan.speeds:
+        restart(broker, plan, speed)
         for name, load in plan.loads.items():
             ratio = compare(run, broker, plan, f"{speed}, {name}", [*load, "--rate", rates[name]])
             if P99_RATIO_MAX < ratio:
@@ -92,13 +90,24 @@ class Plan:
         only = os.environ.get("E2E_ONLY", "as-shipped,batched" if quick else "").split(",")
         chosen = lambda all: {name: all[name] for name in all if name in only} or all
         self.speeds, self.loads = chosen(SPEEDS), chosen(LOADS)
-        # Keyed bytes so far, and since when so many rounds of compaction were done.
-        self.written = 0
-        self.rounds_before = 0
+        # Keyed bytes so far, how many rounds of compaction were done by the last of them, and how
+        # many the last window took.
+        self.written = self.rounds_before = self.rounds_of_window = 0
 
 
 def command(*words):
     return [os.environ["TIDEMILL_BIN"], *map(str, words)]
+
+
+def restart(broker, plan, speed):
+    """With another speed; the windows of the fastest are shorter, lest there be too little to do."""
+    done = Figures(broker).rounds - plan.rounds_before
+    broker.stop()
+    broker.settings.update(SPEEDS[speed])
+    broker.start()
+    # They are counted anew.
+    plan.rounds_before = -done
+    plan.window = plan.seconds if speed == "as-shipped" else max(2, plan.seconds // 2)
 
 
 def make_accounts(broker, plan):
@@ -156,7 +165,7 @@ class Watch:
 
     def __init__(self, broker, plan, warm_up):
         self.found = []
-        arguments = (broker, warm_up, plan.seconds)
+        arguments = (broker, warm_up, plan.window)
         self.thread = threading.Thread(target=self.run, args=arguments, daemon=True)
         self.thread.start()
 
@@ -201,7 +210,7 @@ def window(run, broker, plan, case, load, compacted):
     wait_until_moving(broker, compacted)
     watch = Watch(broker, plan, WARM_UP)
     told = clean(["produce", "--broker", broker.address, *load, "--topic", "load",
-                  "--seconds", plan.seconds, "--warm-up", WARM_UP, "--delete-topic"], PATIENCE)
+                  "--seconds", plan.window, "--warm-up", WARM_UP, "--delete-topic"], PATIENCE)
     found = watch.end()
     set_policy(broker, "delete")
     first, last = found[0], found[-1]
@@ -211,6 +220,8 @@ def window(run, broker, plan, case, load, compacted):
     demand(still <= len(found) // 10 if compacted else still == len(found) - 1,
            f"{case}: compaction moved nothing in {still} of {len(found) - 1} seconds")
     row = {name: told["ack_ns"][name] / 1e6 for name in ["p50", "p99", "p99.9", "max"]}
+    if compacted:
+        plan.rounds_of_window = last.rounds - first.rounds
     row["cpu"] = (last.cpu - first.cpu) / seconds
     row["moved"] = (last.moved - first.moved) / seconds
     run.say(f"{case}, {'with' if compacted else 'without'}: p50 {row['p50']:.2f}, "
@@ -227,9 +238,8 @@ def window(run, broker, plan, case, load, compacted):
 
 def top_up(run, broker, plan):
     """Compaction is not to run out of logs during a window: more is written in time."""
-    done = Figures(broker).rounds - plan.rounds_before
-    if plan.partitions < 3 * done:
-        wait_until_clean(broker, plan)
+    left = plan.partitions - (Figures(broker).rounds - plan.rounds_before)
+    if left < plan.partitions // 4 + max(2 * plan.rounds_of_window, plan.partitions // 2):
         write(broker, plan, plan.bytes // 2)
         run.say(f"{plan.written / 1e9:.1f} GB of keyed data written so far, "
                 f"{broker.stored_bytes() / 1e9:.1f} GB on the disk")
@@ -267,6 +277,7 @@ def wait_until_clean(broker, plan):
 def verify(run, broker, plan):
     """All is compacted: of some partitions the last value of each key is left where it was written,
     what is behind that which was compacted, and nothing else."""
+    restart(broker, plan, "unbounded")
     write(broker, plan, plan.bytes // 20)
     before = [list(records(broker, partition)) for partition in range(READ)]
     seconds, moved = wait_until_clean(broker, plan)
