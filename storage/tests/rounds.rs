@@ -18,7 +18,7 @@ use tidemill_record::{
     Batch, BatchBuilder, Codec, Contents, Marker, Offset, Outcome, Producer, ProducerEpoch,
     ProducerId, Sequence, Timestamp,
 };
-use tidemill_storage::compaction::round::{End, Need, Order};
+use tidemill_storage::compaction::round::{Done, End, Need, Order};
 use tidemill_storage::compaction::{Round, Terms};
 use tidemill_storage::io::FileName;
 use tidemill_storage::{CompactionPlan, LogId};
@@ -82,16 +82,26 @@ fn world() -> (World, Offset) {
 
 /// Carries out a round over all sealed segments below `below`, up to its swap number `swaps_max`.
 fn compact(world: &mut World, below: Offset, now_ms: i64, swaps_max: usize) -> Option<End> {
+    compact_counting(world, below, now_ms, swaps_max).0
+}
+
+/// The same, and what it did.
+fn compact_counting(
+    world: &mut World,
+    below: Offset,
+    now_ms: i64,
+    swaps_max: usize,
+) -> (Option<End>, Done) {
     let (shard, log) = world.logs[&partition(TP)];
     let plan = begin(world, below);
     let number = plan.number;
-    let end = carry_out(world, plan, now_ms, swaps_max);
+    let (end, done) = carry_out(world, plan, now_ms, swaps_max);
     let storage = &mut world.shards[shard];
     if let Some(end) = &end {
         storage.forget_aborted(log, &end.forgotten);
     }
     storage.end_compaction(log, number, end.as_ref().map(|end| end.compacted_to));
-    end
+    (end, done)
 }
 
 fn begin(world: &mut World, below: Offset) -> CompactionPlan {
@@ -110,7 +120,7 @@ fn carry_out(
     plan: CompactionPlan,
     now_ms: i64,
     swaps_max: usize,
-) -> Option<End> {
+) -> (Option<End>, Done) {
     let (shard, log) = world.logs[&partition(TP)];
     let books = world.log(partition(TP));
     let all = Offset::ZERO..plan.segments.last().unwrap().next_offset;
@@ -153,13 +163,13 @@ fn carry_out(
                 world.settle();
                 swaps += 1;
                 if swaps == swaps_max {
-                    return None;
+                    return (None, round.done());
                 }
             }
-            Need::Remove { files: left } => {
-                left.iter().for_each(|file| drop(files.remove(&file.to_string()).unwrap()));
+            Need::End(end) => {
+                assert!(files.is_empty(), "what was begun came to be a segment");
+                return (Some(end), round.done());
             }
-            Need::End(end) => return Some(end),
         }
     }
 }
@@ -269,4 +279,101 @@ fn a_crash_does_not_bring_back_a_transaction_without_its_marker() {
     world.settle();
     check(&mut world, "started again");
     assert!(!world.log(partition(TP)).has_aborted());
+}
+
+/// All records: key and offset, as read.
+fn records(world: &mut World) -> Vec<(Offset, String)> {
+    let bytes = world.read_all(partition(TP), Offset::ZERO).unwrap();
+    let (mut rest, mut found) = (&bytes[..], Vec::new());
+    while let Ok((batch, behind)) = Batch::parse(rest) {
+        rest = behind;
+        for record in Contents::open(&batch, 1 << 20).unwrap().records() {
+            let record = record.unwrap();
+            let key = String::from_utf8(record.key.unwrap().to_vec()).unwrap();
+            found.push((record.offset, key));
+        }
+    }
+    found
+}
+
+/// A log without forgeries of which the caller knows what stays.
+fn empty_world(seed: u64) -> World {
+    let mut world = World::started(seed, 1, 1);
+    world.forged = true;
+    world
+}
+
+/// The bug: a segment of which nothing goes was written all over again in each round, and the copy
+/// removed.
+#[test]
+fn of_a_segment_that_stays_as_it_is_nothing_is_written() {
+    let mut world = empty_world(32);
+    for number in 0..60 {
+        append(&mut world, BatchBuilder::new(Codec::None), &format!("key {number}"), 3000);
+    }
+    world.cover(partition(TP));
+    let before: Vec<_> = world.log(partition(TP)).segments().copied().collect();
+    let (end, done) = compact_counting(&mut world, EVERYTHING, NOW, NEVER);
+    assert_eq!(end.unwrap().compacted_to, before[before.len() - 2].next_offset);
+    assert_eq!((done.written_bytes, done.records_after), (0, done.records_before));
+    assert!(world.log(partition(TP)).segments().copied().eq(before));
+}
+
+/// What lies before the first batch that changes is copied as it was: wherever in its segment that
+/// is, in segments as appended and in compacted ones.
+#[test]
+fn a_segment_that_changes_keeps_what_lies_before_the_change() {
+    for changed in [0, 1, 7, 13, 14] {
+        let mut world = empty_world(33);
+        for number in 0..60 {
+            append(&mut world, BatchBuilder::new(Codec::None), &format!("key {number}"), 3000);
+        }
+        // One batch of each of the first segments goes, then another one of them.
+        for more in [0, 2, 3] {
+            for segment in [0, 1] {
+                let key = format!("key {}", 15 * segment + (changed + more) % 15);
+                append(&mut world, BatchBuilder::new(Codec::None), &key, 10);
+            }
+            let cover = format!("cover {more}");
+            append(&mut world, BatchBuilder::new(Codec::None), &cover, 45_000);
+            append(&mut world, BatchBuilder::new(Codec::None), &cover, 45_000);
+            let mut last = BTreeMap::new();
+            let all = records(&mut world);
+            let sealed = world.log(partition(TP)).segments().last().unwrap().base_offset;
+            let seen = all.iter().filter(|(offset, _)| *offset < sealed);
+            last.extend(seen.map(|(offset, key)| (key.clone(), *offset)));
+            world.cover(partition(TP));
+            let end = compact(&mut world, EVERYTHING, NOW, NEVER).unwrap();
+            assert_eq!(end.compacted_to, sealed);
+            let stays =
+                |(offset, key): &(Offset, String)| sealed <= *offset || last[key] == *offset;
+            let wanted: Vec<_> = all.into_iter().filter(stays).collect();
+            assert_eq!(records(&mut world), wanted, "change at {changed}, {more} later");
+            world.crash(Survival::Nothing);
+            world.start_unchecked(1);
+            assert_eq!(records(&mut world), wanted);
+        }
+    }
+}
+
+/// Keys that are written again and again, as a table's are, in rounds as often as half of the log
+/// is new: for each byte appended not many more are written by compaction.
+#[test]
+fn compaction_writes_not_much_more_than_what_is_appended() {
+    let mut world = empty_world(34);
+    let (mut appended, mut written, mut random) = (0, 0, disk::Random(34));
+    for _ in 0..24 {
+        let (mut new, old) = (0, world.log(partition(TP)).size_bytes());
+        while new <= old.max(4 * SEGMENT_BYTES) {
+            let key = format!("key {}", random.below(120));
+            append(&mut world, BatchBuilder::new(Codec::None), &key, 2000);
+            new += 2100;
+        }
+        world.cover(partition(TP));
+        let (_, done) = compact_counting(&mut world, EVERYTHING, NOW, NEVER);
+        appended += new;
+        written += done.written_bytes;
+    }
+    // Of which a quarter are the ends of blocks, for segments are small here.
+    assert!(written < 4 * appended / 3, "{written} written for {appended}");
 }

@@ -532,10 +532,6 @@ impl Running {
                 self.works.push_back((Work::Chore { chore, forget: Vec::new() }, Asked::Other));
             }
             Need::Swap(swap) => self.swap = Some(swap),
-            Need::Remove { files } => {
-                self.unfinished.pop_front();
-                self.works.extend(files.map(|file| (remove(file), Asked::Removal)));
-            }
             Need::End(end) => return Some(end),
         }
         None

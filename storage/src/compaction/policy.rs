@@ -120,26 +120,40 @@ pub fn look(
     Some(dirt)
 }
 
-/// Which neighbours of `segments` become one new segment: as many as have `segment_bytes` together,
-/// one at least. What is left of them is never more by much: a few bytes for each deletion mark.
+/// Which neighbours of `segments` become one new segment: as many as have `segment_bytes` together
+/// where that is worth it, one at least. What is left of them is never more by much: a few bytes
+/// for each deletion mark.
 #[must_use]
 pub fn group(segments: &[SegmentFacts], segment_bytes: u64) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    let mut bytes = 0;
+    let mut groups = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
     for (at, segment) in segments.iter().enumerate() {
         bytes += segment.size_bytes;
-        if let Some(group) = groups.last_mut() {
-            let span = segment.next_offset.distance_from(segments[group.start].base_offset);
-            // Kafka's tools keep the distance of an offset from its segment's first in 31 bits.
-            if bytes <= segment_bytes && span <= i64::from(i32::MAX) {
-                group.end = at + 1;
-                continue;
-            }
+        let span = segment.next_offset.distance_from(segments[start].base_offset);
+        // Kafka's tools keep the distance of an offset from its segment's first in 31 bits.
+        if segment_bytes < bytes || i64::from(i32::MAX) < span {
+            add_group(segments, start..at, &mut groups);
+            (start, bytes) = (at, segment.size_bytes);
         }
-        bytes = segment.size_bytes;
-        groups.push(at..at + 1);
     }
+    add_group(segments, start..segments.len(), &mut groups);
     groups
+}
+
+/// Adds these neighbours as one group, unless one of them has more than twice the bytes of all
+/// others: it is not copied for their sake. So whenever a byte is copied only to have fewer
+/// segments, its segment grows by half at least: however many rounds there are, and however little
+/// is new in each, that does not happen often.
+fn add_group(segments: &[SegmentFacts], group: Range<usize>, groups: &mut Vec<Range<usize>>) {
+    let Some(at) = group.clone().max_by_key(|at| segments[*at].size_bytes) else { return };
+    let bytes: u64 = segments[group.clone()].iter().map(|segment| segment.size_bytes).sum();
+    let largest = segments[at].size_bytes;
+    if largest / 2 <= bytes - largest || group.len() == 1 {
+        return groups.push(group);
+    }
+    add_group(segments, group.start..at, groups);
+    groups.push(at..at + 1);
+    add_group(segments, at + 1..group.end, groups);
 }
 
 #[cfg(test)]
@@ -205,10 +219,43 @@ mod tests {
     /// Neighbours become one segment up to the size of one; a large one stays by itself.
     #[test]
     fn small_neighbours_become_one() {
-        let log = segments(&[10, 20, 70, 1, 200, 50, 50, 1]);
+        let log = segments(&[10, 30, 60, 1, 200, 50, 50, 1]);
         assert_eq!(group(&log, 100), [0..3, 3..4, 4..5, 5..7, 7..8]);
+        assert_eq!(group(&[], 100), []);
         let mut far = segments(&[10, 10]);
         far[1].next_offset = Offset(i64::from(i32::MAX) + 1);
         assert_eq!(group(&far, 100), [0..1, 1..2]);
+    }
+
+    /// A large segment is not copied for the sake of small ones.
+    #[test]
+    fn a_large_segment_stays_by_itself_among_small_ones() {
+        let log = segments(&[1, 1, 90, 1, 1, 1]);
+        assert_eq!(group(&log, 100), [0..2, 2..3, 3..6]);
+        let log = segments(&[60, 20, 7, 2, 1, 50]);
+        assert_eq!(group(&log, 100), [0..5, 5..6]);
+        let log = segments(&[70, 14, 10]);
+        assert_eq!(group(&log, 100), [0..1, 1..3]);
+    }
+
+    /// A little is new in each of very many rounds: what is old is not copied in each of them.
+    #[test]
+    fn bytes_are_not_copied_again_and_again_to_have_fewer_segments() {
+        const ROUNDS: u64 = 4_000;
+        let (mut sizes, mut copied, mut most) = (Vec::new(), 0, 0);
+        for _ in 0..ROUNDS {
+            sizes.push(1);
+            let mut merged = Vec::new();
+            for group in group(&segments(&sizes), ROUNDS) {
+                let bytes: u64 = sizes[group.clone()].iter().sum();
+                copied += if group.len() == 1 { 0 } else { bytes };
+                merged.push(bytes);
+            }
+            sizes = merged;
+            most = most.max(sizes.len());
+        }
+        assert_eq!(sizes.iter().sum::<u64>(), ROUNDS);
+        assert!(copied < 12 * ROUNDS, "{copied} bytes are copied of {ROUNDS}");
+        assert!(most <= 12, "{most} segments");
     }
 }

@@ -6,6 +6,9 @@
 //! second pass   begin ─ read ─ work ─ write ─ … ─ seal ─ swap     for each group of segments, oldest first
 //! ```
 //!
+//! A group of one segment is begun where the first batch of it changes: then what lies before that is
+//! read again and copied. So of a segment that stays by itself and as it is nothing is written.
+//!
 //! The work (checksums, decompression, looking up keys) is done in [`Round::step`], piece by piece,
 //! away from the shard; everything else is asked for by [`Round::poll_need`] and costs nothing here.
 //! A group's new file is swapped in when it is durable, and before the next group is begun: a crash
@@ -17,7 +20,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tidemill_record::{Batch, BatchError, Offset, RecordError};
 
 use super::offset_map::OffsetMap;
@@ -81,11 +84,6 @@ pub enum Need {
     },
     /// The new segment put in the place of those it was made of.
     Swap(Swap),
-    /// The files begun last are of no use.
-    Remove {
-        /// The segment's and its index's.
-        files: [FileName; 2],
-    },
     /// Nothing: the round is over.
     End(End),
 }
@@ -192,6 +190,7 @@ pub struct Round {
     input: Bytes,
     groups: VecDeque<Range<usize>>,
     making: Option<Making>,
+    aside: Option<Aside>,
     needs: VecDeque<Need>,
     done: Done,
 }
@@ -214,8 +213,22 @@ struct Making {
     index: Index,
     bytes: AlignedBytes,
     written: u64,
-    /// Something is not as it was.
-    differs: bool,
+    /// Its files were begun: it is not what the segment was that it is made of.
+    begun: bool,
+    /// A batch was met that stays as it is, and the files are not begun.
+    owes: bool,
+}
+
+/// What waits while the batches before the first one that changes are copied.
+#[derive(Debug)]
+struct Aside {
+    /// Where reading goes on then.
+    reader: Option<SealedReader>,
+    input: Bytes,
+    /// Where that batch begins.
+    until: Offset,
+    /// What is written in its place.
+    made: Option<BytesMut>,
 }
 
 impl Round {
@@ -233,6 +246,7 @@ impl Round {
             input: Bytes::new(),
             groups: VecDeque::new(),
             making: None,
+            aside: None,
             needs: VecDeque::new(),
             done: Done::default(),
         }
@@ -240,7 +254,11 @@ impl Round {
 
     /// What it needs next. Each need is met before the next one is asked for.
     pub fn poll_need(&mut self) -> Need {
-        self.needs.pop_front().unwrap_or(Need::Step)
+        let need = self.needs.pop_front().unwrap_or(Need::Step);
+        if let Need::Write { bytes, .. } = &need {
+            self.done.written_bytes += bytes.len() as u64;
+        }
+        need
     }
 
     /// The bytes asked for by [`Need::Read`]; none if there is no such file.
@@ -325,6 +343,7 @@ impl Round {
             if batch.compression() == tidemill_record::Codec::None { bytes } else { 4 * bytes };
         match &mut self.pass {
             Pass::First(keys) => keys.take(batch).map_err(unreadable)?,
+            Pass::Second(_) if self.aside.is_some() => self.copy(batch)?,
             Pass::Second(sieve) => {
                 let making = self.making.as_mut().expect("a group is read");
                 let end = self.plan.segments[making.group.end - 1].next_offset;
@@ -332,18 +351,45 @@ impl Round {
                 self.done.records_before += u64::from(sifted.before);
                 self.done.records_after += u64::from(sifted.after);
                 match sifted.batch {
-                    SiftedBatch::AsItWas => making.put(batch, &mut self.needs)?,
-                    SiftedBatch::Gone => making.differs = true,
-                    SiftedBatch::Rewritten(made) => {
-                        let (made, _) = Batch::parse(&made).expect("made just now");
-                        making.differs = true;
-                        making.put(&made, &mut self.needs)?;
-                    }
+                    SiftedBatch::AsItWas if making.begun => making.put(batch, &mut self.needs)?,
+                    SiftedBatch::AsItWas => making.owes = true,
+                    SiftedBatch::Gone => self.change(batch.base_offset(), None)?,
+                    SiftedBatch::Rewritten(made) => self.change(batch.base_offset(), Some(made))?,
                 }
             }
             Pass::Begun | Pass::Over => unreachable!("nothing is read"),
         }
         Ok(worked)
+    }
+
+    /// Puts `made` in the place of the batch at `at`, if anything, and before that all that stays as
+    /// it was and is not copied yet.
+    fn change(&mut self, at: Offset, made: Option<BytesMut>) -> Result<(), GivenUp> {
+        let making = self.making.as_mut().expect("a group is read");
+        if !making.begun {
+            making.begin(&mut self.needs);
+        }
+        if std::mem::take(&mut making.owes) {
+            let reader = self.reader.replace(self.plan.reader(self.at));
+            let input = std::mem::take(&mut self.input);
+            self.aside = Some(Aside { reader, input, until: at, made });
+            return Ok(());
+        }
+        let Some(made) = made else { return Ok(()) };
+        let (made, _) = Batch::parse(&made).expect("made just now");
+        making.put(&made, &mut self.needs)
+    }
+
+    /// Copies a batch that was met before; at the one that changes all goes on where it was left.
+    fn copy(&mut self, batch: &Batch<'_>) -> Result<(), GivenUp> {
+        let making = self.making.as_mut().expect("a group is read");
+        let aside = self.aside.take_if(|aside| aside.until <= batch.base_offset());
+        let Some(Aside { reader, input, until, made }) = aside else {
+            return making.put(batch, &mut self.needs);
+        };
+        self.reader = reader;
+        self.input = input;
+        self.change(until, made)
     }
 
     /// All that was read is worked on: more is read, or what comes after is done.
@@ -354,6 +400,12 @@ impl Round {
         {
             self.needs.push_back(Need::Read { file, position, size });
             return Ok(());
+        }
+        if let Some(aside) = &self.aside {
+            // What could be read before cannot be any more.
+            return Err(GivenUp::Damaged {
+                offsets: self.plan.segments[self.at].base_offset..aside.until,
+            });
         }
         self.reader = None;
         match std::mem::replace(&mut self.pass, Pass::Over) {
@@ -388,17 +440,21 @@ impl Round {
         };
         let base_offset = self.plan.segments[group.start].base_offset;
         let (file, index_file) = self.plan.files(base_offset);
-        self.needs.push_back(Need::Begin { files: [file.clone(), index_file.clone()] });
         self.at = group.start;
-        self.making = Some(Making {
+        let mut making = Making {
             group,
             file,
             index_file,
             index: self.plan.new_index(base_offset),
             bytes: AlignedBytes::default(),
             written: 0,
-            differs: false,
-        });
+            begun: false,
+            owes: false,
+        };
+        if 1 < making.group.len() {
+            making.begin(&mut self.needs);
+        }
+        self.making = Some(making);
         self.pass = Pass::Second(sieve);
         self.open();
     }
@@ -418,9 +474,8 @@ impl Round {
     }
 
     fn end_group(&mut self, making: Making) {
-        let Making { group, file, index_file, index, bytes, written, differs } = making;
-        if !differs && group.len() == 1 {
-            self.needs.push_back(Need::Remove { files: [file, index_file] });
+        let Making { group, file, index_file, index, bytes, written, begun, .. } = making;
+        if !begun {
             return;
         }
         let size = index.size_bytes();
@@ -428,7 +483,6 @@ impl Round {
             let bytes = bytes.into_blocks();
             self.needs.push_back(Need::Write { file: file.clone(), position: written, bytes });
         }
-        self.done.written_bytes += size;
         let bytes = self.plan.index_bytes(&index);
         let index_bytes = bytes.len() as u64;
         let sources = &self.plan.segments[group];
@@ -451,6 +505,11 @@ impl Round {
 }
 
 impl Making {
+    fn begin(&mut self, needs: &mut VecDeque<Need>) {
+        self.begun = true;
+        needs.push_back(Need::Begin { files: [self.file.clone(), self.index_file.clone()] });
+    }
+
     fn put(&mut self, batch: &Batch<'_>, needs: &mut VecDeque<Need>) -> Result<(), GivenUp> {
         let size = self.index.size_bytes() + batch.bytes().len() as u64;
         if crate::retention::SEGMENT_BYTES_MAX < size {
