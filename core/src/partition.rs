@@ -259,7 +259,7 @@ impl Home {
             let error = ErrorCode::UnknownTopicOrPartition;
             return self.answers.push((reply_to, refused(error)));
         };
-        let epoch = partition.rules.leader_epoch;
+        let leading = partition.rules.leader_epoch;
         let claimed = match &call {
             Call::Read(read) => read.current_leader_epoch,
             Call::ListOffset { current_leader_epoch, .. }
@@ -276,7 +276,7 @@ impl Home {
             | Call::Share(_)
             | Call::Transaction(_) => None,
         };
-        if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, epoch)) {
+        if let Some(error) = claimed.and_then(|claimed| epoch_error(claimed, leading)) {
             return self.answers.push((reply_to, refused(error)));
         }
         match call {
@@ -300,7 +300,7 @@ impl Home {
                 self.list_offset(id, timestamp, read_committed, reply_to);
             }
             Call::EpochEnd { epoch, .. } => {
-                let end = self.storage.epoch_end(self.partitions[&id].log, epoch);
+                let end = self.storage.epoch_end(partition.log, epoch, leading);
                 self.answers.push((reply_to, Answer::EpochEnd(end)));
             }
             Call::Trim { before } => self.trim(id, before, reply_to, times.now),

@@ -332,8 +332,7 @@ fn a_reader_whose_log_was_another_is_told() {
     broker.kill();
     broker.run();
     let mut client = Client::open(&broker);
-    client.produce("t", 0, &batch_of(&["c"]));
-    let mut read = |from: i64, last_fetched_epoch: i32| {
+    let read = |client: &mut Client, from: i64, last_fetched_epoch: i32| {
         let parts = [FetchPartition { last_fetched_epoch, ..of("t", 0, from) }];
         client.fetch_with(BY_NAME, &now(&parts), |told| {
             let part = &told.partitions[0];
@@ -341,9 +340,14 @@ fn a_reader_whose_log_was_another_is_told() {
             (part.error_code, diverging, part.records.is_empty())
         })
     };
+    let nothing_new = (ErrorCode::None, None, true);
+    assert_eq!(read(&mut client, 2, 0), nothing_new);
+    assert_eq!(read(&mut client, 2, 1), nothing_new, "nothing is written in epoch 1 yet");
+    client.produce("t", 0, &batch_of(&["c"]));
+    let mut read = |from, epoch| read(&mut client, from, epoch);
     assert_eq!(read(2, 0), (ErrorCode::None, None, false));
     assert_eq!(read(3, 0), (ErrorCode::None, Some((0, 2)), true), "epoch 0 ends at 2");
-    assert_eq!(read(3, 1), (ErrorCode::None, None, true));
+    assert_eq!(read(3, 1), nothing_new);
     assert_eq!(read(1, -1), (ErrorCode::None, None, false));
     assert_eq!(read(3, 9), (ErrorCode::OffsetOutOfRange, None, true), "no such epoch here");
 }

@@ -171,6 +171,10 @@ fn epochs_end_where_the_next_one_begins() {
         broker.run();
     }
     let mut client = Client::open(&broker);
+    // What is told with the end must be known when a reader comes back with it.
+    assert_eq!(found(&mut client, 4, "t", LATEST, -1), (NONE, 2, -1, 2));
+    assert_eq!(ask(&mut client, 4, 2, -1), (NONE, 2, 2), "nothing is written in it yet");
+    assert_eq!(ask(&mut client, 4, 1, -1), (NONE, 0, 2));
     write(&mut client, Codec::None, &[3]);
     for version in 2..=4 {
         assert_eq!(ask(&mut client, version, 0, -1), (NONE, 0, 2));

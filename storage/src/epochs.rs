@@ -108,20 +108,27 @@ impl LeaderEpochs {
         }
     }
 
-    /// Where `asked` ended: the largest known epoch not above it, with its end offset (that of
-    /// the newest is `log_end`). `None` if no such answer is known: Kafka's undefined.
+    /// Where `asked` ended, told by who leads in the epoch `leading`: the largest known epoch not
+    /// above it, with its end offset (that of the newest is `log_end`). `None` if no such answer is
+    /// known: Kafka's undefined.
     ///
-    /// An epoch older than all known ended at the start of the oldest known.
+    /// An epoch older than all known ended at the start of the oldest known. Who leads has begun its
+    /// own at the log's end, whether or not a record was written under it since.
     #[must_use]
-    pub fn end_of(&self, asked: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
-        // Above the newest: we have not heard of it, so we cannot say.
-        if asked < LeaderEpoch(0) || self.current().is_none_or(|current| current < asked) {
+    pub fn end_of(
+        &self,
+        asked: LeaderEpoch,
+        leading: LeaderEpoch,
+        log_end: Offset,
+    ) -> Option<(LeaderEpoch, Offset)> {
+        // Above our own: we have not heard of it, so we cannot say.
+        if asked < LeaderEpoch(0) || leading < asked {
             return None;
         }
         let after = self.starts.partition_point(|entry| entry.epoch <= asked);
         let end = self.starts.get(after).map_or(log_end, |next| next.start);
-        let epoch = after.checked_sub(1).map_or(asked, |at| self.starts[at].epoch);
-        Some((epoch, end))
+        let known = after.checked_sub(1).map_or(asked, |at| self.starts[at].epoch);
+        Some((if asked == leading { leading } else { known }, end))
     }
 
     /// Forgets everything at and above `to`: the log was cut there.
@@ -191,8 +198,15 @@ mod tests {
         epochs
     }
 
+    /// Told by who leads in the newest epoch, or after so many that wrote nothing.
+    fn end_later(epochs: &LeaderEpochs, asked: i32, later: i32) -> Option<(i32, i64)> {
+        let leading = LeaderEpoch(epochs.current().map_or(0, |current| current.0) + later);
+        let found = epochs.end_of(LeaderEpoch(asked), leading, LOG_END);
+        found.map(|(epoch, end)| (epoch.0, end.0))
+    }
+
     fn end_of(epochs: &LeaderEpochs, asked: i32) -> Option<(i32, i64)> {
-        epochs.end_of(LeaderEpoch(asked), LOG_END).map(|(epoch, end)| (epoch.0, end.0))
+        end_later(epochs, asked, 0)
     }
 
     /// The answer of OffsetForLeaderEpoch: end offset of the largest epoch not above the asked.
@@ -210,7 +224,22 @@ mod tests {
     fn the_end_of_an_epoch_from_the_future_is_not_known() {
         assert_eq!(end_of(&three_epochs(), 5), None);
         assert_eq!(end_of(&three_epochs(), -1), None);
-        assert_eq!(end_of(&LeaderEpochs::default(), 0), None);
+        assert_eq!(end_of(&LeaderEpochs::default(), 1), None);
+    }
+
+    /// The bug: readers were told the leader's epoch with the log's end, and when they came back with it
+    /// before anything was written, that nobody knew it: they took their log for cut, and read it again.
+    #[test]
+    fn an_epoch_is_known_before_anything_is_written_in_it() {
+        let epochs = three_epochs();
+        assert_eq!(end_later(&epochs, 6, 2), Some((6, 500)));
+        assert_eq!(end_later(&epochs, 5, 2), Some((4, 500)), "nothing was ever written in it");
+        assert_eq!(end_later(&epochs, 4, 2), Some((4, 500)));
+        assert_eq!(end_later(&epochs, 3, 2), Some((3, 300)));
+        assert_eq!(end_later(&epochs, 7, 2), None);
+        let empty = LeaderEpochs::default();
+        assert_eq!(end_later(&empty, 0, 0), Some((0, 500)));
+        assert_eq!(end_later(&empty, 0, 1), Some((0, 500)));
     }
 
     /// Whoever follows an epoch that retention has removed must drop all it has of it.

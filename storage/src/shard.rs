@@ -335,11 +335,17 @@ impl ShardStorage {
         self.logs.iter().enumerate().filter_map(|(at, log)| Some((LogId(at as u32), log.as_ref()?)))
     }
 
-    /// Where `epoch` ended in this log; see [`crate::epochs::LeaderEpochs::end_of`].
+    /// Where `epoch` ended in this log, told by who leads in the epoch `leading`; see
+    /// [`crate::epochs::LeaderEpochs::end_of`].
     #[must_use]
-    pub fn epoch_end(&self, log: LogId, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+    pub fn epoch_end(
+        &self,
+        log: LogId,
+        epoch: LeaderEpoch,
+        leading: LeaderEpoch,
+    ) -> Option<(LeaderEpoch, Offset)> {
         let log = self.log(log);
-        log.epochs.end_of(epoch, log.end)
+        log.epochs.end_of(epoch, leading, log.end)
     }
 
     /// The turn is over: windows are closed, writes are planned. To be called in each turn, after

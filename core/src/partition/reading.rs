@@ -39,14 +39,16 @@ impl Home {
         let log = partition.log;
         let diverging = match call.last_fetched_epoch {
             None => None,
-            Some(fetched) => match self.storage.epoch_end(log, fetched) {
-                Some(end) => (end.0 < fetched || end.1 < call.from).then_some(end),
-                // The reader has records of an epoch that this log has never seen.
-                None => {
-                    let answer = refused(ErrorCode::OffsetOutOfRange);
-                    return self.answers.push((reply_to, answer));
+            Some(fetched) => {
+                match self.storage.epoch_end(log, fetched, partition.rules.leader_epoch) {
+                    Some(end) => (end.0 < fetched || end.1 < call.from).then_some(end),
+                    // The reader has records of an epoch that this log has never seen.
+                    None => {
+                        let answer = refused(ErrorCode::OffsetOutOfRange);
+                        return self.answers.push((reply_to, answer));
+                    }
                 }
-            },
+            }
         };
         let visible_end = self.visible_end(partition, call.read_committed);
         if diverging.is_some() {
