@@ -13,7 +13,8 @@ mod transactions;
 const PARTITION: TopicPartition =
     TopicPartition { topic: TopicId([2; 16]), partition: PartitionId(0) };
 
-fn home(queued_bytes_max: usize) -> Home {
+/// One that has recovered nothing, with one partition.
+pub(crate) fn home(queued_bytes_max: usize) -> Home {
     let config = tidemill_storage::Config::default();
     let known =
         Known { partitions: vec![(PARTITION, 0)], shards: 1, incarnation: 1, ..Known::default() };

@@ -1,6 +1,7 @@
 //! One shard whose neighbour takes and answers only what the test says: what happens to requests
 //! when others are slow.
 
+mod loading;
 mod share_groups;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -51,6 +52,8 @@ struct World {
     sent: Vec<Message>,
     /// Whether shard 0 takes anything.
     takes: bool,
+    /// Whether there is a disk, which never ends what it is asked for.
+    has_disk: bool,
 }
 
 impl Edge for World {
@@ -70,6 +73,7 @@ impl Edge for World {
             Op::Send { parts, .. } => self.sending.push((token, parts)),
             Op::CloseSocket { .. } => self.closed += 1,
             Op::Chore(Chore::SyncFileSystem) | Op::Accept { .. } => {}
+            _ if self.has_disk => {}
             other => panic!("a shard without files asks for {other:?}"),
         }
     }
@@ -204,13 +208,18 @@ impl Scene {
 
     /// A topic of the broker's own, with one partition, at home on shard 0.
     fn make_internal(&mut self, name: &str) {
-        let at_0 = |id: &TopicId| {
+        self.make_internal_at(ShardId(0), name);
+    }
+
+    /// The same, at home elsewhere.
+    fn make_internal_at(&mut self, shard: ShardId, name: &str) {
+        let is_there = |id: &TopicId| {
             let partition = TopicPartition { topic: *id, partition: PartitionId(0) };
-            placement::home(partition, 2) == ShardId(0)
+            placement::home(partition, 2) == shard
         };
         let mut ids = (3..).map(|number| TopicId([number; 16]));
         let image = &self.shard.image;
-        let id = ids.find(|id| at_0(id) && image.topic(*id).is_none()).unwrap();
+        let id = ids.find(|id| is_there(id) && image.topic(*id).is_none()).unwrap();
         let (name, configs) = (name.to_owned(), Vec::new());
         let partitions = vec![vec![NodeId(1)]];
         let created = Record::TopicCreated { id, name, partitions, configs };
