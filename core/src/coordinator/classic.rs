@@ -546,6 +546,10 @@ impl Classic {
 
     fn check_sync(&self, sync: &Sync) -> Result<(), ErrorCode> {
         self.check_in_generation(&sync.who)?;
+        // Whoever comes from a group of the newer kind may have been told another protocol.
+        if self.phase == Phase::Preparing {
+            return Err(ErrorCode::RebalanceInProgress);
+        }
         let differs = |told: &Option<Arc<str>>, is: &Option<Arc<str>>| {
             told.as_ref().zip(is.as_ref()).is_some_and(|(told, is)| told != is)
         };
@@ -555,9 +559,8 @@ impl Classic {
             return Err(ErrorCode::InconsistentGroupProtocol);
         }
         match self.phase {
-            Phase::Preparing => Err(ErrorCode::RebalanceInProgress),
             Phase::Completing | Phase::Stable => Ok(()),
-            Phase::Empty => Err(ErrorCode::UnknownMemberId),
+            Phase::Empty | Phase::Preparing => Err(ErrorCode::UnknownMemberId),
         }
     }
 

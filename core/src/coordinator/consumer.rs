@@ -59,6 +59,8 @@ pub(super) struct Consumer {
     topics_hash: i64,
     assignment_epoch: i32,
     members: BTreeMap<MemberId, Arc<Member>>,
+    /// How many of them speak the newer protocol.
+    speak_newer: usize,
     targets: BTreeMap<MemberId, Arc<Partitions>>,
     statics: BTreeMap<Arc<str>, MemberId>,
     /// By how many members each partition is held.
@@ -150,6 +152,9 @@ impl Consumer {
                 if let Some(instance) = &wants.instance {
                     self.statics.insert(Arc::clone(instance), Arc::clone(id));
                 }
+                let old = self.members.get(id).map(|member| &member.wants);
+                self.speak_newer -= usize::from(old.is_some_and(Subscription::speaks_newer));
+                self.speak_newer += usize::from(wants.speaks_newer());
                 let member = self.members.entry(Arc::clone(id)).or_default();
                 Arc::make_mut(member).wants = wants.clone();
             }
@@ -167,6 +172,7 @@ impl Consumer {
     fn remove(&mut self, id: &MemberId) {
         self.hold(id, Current::default());
         let Some(member) = self.members.remove(id) else { return };
+        self.speak_newer -= usize::from(member.wants.speaks_newer());
         if let Some(instance) = &member.wants.instance
             && self.statics.get(instance) == Some(id)
         {

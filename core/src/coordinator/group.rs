@@ -482,7 +482,7 @@ impl Group {
         let upgraded = match Upgraded::of(classic, group, decision.image) {
             Ok(upgraded) => upgraded,
             Err(error) => {
-                tracing::info!(group = &**group, %error, "what its members said cannot be read");
+                tracing::info!(group = &**group, %error, "a group is not upgraded");
                 return no_consumer_group(asked);
             }
         };

@@ -104,6 +104,11 @@ impl Member {
         &self.protocols
     }
 
+    /// Whether it can work with this protocol.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.protocols.iter().any(|protocol| &*protocol.name == name)
+    }
+
     /// Whether it says the same as before.
     pub(super) fn says_the_same(&self, join: &Join) -> bool {
         self.protocols == each_once(&join.protocols)

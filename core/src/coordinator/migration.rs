@@ -12,7 +12,8 @@
 //! **Upgrade.** A classic group of consumers becomes one of the newer kind when the first member that
 //! speaks the newer protocol joins. Its generation is the epoch from then on, what the leader shared
 //! out is what each member has and is to have, and its offsets stay. Whoever waits in a rebalance is
-//! told to join again. The newcomer has what the others have let go of.
+//! told to join again. The newcomer has what the others have let go of. A group whose leader tells
+//! its members more than partitions (Kafka Streams) stays what it is.
 //!
 //! **Between.** A classic member is one of the others, whose subscription keeps what it said when it
 //! joined. Its generation is its epoch. JoinGroup says what it reads and wants, and takes its next
@@ -34,6 +35,7 @@
 //! This file turns into each other what the two kinds say of a member. What classic members ask is
 //! in `consumer/classic_members.rs`, the changes are in `consumer/migration.rs`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -81,9 +83,40 @@ impl Said {
     }
 }
 
+/// Why a classic group cannot become one of the newer kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum CannotUpgrade {
+    /// What its members said, or were given, cannot be read.
+    Unreadable(WireError),
+    /// Its leader tells them more than partitions, as that of Kafka Streams does: in this group only
+    /// its own members can share out.
+    UserData,
+}
+
+impl fmt::Display for CannotUpgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "what its members said cannot be read: {error}"),
+            Self::UserData => {
+                f.write_str("its leader tells members more than partitions, which would be lost")
+            }
+        }
+    }
+}
+
+impl From<WireError> for CannotUpgrade {
+    fn from(error: WireError) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
 /// Reads a share that a leader has made.
-pub(super) fn share_of(assignment: &[u8], image: &Image) -> Result<Partitions, WireError> {
-    Ok(by_id(&Assignment::decode(assignment)?.assigned_partitions, image))
+pub(super) fn share_of(assignment: &[u8], image: &Image) -> Result<Partitions, CannotUpgrade> {
+    let assignment = Assignment::decode(assignment)?;
+    if assignment.user_data.is_some_and(|data| !data.is_empty()) {
+        return Err(CannotUpgrade::UserData);
+    }
+    Ok(by_id(&assignment.assigned_partitions, image))
 }
 
 /// A share as a leader would have told it to a member that said this.

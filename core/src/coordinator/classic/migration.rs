@@ -1,5 +1,7 @@
 //! A classic group that becomes one of the newer kind, or was one: see [`crate::coordinator::migration`].
 
+use std::sync::Arc;
+
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::consumer_protocol::PROTOCOL_TYPE;
 
@@ -25,12 +27,20 @@ impl Classic {
         self.generation
     }
 
+    /// What they work with.
+    pub(in crate::coordinator) fn protocol(&self) -> Option<Arc<str>> {
+        self.protocol.clone()
+    }
+
     /// Its members, with what they last said and were given.
     pub(in crate::coordinator) fn migrants(&self) -> impl Iterator<Item = Migrant> {
-        self.members.iter().map(|(id, member)| {
-            let protocols = member.protocols().to_vec();
-            let chosen = self.protocol.as_ref().or(protocols.first().map(|first| &first.name));
-            Migrant { state: member.to_state(id, chosen.map(|name| &**name)), protocols }
+        // Who joins already for the next generation may not know the protocol of this one any more.
+        let is_known = |name: &&Arc<str>| self.members.values().all(|member| member.knows(name));
+        let chosen = self.protocol.as_ref().filter(is_known);
+        let chosen = chosen.or_else(|| (!self.is_empty()).then(|| self.select_protocol()));
+        self.members.iter().map(move |(id, member)| {
+            let state = member.to_state(id, chosen.map(|name| &**name));
+            Migrant { state, protocols: member.protocols().to_vec() }
         })
     }
 
@@ -58,9 +68,14 @@ impl Classic {
         group
     }
 
-    /// What its members share stands: the first of them leads.
+    /// What its members share stands, if each was told that of the group as its protocol: the first
+    /// of them leads.
     pub(in crate::coordinator) fn stands(&mut self) {
-        self.leader = self.members.keys().next().cloned();
+        let chosen = self.protocol.as_ref();
+        let were_told = |member: &Member| member.protocols().first().map(|one| &one.name) == chosen;
+        if self.members.values().all(were_told) {
+            self.leader = self.members.keys().next().cloned();
+        }
     }
 
     /// Everybody who waits is told to join again.

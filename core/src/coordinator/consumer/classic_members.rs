@@ -77,7 +77,7 @@ impl Consumer {
             if draft.group.is_settled() {
                 classic.stands();
             }
-            joined.generation = classic.generation();
+            (joined.generation, joined.protocol) = (classic.generation(), classic.protocol());
             Draft::finish_as(classic, self, decision);
             return Ok(joined);
         }
@@ -188,6 +188,9 @@ impl Consumer {
             Err(error) => return error,
         };
         watch.touch(id, Some(classic), decision);
+        if self.looks_again(watch, decision) {
+            return ErrorCode::RebalanceInProgress;
+        }
         let is_due = match member.has.state {
             State::Unrevoked => true,
             State::Unreleased => !self.waits(id, member),
@@ -198,6 +201,25 @@ impl Consumer {
             return ErrorCode::RebalanceInProgress;
         }
         ErrorCode::None
+    }
+
+    /// Looks whether the group goes on as it is: it is classic again if it can be, and enters another
+    /// epoch if its topics are others. Where nobody speaks the newer protocol, nobody else looks.
+    fn looks_again(&self, watch: &mut Watch, decision: &mut Decision<'_>) -> bool {
+        if let Some(classic) = self.downgraded(decision) {
+            Draft::finish_as(classic, self, decision);
+            return true;
+        }
+        let seen = Some(decision.image.records_replayed());
+        if watch.seen == seen {
+            return false;
+        }
+        let mut draft = Draft::of(self);
+        draft.next_epoch_if(false, None, decision.image);
+        watch.seen = seen;
+        let is_other = !draft.changes.is_empty();
+        draft.finish(decision);
+        is_other
     }
 
     /// Whether others still hold some of what a member is to have.
@@ -242,6 +264,10 @@ impl Consumer {
             results.push(found.err().unwrap_or(ErrorCode::None));
         }
         if results.contains(&ErrorCode::None) {
+            if let Some(classic) = draft.group.downgraded(decision) {
+                Draft::finish_as(classic, self, decision);
+                return results;
+            }
             draft.next_epoch_if(true, None, decision.image);
             draft.finish(decision);
         }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use tidemill_net::cursor::WireError;
 use tidemill_replication::metadata::Image;
 
 use super::heartbeat::Draft;
@@ -12,7 +11,7 @@ use crate::coordinator::assignment::Partitions;
 use crate::coordinator::classic::Classic;
 use crate::coordinator::decision::{Becomes, Decision};
 use crate::coordinator::member::said_bytes;
-use crate::coordinator::migration::{Migrant, Said, share_of, told};
+use crate::coordinator::migration::{CannotUpgrade, Migrant, Said, share_of, told};
 use crate::coordinator::record::{
     ClassicMember, ConsumerRecord, Current, MemberState, Record, State, Subscription,
 };
@@ -26,13 +25,12 @@ pub(in crate::coordinator) struct Upgraded {
 }
 
 impl Upgraded {
-    /// What a classic group is as one of the newer kind; fails if what its members said, or were
-    /// given, cannot be read.
+    /// What a classic group is as one of the newer kind.
     pub(in crate::coordinator) fn of(
         classic: &Classic,
         group: &Arc<str>,
         image: &Image,
-    ) -> Result<Self, WireError> {
+    ) -> Result<Self, CannotUpgrade> {
         // Nobody is told of a generation before the first. An epoch of 0 is that of who joins.
         let epoch = classic.generation().max(1);
         let mut draft = Draft::of(&Consumer::default());
@@ -52,7 +50,12 @@ impl Upgraded {
 }
 
 /// A classic member has, and is to have, what its leader has given it.
-fn settle(draft: &mut Draft, migrant: Migrant, epoch: i32, image: &Image) -> Result<(), WireError> {
+fn settle(
+    draft: &mut Draft,
+    migrant: Migrant,
+    epoch: i32,
+    image: &Image,
+) -> Result<(), CannotUpgrade> {
     let Migrant { state: was, protocols } = migrant;
     let said = Said::read(&was.subscription, image)?;
     // In a rebalance that has failed nobody has a share, and some still read what they had.
@@ -119,7 +122,7 @@ impl Consumer {
     /// classic ones.
     pub(super) fn downgraded(&self, decision: &Decision<'_>) -> Option<Classic> {
         let rules = decision.rules;
-        let is_due = rules.downgrades && !self.members.is_empty();
+        let is_due = rules.downgrades && !self.members.is_empty() && self.speak_newer == 0;
         if !is_due || rules.members_max < self.members.len() {
             return None;
         }

@@ -92,6 +92,11 @@ impl ClassicMember {
 }
 
 impl Subscription {
+    /// Whether it is that of a member that speaks the newer protocol.
+    pub fn speaks_newer(&self) -> bool {
+        self.classic.is_none()
+    }
+
     /// The pattern, if there is one.
     pub fn pattern(&self) -> Option<&str> {
         self.regex.as_deref().filter(|regex| !regex.is_empty())

@@ -17,6 +17,10 @@ struct Older {
     join: Join,
     /// It gives up only what it is told to (KIP-429).
     keeps: bool,
+    /// It says that it likes the other protocol best.
+    likes_own: bool,
+    /// What it was told that the group works with.
+    protocol: Option<Arc<str>>,
     generation: i32,
     owned: BTreeSet<i32>,
 }
@@ -31,7 +35,14 @@ impl Older {
     fn new(keeps: bool, instance: Option<&str>) -> Self {
         let mut join = Client::new().join;
         join.instance = instance.map(Arc::from);
-        Self { join, keeps, generation: -1, owned: BTreeSet::new() }
+        Self {
+            join,
+            keeps,
+            likes_own: false,
+            protocol: None,
+            generation: -1,
+            owned: BTreeSet::new(),
+        }
     }
 
     /// A join as it would send it now.
@@ -45,7 +56,11 @@ impl Older {
         let metadata = said.encode(if self.keeps { 3 } else { 0 });
         let name = if self.keeps { "cooperative-sticky" } else { "range" };
         let protocol = |name: &str| Protocol { name: name.into(), metadata: metadata.clone() };
-        Join { protocols: vec![protocol(name), protocol("own")], ..self.join.clone() }
+        let mut protocols = vec![protocol(name), protocol("own")];
+        if self.likes_own {
+            protocols.reverse();
+        }
+        Join { protocols, ..self.join.clone() }
     }
 
     fn owns(&self) -> Vec<i32> {
@@ -83,6 +98,7 @@ impl Scene {
             let joined = self.joined(asked).clone();
             assert_eq!(joined.error, ErrorCode::None);
             (member.join.member, member.generation) = (joined.member, joined.generation);
+            member.protocol = joined.protocol;
             member.owned = (number * each..(number + 1) * each).collect();
             let share =
                 Assignment { assigned_partitions: partitions(&member.owned), user_data: None };
@@ -100,7 +116,7 @@ impl Scene {
             group: GROUP.into(),
             who: Who { instance, ..who(&member.join.member, member.generation) },
             protocol_type: Some("consumer".into()),
-            protocol: Some(member.joins().protocols[0].name.clone()),
+            protocol: member.protocol.clone(),
             assignments: assignments.to_vec(),
         })))
     }
@@ -127,6 +143,7 @@ impl Scene {
         }
         assert!(joined.leader.is_empty() && joined.members.is_empty(), "the broker shares out");
         (member.join.member, member.generation) = (joined.member.clone(), joined.generation);
+        member.protocol.clone_from(&joined.protocol);
         let asked = self.sync_older(member, &[]);
         let synced = self.synced(asked);
         assert_eq!(synced.error, ErrorCode::None);
@@ -160,7 +177,8 @@ impl Scene {
         }
         assert_eq!(self.describe_consumer().state, "Stable");
         let all = older.iter().map(Older::owns).chain(newer.iter().map(Reader::owns));
-        assert_eq!(all.flatten().collect::<BTreeSet<i32>>(), (0..4).collect());
+        let count = self.image.topic(TopicId([1; 16])).unwrap().partitions.len() as i32;
+        assert_eq!(all.flatten().collect::<BTreeSet<i32>>(), (0..count).collect());
     }
 
     fn demand_one_owner(&self, older: &[Older], newer: &[Reader]) {
@@ -415,6 +433,14 @@ fn a_policy_may_forbid_either_change() {
     scene.leaves(&newer[0]);
     scene.settle_mixed(&mut older, &mut []);
     assert_eq!(older[0].owns().len(), 2);
+    let grown = metadata::Record::PartitionsAdded {
+        topic: TopicId([1; 16]),
+        new_count: 6,
+        partitions: vec![vec![NodeId(1)]; 2],
+    };
+    scene.image.replay(&grown).unwrap();
+    scene.settle_mixed(&mut older, &mut []);
+    assert_eq!(older[0].owns().len(), 3, "what is new of a topic is read");
 }
 
 /// Groups that are not of consumers, or whose members say what nobody can read, stay what they are.
@@ -430,6 +456,67 @@ fn only_groups_of_consumers_are_upgraded() {
         assert_eq!(refused, ErrorCode::GroupIdNotFound);
         assert_eq!(scene.state(), "Stable");
     }
+}
+
+/// The bug: a stray consumer took over a group whose leader tells its members more than partitions, as
+/// that of Kafka Streams does, and what it had told was lost.
+#[test]
+fn a_group_whose_leader_tells_more_than_partitions_stays_classic() {
+    let (mut scene, older) = Scene::of_older(rules(), two(true));
+    let joins: Vec<Asked> =
+        older.iter().map(|member| scene.ask(Request::Join(Box::new(member.joins())))).collect();
+    let generation = scene.joined(joins[0]).generation;
+    let shares = older.iter().map(|member| {
+        let user_data = Some(Bytes::from_static(b"tasks"));
+        let share = Assignment { assigned_partitions: partitions(&member.owned), user_data };
+        (member.join.member.clone(), share.encode(0))
+    });
+    let shares: Vec<_> = shares.collect();
+    for member in &older {
+        scene.sync_older(&Older { generation, ..member.clone() }, &shares);
+    }
+    assert_eq!(scene.state(), "Stable");
+    let refused = scene.live(&mut Reader::new("n")).unwrap_err();
+    assert_eq!(refused, ErrorCode::GroupIdNotFound);
+    assert_eq!(scene.state(), "Stable");
+}
+
+/// The bug: members that like another protocol best were told that as the group's when the group became
+/// classic, and told theirs to SyncGroup: INCONSISTENT_GROUP_PROTOCOL ends a client.
+#[test]
+fn members_that_like_different_protocols_come_back_from_a_mixed_group() {
+    let mut members = vec![Older::new(true, Some("one")), Older::new(true, Some("two"))];
+    members[1].likes_own = true;
+    let (mut scene, mut older) = Scene::of_older(rules(), members);
+    let mut reader = Reader { instance: Some("two".into()), ..Reader::new("n") };
+    scene.live(&mut reader).unwrap();
+    scene.settle_mixed(&mut older[..1], std::slice::from_mut(&mut reader));
+    scene.beat(ConsumerHeartbeat { epoch: -2, ..reader.says_little() }).unwrap();
+    older[1].join.member = "".into();
+    let asked = scene.ask(Request::Join(Box::new(older[1].joins())));
+    let joined = scene.joined(asked).clone();
+    assert_eq!(joined.error, ErrorCode::None);
+    for member in &mut older {
+        if member.join.instance.as_deref() == Some("two") {
+            (member.join.member, member.generation) = (joined.member.clone(), joined.generation);
+        }
+        let asked = scene.sync_older(member, &[]);
+        assert_eq!(scene.synced(asked).error, ErrorCode::RebalanceInProgress);
+    }
+    scene.share_among(&mut older);
+}
+
+/// The bug: where a member had joined already without the protocol of the last generation, what it said
+/// was looked for under that, and the newcomer was told that there is no such group, which ends it.
+#[test]
+fn a_group_that_is_changing_its_protocol_is_upgraded() {
+    let (mut scene, older) = Scene::of_older(rules(), two(true));
+    let mut joins = older[0].joins();
+    joins.protocols.remove(0);
+    let waits = scene.ask(Request::Join(Box::new(joins)));
+    assert!(scene.is_waiting(waits));
+    scene.live(&mut Reader::new("n")).unwrap();
+    assert_eq!(scene.describe_consumer().members.len(), 3);
 }
 
 /// On a full disk nothing changes its kind, and when there is room again everything goes on.
