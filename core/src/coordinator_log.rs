@@ -146,6 +146,12 @@ pub trait Write {
     /// Its records, one at least.
     fn records(&self) -> &[Self::Record];
 
+    /// Whether it must not be remembered in part, whatever happens: its records go out in one batch.
+    /// They are no larger than [`crate::limits::GROUP_RECORD_BYTES_MAX`] then.
+    fn is_whole(&self) -> bool {
+        false
+    }
+
     /// If it may wait a little for others to be appended with it: what it is about, so that it
     /// does not wait where nothing else is written.
     fn may_linger(&self) -> Option<&Arc<str>> {

@@ -62,6 +62,8 @@ pub(super) struct Outcome {
     pub(super) ends_transaction: Option<u64>,
     /// What the group is once the records are durable, if that is not what was changed at once.
     pub(super) becomes: Option<Becomes>,
+    /// A part of the records would say something else than all of them: they go out together.
+    pub(super) is_whole: bool,
     /// The group is gone once the records are durable.
     pub(super) ends: bool,
 }

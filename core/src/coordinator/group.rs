@@ -479,7 +479,8 @@ impl Group {
             return no_consumer_group(asked);
         }
         let group = decision.group;
-        let upgraded = match Upgraded::of(classic, group, decision.image) {
+        let bytes_max = decision.rules.record_bytes_max;
+        let upgraded = match Upgraded::of(classic, group, decision.image, bytes_max) {
             Ok(upgraded) => upgraded,
             Err(error) => {
                 tracing::info!(group = &**group, %error, "a group is not upgraded");
@@ -488,7 +489,7 @@ impl Group {
         };
         let mut records = upgraded.records;
         if self.remembered.is_some() {
-            // Behind the epoch, which carries its generation on.
+            // Behind its epoch: the first record of a group says of which kind it is.
             records.insert(1, Record::GroupRemoved { group: Arc::clone(group) });
         }
         decision.outcome.records = records;
@@ -504,7 +505,7 @@ impl Group {
                     consumer.expect_all(&mut self.watch, decision);
                 }
                 assert!(becomes.is_some(), "somebody who speaks the newer protocol has come");
-                decision.outcome.becomes = becomes;
+                (decision.outcome.becomes, decision.outcome.is_whole) = (becomes, true);
                 classic.interrupt(decision);
                 Reply::Heard(Ok(heard))
             }

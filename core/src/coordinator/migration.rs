@@ -28,9 +28,8 @@
 //! classic protocol in place of the last newer one takes its share over, and if all others have
 //! theirs, nobody notices.
 //!
-//! Each change is one decision: it is remembered whole or, after a crash in the middle of a large
-//! one, as the new kind with some of its members; the others have been told nothing, and join
-//! again. The first record of either change carries generation or epoch on.
+//! Each change is one decision in one batch: it is remembered whole or not at all. A group for which
+//! that would be too large a batch keeps its kind.
 //!
 //! This file turns into each other what the two kinds say of a member. What classic members ask is
 //! in `consumer/classic_members.rs`, the changes are in `consumer/migration.rs`.
@@ -91,12 +90,15 @@ pub(super) enum CannotUpgrade {
     /// Its leader tells them more than partitions, as that of Kafka Streams does: in this group only
     /// its own members can share out.
     UserData,
+    /// The records would be too large for one batch.
+    TooLarge,
 }
 
 impl fmt::Display for CannotUpgrade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(error) => write!(f, "what its members said cannot be read: {error}"),
+            Self::TooLarge => f.write_str("it is too large"),
             Self::UserData => {
                 f.write_str("its leader tells members more than partitions, which would be lost")
             }

@@ -131,6 +131,10 @@ impl log::Write for Write {
         &self.records
     }
 
+    fn is_whole(&self) -> bool {
+        self.outcome.is_whole
+    }
+
     /// Commits of offsets come often, and little depends on each.
     fn may_linger(&self) -> Option<&Arc<str>> {
         let is_commit = |record: &Record| matches!(record, Record::Offset { .. });

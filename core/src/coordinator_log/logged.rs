@@ -167,8 +167,11 @@ impl<C: Coordinate> Logged<C> {
         let (mut bytes, mut writes) = (0, Vec::new());
         while let Some(write) = self.unsent.front() {
             let records = write.records();
+            if GROUP_APPEND_BYTES <= bytes {
+                break;
+            }
             while let Some(record) = records.get(self.begun)
-                && bytes < GROUP_APPEND_BYTES
+                && (bytes < GROUP_APPEND_BYTES || write.is_whole())
             {
                 bytes += put(&mut builder, record, wall_ms);
                 self.begun += 1;

@@ -25,6 +25,7 @@ struct Numbers {
 struct Set(u32, u64, usize);
 
 struct Change {
+    /// One that names the name 0 goes out whole.
     records: Vec<Set>,
     lingers: Option<Arc<str>>,
     reply_to: ReplyTo,
@@ -35,6 +36,10 @@ impl Write for Change {
 
     fn records(&self) -> &[Set] {
         &self.records
+    }
+
+    fn is_whole(&self) -> bool {
+        self.records.iter().any(|record| record.0 == 0)
     }
 
     fn may_linger(&self) -> Option<&Arc<str>> {
@@ -249,6 +254,22 @@ fn a_large_decision_fails_as_a_whole() {
     assert_eq!(scene.told(), [(3, false)]);
     let small = scene.next().unwrap();
     assert_eq!(names_in(&small), [5], "nothing more of it is written");
+}
+
+/// The bug: a group that changed its kind was written in parts when it was large. When a later part was
+/// refused, the log held half of a change that had not happened, and the next start believed it.
+#[test]
+fn what_must_be_whole_is_one_batch() {
+    let mut scene = Scene::new();
+    scene.set(vec![Set(1, 1, GROUP_APPEND_BYTES / 2)]);
+    scene.set((0..=4).rev().map(|name| Set(name, 1, GROUP_APPEND_BYTES)).collect());
+    scene.set(vec![Set(5, 1, 0)]);
+    let append = scene.next().unwrap();
+    assert_eq!(names_in(&append), [1, 4, 3, 2, 1, 0]);
+    let small = scene.next().unwrap();
+    scene.fails(&append);
+    scene.lands(&small);
+    assert_eq!(scene.told(), [(1, false), (2, false), (3, true)]);
 }
 
 /// The bug: when a batch of a rewrite was refused, the log counted as empty, though all of it was

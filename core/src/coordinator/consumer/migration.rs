@@ -16,6 +16,11 @@ use crate::coordinator::record::{
     ClassicMember, ConsumerRecord, Current, MemberState, Record, State, Subscription,
 };
 use crate::coordinator::request::{MemberId, Protocol};
+use crate::coordinator_log::LogRecord as _;
+use crate::limits::GROUP_NAME_BYTES_MAX;
+
+/// What a record that writes something of a member off takes beside the names in it, at most.
+const REMOVAL_BYTES: usize = 64;
 
 /// A classic group as one of the newer kind.
 pub(in crate::coordinator) struct Upgraded {
@@ -25,11 +30,12 @@ pub(in crate::coordinator) struct Upgraded {
 }
 
 impl Upgraded {
-    /// What a classic group is as one of the newer kind.
+    /// What a classic group is as one of the newer kind, in records of so many bytes at most.
     pub(in crate::coordinator) fn of(
         classic: &Classic,
         group: &Arc<str>,
         image: &Image,
+        bytes_max: usize,
     ) -> Result<Self, CannotUpgrade> {
         // Nobody is told of a generation before the first. An epoch of 0 is that of who joins.
         let epoch = classic.generation().max(1);
@@ -44,9 +50,19 @@ impl Upgraded {
             let hash = draft.group.hash_topics(None, image);
             draft.write_first(ConsumerRecord::Epoch(Some((epoch, hash))));
         }
-        let records = draft.changes.into_iter().map(|change| record(group, change)).collect();
+        let changes = draft.changes.into_iter();
+        let records: Vec<Record> = changes.map(|change| record(group, change)).collect();
+        // Who joins may have all shares made anew.
+        if bytes_max < 2 * records.iter().map(encoded_len).sum::<usize>() {
+            return Err(CannotUpgrade::TooLarge);
+        }
         Ok(Self { group: draft.group, records })
     }
+}
+
+fn encoded_len(record: &Record) -> usize {
+    let (key, value) = record.encode();
+    key.len() + value.map_or(0, |value| value.len())
 }
 
 /// A classic member has, and is to have, what its leader has given it.
@@ -112,7 +128,7 @@ impl Draft {
         });
         records.extend(removed.map(|change| record(group, change)));
         records.extend(Consumer::removal(group));
-        decision.outcome.blocks = true;
+        (decision.outcome.blocks, decision.outcome.is_whole) = (true, true);
         decision.outcome.becomes = Some(Becomes::Classic(Box::new(classic)));
     }
 }
@@ -138,7 +154,11 @@ impl Consumer {
         let in_common = |protocol: &&Protocol| migrants.iter().all(|one| is_known(protocol, one));
         first.iter().find(in_common)?;
         let classic = Classic::of_migrants(migrants, self.epoch, decision.times.wall_ms);
-        (classic.bytes() <= rules.record_bytes_max).then_some(classic)
+        // All members, one that has just gone too, are written off in three records each.
+        let group = decision.group.len();
+        let names = self.members.keys().map(|id| id.len() + group + REMOVAL_BYTES);
+        let removals = 3 * (names.sum::<usize>() + GROUP_NAME_BYTES_MAX + group + REMOVAL_BYTES);
+        (classic.bytes() + removals <= rules.record_bytes_max).then_some(classic)
     }
 
     /// Whether all members have their shares of the group's epoch.

@@ -519,6 +519,16 @@ fn a_group_that_is_changing_its_protocol_is_upgraded() {
     assert_eq!(scene.describe_consumer().members.len(), 3);
 }
 
+/// A change goes out in one batch, and a group that is too large for that keeps its kind.
+#[test]
+fn a_group_that_is_too_large_for_one_batch_keeps_its_kind() {
+    let small = Rules { record_bytes_max: 1200, ..rules() };
+    let (mut scene, _) = Scene::of_older(small, two(true));
+    let refused = scene.live(&mut Reader::new("n")).unwrap_err();
+    assert_eq!(refused, ErrorCode::GroupIdNotFound);
+    assert_eq!(scene.state(), "Stable");
+}
+
 /// On a full disk nothing changes its kind, and when there is room again everything goes on.
 #[test]
 fn a_change_that_cannot_be_written_has_not_happened() {
