@@ -278,7 +278,7 @@ def verify(run, broker, plan):
     """All is compacted: of some partitions the last value of each key is left where it was written,
     what is behind that which was compacted, and nothing else."""
     restart(broker, plan, "unbounded")
-    write(broker, plan, plan.bytes // 20)
+    write(broker, plan, plan.bytes // 2)
     before = [list(records(broker, partition)) for partition in range(READ)]
     seconds, moved = wait_until_clean(broker, plan)
     run.say(f"then alone: {moved / seconds / 1e6:.0f} MB/s for {seconds:.0f} s, "
@@ -295,6 +295,7 @@ def verify(run, broker, plan):
         unlike = sorted(set(wanted) ^ set(found))
         demand(found == wanted, f"partition {partition}, compacted to {ends[partition]}: "
                                 f"{len(found)} records, not {len(wanted)}: {unlike[:4]}")
+        demand(len(found) < len(rows), f"partition {partition}: nothing was left to be compacted")
         keys += len(last)
         kept += len(found)
     run.say(f"of {READ} partitions the last values of {keys} keys are where they were written; "
