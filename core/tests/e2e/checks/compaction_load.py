@@ -51,7 +51,7 @@ LOADS = {
     "one-by-one": ["--value-bytes", "100", "--partitions", "4", "--connections", "16",
                    "--batch-bytes", "1"],
 }
-COMPACTED = re.compile(r"a log was compacted.* topic=(\w+) partition=(\d+) compacted_to=(\d+)")
+COMPACTED = re.compile(r'a log was compacted.* topic="?(\w+)"? partition=(\d+) compacted_to=(\d+)')
 
 
 def check(run):
