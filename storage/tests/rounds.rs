@@ -28,6 +28,12 @@ const TP: i32 = 0;
 const DAY_MS: i64 = 86_400_000;
 const NOW: i64 = 1_700_000_000_000;
 const SEGMENT_BYTES: u64 = 48 * 1024;
+
+/// How large the map of keys may be.
+const KEYS_BYTES_MAX: usize = 1 << 20;
+
+/// What a round takes beside it: a read, a write, what is worked on.
+const BUFFERS_BYTES_MAX: usize = 256 << 10;
 const PRODUCER: Producer = Producer { id: ProducerId(7), epoch: ProducerEpoch(0) };
 
 /// When a round is given up.
@@ -95,7 +101,7 @@ fn compact_counting(
     let (shard, log) = world.logs[&partition(TP)];
     let plan = begin(world, below);
     let number = plan.number;
-    let (end, done) = carry_out(world, plan, now_ms, swaps_max);
+    let (end, done) = carry_out(world, plan, now_ms, swaps_max, KEYS_BYTES_MAX);
     let storage = &mut world.shards[shard];
     if let Some(end) = &end {
         storage.forget_aborted(log, &end.forgotten);
@@ -120,6 +126,7 @@ fn carry_out(
     plan: CompactionPlan,
     now_ms: i64,
     swaps_max: usize,
+    map_bytes_max: usize,
 ) -> (Option<End>, Done) {
     let (shard, log) = world.logs[&partition(TP)];
     let books = world.log(partition(TP));
@@ -128,7 +135,7 @@ fn carry_out(
     let order = Order {
         terms,
         segment_bytes: SEGMENT_BYTES,
-        map_bytes_max: 1 << 20,
+        map_bytes_max,
         map_load_max: 0.5,
         seed: [1, 2],
         aborted: books.aborted_in(all),
@@ -138,7 +145,9 @@ fn carry_out(
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut swaps = 0;
     loop {
-        match round.poll_need() {
+        let need = round.poll_need();
+        assert!(round.memory_bytes() <= map_bytes_max + BUFFERS_BYTES_MAX, "more memory than told");
+        match need {
             Need::Step => round.step().unwrap(),
             Need::Read { file, position, size } => {
                 let bytes = part_of(world, &file, position..position + u64::from(size));
@@ -168,6 +177,7 @@ fn carry_out(
             }
             Need::End(end) => {
                 assert!(files.is_empty(), "what was begun came to be a segment");
+                assert_eq!(round.memory_bytes(), 0, "the map of keys is given back");
                 return (Some(end), round.done());
             }
         }
@@ -354,6 +364,30 @@ fn a_segment_that_changes_keeps_what_lies_before_the_change() {
             assert_eq!(records(&mut world), wanted);
         }
     }
+}
+
+/// With room for a few keys only, a round takes no more than that, and as many rounds as it needs
+/// compact the log.
+#[test]
+fn a_round_takes_no_more_memory_than_it_may_however_many_keys_there_are() {
+    let mut world = empty_world(35);
+    let (shard, log) = world.logs[&partition(TP)];
+    for number in 0..400 {
+        append(&mut world, BatchBuilder::new(Codec::None), &format!("key {}", number % 200), 900);
+    }
+    world.cover(partition(TP));
+    let map_bytes_max = 40 * tidemill_storage::compaction::offset_map::ENTRY_BYTES;
+    let mut keys = Vec::new();
+    while world.log(partition(TP)).compacted_to() < Offset(340) {
+        let plan = begin(&mut world, EVERYTHING);
+        let number = plan.number;
+        let (end, done) = carry_out(&mut world, plan, NOW, NEVER, map_bytes_max);
+        world.shards[shard].end_compaction(log, number, end.map(|end| end.compacted_to));
+        keys.push(done.keys);
+    }
+    assert!(keys.iter().all(|keys| *keys <= 20) && 9 <= keys.len(), "{keys:?}");
+    let left = records(&mut world).len();
+    assert!(left < 270, "{left} are left");
 }
 
 /// Keys that are written again and again, as a table's are, in rounds as often as half of the log

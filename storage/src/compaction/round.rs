@@ -273,6 +273,25 @@ impl Round {
         self.done
     }
 
+    /// Memory that it takes: the map of keys, what was read and is not worked on, and what is not
+    /// written yet. When it needs no more but its end, the map is given back.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let map = match &self.pass {
+            Pass::First(keys) => keys.memory_bytes(),
+            Pass::Second(sieve) => sieve.memory_bytes(),
+            Pass::Begun | Pass::Over => 0,
+        };
+        let aside = self.aside.as_ref().map_or(0, |aside| aside.input.len());
+        let making = self.making.as_ref();
+        let made = making.map_or(0, |making| making.bytes.len() + making.index.memory_bytes());
+        let needs = self.needs.iter().map(|need| match need {
+            Need::Write { bytes, .. } => bytes.len(),
+            _ => 0,
+        });
+        map + self.input.len() + aside + made + needs.sum::<usize>()
+    }
+
     /// Its plan.
     #[must_use]
     pub fn plan(&self) -> &CompactionPlan {

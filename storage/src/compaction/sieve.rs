@@ -78,6 +78,12 @@ impl Keys {
         self.map.len()
     }
 
+    /// What the map of keys takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.map.memory_bytes()
+    }
+
     /// Takes the next batch.
     ///
     /// # Errors
@@ -207,6 +213,12 @@ impl Sieve {
             RetainedBatch::Nothing => return Ok(gone(batch, must_stay)),
         };
         Ok(Sifted { before, after: retained.after, batch })
+    }
+
+    /// What the map of keys takes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.map.memory_bytes()
     }
 
     /// How far the log is clean after this pass.
