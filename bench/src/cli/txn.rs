@@ -72,11 +72,12 @@ impl Txn {
             return Err(Trouble::usage(format!("a value has at least {MARK_BYTES} bytes")));
         }
         let topic = Arc::new(self.broker.prepare(&self.making)?);
-        let ended = self.measure(&topic, json);
-        ended.and(self.broker.clean_up(false))
+        let mut is_harmed = false;
+        let ended = self.measure(&topic, json, &mut is_harmed);
+        ended.and(self.broker.clean_up(is_harmed))
     }
 
-    fn measure(&self, topic: &Arc<Topic>, json: bool) -> Result<(), Trouble> {
+    fn measure(&self, topic: &Arc<Topic>, json: bool, is_harmed: &mut bool) -> Result<(), Trouble> {
         let (each, all) = (self.partitions_each, topic.leaders.len());
         if all < each {
             let what = format!("a transaction cannot write to {each} partitions");
@@ -103,7 +104,8 @@ impl Txn {
         let (play, places) = Transactions::new(&shape, topic, &ids, &coordinators, run);
         let (play, losses) = stage::run(topic, places, self.broker.reconnect, play)?;
         let committed = play.counts().committed_records;
-        let read = reader.end(committed)?;
+        let read = reader.end(committed).inspect_err(|_| *is_harmed = true)?;
+        *is_harmed = read.is_harm(committed);
 
         let flow = format!("{:?}", self.flow).to_lowercase();
         let mut figures = Figures::of(format!("transactions, {flow} flow"));

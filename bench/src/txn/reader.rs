@@ -95,6 +95,11 @@ fn read(
 }
 
 impl Read {
+    /// Whether something was read that should not have been, or was not that should.
+    pub fn is_harm(&self, committed: u64) -> bool {
+        0 < self.aborted || self.records != committed
+    }
+
     /// Adds what was read, and complains of what should not have been, or was not.
     pub fn tell(&self, committed: u64, figures: &mut Figures) {
         let shown = format!(
