@@ -160,13 +160,13 @@ impl Consumer {
         if differs(&sync.protocol_type, PROTOCOL_TYPE) || differs(&sync.protocol, &protocol.name) {
             return Synced::refused(ErrorCode::InconsistentGroupProtocol);
         }
+        watch.touch(id, Some(classic), decision);
         // Who has to give something up is told what is left of its share first.
         if member.has.epoch < self.epoch && member.has.state != State::Unrevoked {
             watch.await_revocation(id, member, decision);
             return Synced::refused(ErrorCode::RebalanceInProgress);
         }
         watch.stop_revocation(id, decision.timers);
-        watch.touch(id, Some(classic), decision);
         Synced {
             error: ErrorCode::None,
             protocol_type: Some(PROTOCOL_TYPE.into()),
