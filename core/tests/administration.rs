@@ -120,6 +120,25 @@ fn configs_are_told_with_synonyms_and_documentation() {
     assert!(config.documentation.as_ref().is_some_and(|text| !text.is_empty()));
 }
 
+/// What Kafka's tools look up by name and is no setting here is told as it is, and cannot be changed.
+#[test]
+fn what_is_a_fact_here_is_told_as_a_config() {
+    let broker = Broker::start("facts", &["--shards", "1"]);
+    let mut client = Client::open(&broker);
+    for (name, value) in [
+        ("log.cleaner.threads", "1"),
+        ("log.cleaner.io.buffer.load.factor", "0.9"),
+        ("delete.topic.enable", "true"),
+        ("transaction.two.phase.commit.enable", "false"),
+    ] {
+        let told = client.configs(resource::BROKER, "1", name);
+        let config = &told.results[0].configs[0];
+        assert_eq!((config.value.as_deref(), config.read_only), (Some(value), true), "{name}");
+        let set = [(name, operation::SET, Some(value))];
+        assert_eq!(client.alter(resource::BROKER, "1", &set), ErrorCode::InvalidRequest, "{name}");
+    }
+}
+
 /// What can have configs: topics and nodes, and groups that have some. A client of version 0 asks for
 /// metrics of clients, of which there are none; kinds that nobody knows are refused.
 #[test]

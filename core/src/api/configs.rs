@@ -21,6 +21,7 @@ use tidemill_replication::metadata::Resource;
 use super::ReplyForm;
 use crate::config::settings;
 use crate::controller::code;
+use crate::limits::COMPACTION_MAP_LOAD_MAX;
 use crate::shard::Shard;
 use crate::topic_rules;
 
@@ -141,8 +142,48 @@ impl Shard {
                 kind: kind_of(setting.kind),
                 doc: setting.doc,
             })
+            .chain(facts())
             .collect()
     }
+}
+
+/// What is a setting in Kafka and a fact here: told as it is, since tools look it up by name.
+fn facts() -> impl Iterator<Item = NodeConfig> {
+    let fact = |name: &str, value: String, kind, doc| NodeConfig {
+        name: name.to_owned(),
+        default: value.clone(),
+        value,
+        kind,
+        doc,
+    };
+    [
+        fact("delete.topic.enable", "true".to_owned(), Kind::Boolean, "Topics can be deleted."),
+        fact(
+            "log.cleaner.io.buffer.load.factor",
+            COMPACTION_MAP_LOAD_MAX.to_string(),
+            Kind::Double(0.0, 1.0),
+            "How large a share of log.cleaner.dedupe.buffer.size is used.",
+        ),
+        fact(
+            "log.cleaner.threads",
+            "1".to_owned(),
+            Kind::Int(1, 1),
+            "Each shard compacts one log at a time; one thread does the work between reads and writes.",
+        ),
+        fact(
+            "remote.log.storage.system.enable",
+            "false".to_owned(),
+            Kind::Boolean,
+            "There is no remote storage.",
+        ),
+        fact(
+            "transaction.two.phase.commit.enable",
+            "false".to_owned(),
+            Kind::Boolean,
+            "There is no two-phase commit (KIP-939).",
+        ),
+    ]
+    .into_iter()
 }
 
 fn kind_of(kind: settings::Kind) -> Kind {
