@@ -25,6 +25,8 @@ pub enum Mistake {
     AbortedIsLastWord,
     /// A compacted segment takes the place of others before it is durable.
     SwapEarly,
+    /// Compaction drops what has deleted a key, and the markers of transactions, before their time.
+    MarksGoEarly,
 }
 
 #[cfg(feature = "mistakes")]

@@ -46,7 +46,7 @@ impl Broker {
         let of_compaction = &mut Random::new(seed).fork("compaction");
         config.compaction.backoff = Duration::from_millis(*of_compaction.pick(&[1, 20, 200]));
         config.compaction.map_bytes = *of_compaction.pick(&[1 << 10, 8 << 10, 1 << 20]);
-        config.compaction.bytes_per_second = *of_compaction.pick(&[1 << 20, 32 << 20]);
+        config.compaction.bytes_per_second = *of_compaction.pick(&[8 << 20, 32 << 20]);
         let group_rewrite_bytes = *random.pick(&[2 << 10, 16 << 10, 1 << 20]);
         Self { group_rewrite_bytes, ..Self::of(config, segment_bytes, storage) }
     }

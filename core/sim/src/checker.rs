@@ -34,7 +34,7 @@ use self::bounds::Bounds;
 use self::groups::Group;
 use self::order::Order;
 use self::quotas::Quotas;
-use self::records::Records;
+use self::records::{Records, Times};
 use self::topics::Topics;
 use self::transactions::Transactions;
 use crate::value::Value;
@@ -110,6 +110,10 @@ pub struct History {
     pub topics: Topics,
     /// Quotas, by what was said of them.
     pub quotas: Quotas,
+    /// The time, in ms.
+    pub now_ms: i64,
+    /// When the node was started last.
+    started_ms: i64,
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
     groups: BTreeMap<String, Group>,
@@ -145,15 +149,40 @@ impl History {
         self.partitions.keys().copied().collect()
     }
 
-    /// A partition's log is compacted. To be said before anything is sent to it.
-    pub fn compacts(&mut self, place: Place) {
-        self.partition(place).records.compacts();
+    /// A partition's log is compacted, and deletion marks stay for `retention_ms`. To be said before
+    /// anything is sent to it.
+    pub fn compacts(&mut self, place: Place, retention_ms: i64) {
+        self.partition(place).records.compacts(retention_ms);
+    }
+
+    /// Whether any log is compacted.
+    #[must_use]
+    pub fn compacts_any(&self) -> bool {
+        self.partitions.values().any(|partition| partition.records.left().is_some())
+    }
+
+    /// The node starts again. What compaction had removed last may be there again.
+    pub fn starts(&mut self) {
+        self.started_ms = self.now_ms;
+        for partition in self.partitions.values_mut() {
+            partition.records.starts();
+        }
+    }
+
+    /// How many records compaction has removed, as far as readers saw since the last start, and in
+    /// how many partitions.
+    #[must_use]
+    pub fn removed(&self) -> (u64, u64) {
+        let left = self.partitions.values().filter_map(|partition| partition.records.left());
+        let gone = left.map(|left| left.gone.len() as u64).filter(|gone| 0 < *gone);
+        gone.fold((0, 0), |(records, logs), gone| (records + gone, logs + 1))
     }
 
     /// A writer is about to send a value.
     pub fn sending(&mut self, place: Place, value: Value, idempotent: bool) {
+        let now_ms = self.now_ms;
         let partition = self.partition(place);
-        partition.records.sending(value);
+        partition.records.sending(value, now_ms);
         if idempotent {
             partition.order.follow(value.writer);
         }
@@ -162,8 +191,9 @@ impl History {
     /// A writer is about to send a value as part of a transaction.
     pub fn sending_in(&mut self, place: Place, value: Value, transaction: usize) {
         self.transactions.belongs(value, transaction);
+        let now_ms = self.now_ms;
         let partition = self.partition(place);
-        partition.records.sending(value);
+        partition.records.sending(value, now_ms);
         partition.order.follow_with_holes(value.writer);
     }
 
@@ -185,11 +215,22 @@ impl History {
         Ok(())
     }
 
-    /// A reader that asked for `from` was given these records, in batches that end before `next`.
-    pub fn read(&mut self, place: Place, from: i64, next: i64, seen: &[Seen]) -> Verdict {
+    /// A reader that asked for `from`, at `asked_ms`, was given these records, in batches that end
+    /// before `next`.
+    pub fn read(
+        &mut self,
+        place: Place,
+        from: i64,
+        next: i64,
+        asked_ms: i64,
+        seen: &[Seen],
+    ) -> Verdict {
         self.read_records += seen.len() as u64;
         let partition = self.partitions.entry(place).or_default();
-        partition.records.read(from, next, seen)?;
+        // What a process that is gone still said tells nothing of the one there is now.
+        let is_current = self.started_ms <= asked_ms;
+        let times = Times { asked_ms, heard_ms: if is_current { self.now_ms } else { i64::MAX } };
+        partition.records.read(from, next, times, seen)?;
         for record in seen {
             let Some(value) = record.value else { continue };
             partition.order.add(record.offset, value)?;
@@ -206,7 +247,7 @@ impl History {
         let transactions = &self.transactions;
         let partition = self.partitions.entry(place).or_default();
         partition.bounds.final_state(start, end)?;
-        if partition.records.kept().is_some() {
+        if partition.records.left().is_some() {
             let counts = |value| transactions.counts(value);
             return compacted::final_state(start, end, &partition.records, counts);
         }

@@ -38,6 +38,10 @@ pub struct Outcome {
     pub read_records: u64,
     /// How often the node started.
     pub starts: u64,
+    /// How many records compaction has removed, as the audits saw.
+    pub removed_records: u64,
+    /// In how many logs.
+    pub compacted_logs: u64,
 }
 
 /// What a seed decides before anything happens.
@@ -222,6 +226,7 @@ pub fn run_with<N: Node>(
     let hash = world.trace().hash();
     let notes = world.trace().len();
     let history = world.clients().history();
+    let (removed_records, compacted_logs) = history.removed();
     Outcome {
         violation: verdict.err(),
         hash,
@@ -232,6 +237,8 @@ pub fn run_with<N: Node>(
         shares: history.shares,
         read_records: history.read_records,
         starts,
+        removed_records,
+        compacted_logs,
     }
 }
 
@@ -255,6 +262,10 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
         world.crash(Crash::PowerLoss);
         start(world, plan.last_shards)?;
         audit(world, false)?;
+        if world.clients().compacts() {
+            // What was gone, as the audit before has found, must not be there again.
+            audit(world, false)?;
+        }
     }
     match plan.rot {
         Some(part) => rot(world, plan.last_shards, part),
@@ -268,7 +279,7 @@ fn rot<N: Node>(world: &mut World<N, Workload>, shards: u16, part: &str) -> Verd
     world.crash(Crash::Kill);
     let Some(path) = world.disk().rot(part) else { return Ok(()) };
     world.say(&format!("a bit has flipped in {}", path.display()));
-    world.start(shards);
+    begin(world, shards);
     let limit = world.now().after(PATIENCE);
     while !world.node().is_serving() {
         if world.node().failure().is_some() {
@@ -283,7 +294,7 @@ fn rot<N: Node>(world: &mut World<N, Workload>, shards: u16, part: &str) -> Verd
 }
 
 fn live_once<N: Node>(world: &mut World<N, Workload>, life: &Life) -> Verdict {
-    world.start(life.shards);
+    begin(world, life.shards);
     let limit = world.now().after(life.lasts);
     run_events(world, life.events / 2, limit)?;
     fall_ill(world, life.ill);
@@ -342,9 +353,15 @@ fn heal<N: Node>(world: &mut World<N, Workload>) {
     world.disk().set_capacity(Settings::default().disk_bytes);
 }
 
+fn begin<N: Node>(world: &mut World<N, Workload>, shards: u16) {
+    let now = world.now();
+    world.clients().starts(now);
+    world.start(shards);
+}
+
 /// A start on a healthy disk must succeed.
 fn start<N: Node>(world: &mut World<N, Workload>, shards: u16) -> Verdict {
-    world.start(shards);
+    begin(world, shards);
     let limit = world.now().after(PATIENCE);
     while !world.node().is_serving() {
         failed_start(world, false)?;

@@ -47,6 +47,13 @@ impl Value {
         }
     }
 
+    /// Whether its record, in a compacted topic, deletes its key: then it has no value, and says in a
+    /// header which one it is.
+    #[must_use]
+    pub fn deletes(self) -> bool {
+        (self.number + u64::from(self.writer)) % 5 == 2
+    }
+
     /// The value whose bytes these are; nothing if they are not those of a whole value.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {

@@ -9,7 +9,8 @@
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
 //! cannot meet another one. Names that begin with `REBORN` are, and are used by id only. Topics
-//! whose names begin with `COMPACTED` are compacted: all their records have keys.
+//! whose names begin with `COMPACTED` are compacted: all their records have keys, and some delete
+//! theirs.
 //!
 //! Start reading at [`Workload::handle`].
 
@@ -25,6 +26,7 @@ mod transactor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tidemill_record::{BatchBuilder, Header, Timestamp};
 use tidemill_runtime::edge::Instant;
 
 use self::admin::Admin;
@@ -35,6 +37,7 @@ use self::transactor::Transactor;
 use crate::checker::{History, Place, Verdict, Violation, check};
 use crate::network::{ClientEvent, ConnectionId};
 use crate::random::Random;
+use crate::value::Value;
 use crate::world::{Clients, Port};
 
 /// The beginning of names that are used again after their topic was deleted.
@@ -42,6 +45,32 @@ pub(crate) const REBORN: &str = "reborn";
 
 /// The beginning of names of compacted topics.
 pub(crate) const COMPACTED: &str = "compacted";
+
+/// The header that says which value a record without one is.
+pub(crate) const DELETES: &[u8] = b"deletes";
+
+/// How long deletion marks stay in the topic of this name, in ms, if it is compacted: its name says
+/// so.
+pub(crate) fn delete_retention_ms(name: &str) -> Option<i64> {
+    let rest = name.strip_prefix(COMPACTED)?.strip_prefix('-')?;
+    rest.split('-').next()?.parse().ok()
+}
+
+/// Appends the record of a value to a batch. In a compacted topic it may delete its key.
+pub(crate) fn append(
+    builder: &mut BatchBuilder,
+    timestamp: Timestamp,
+    (value, has_key, is_compacted): (Value, bool, bool),
+    filling: usize,
+) {
+    let key = has_key.then(|| value.key());
+    let key = key.as_deref().map(str::as_bytes);
+    if is_compacted && value.deletes() {
+        let header = Header { key: DELETES, value: Some(&value.encode(0)) };
+        return builder.append_with_headers(timestamp, key, None, &[header]);
+    }
+    builder.append(timestamp, key, Some(&value.encode(filling)));
+}
 
 /// What kind of clients there are, and how many.
 #[derive(Clone, Debug)]
@@ -171,6 +200,18 @@ impl Workload {
         &self.history
     }
 
+    /// The node starts again, `now`.
+    pub fn starts(&mut self, now: Instant) {
+        self.history.now_ms = (now.nanos / 1_000_000) as i64;
+        self.history.starts();
+    }
+
+    /// Whether any log is compacted.
+    #[must_use]
+    pub fn compacts(&self) -> bool {
+        self.history.compacts_any()
+    }
+
     /// From now on nobody writes new records.
     pub fn drain(&mut self) {
         self.phase = Phase::Drain;
@@ -269,6 +310,7 @@ impl Workload {
             crowd: &self.crowd,
             phase: self.phase,
         };
+        scene.history.now_ms = (scene.port.now().nanos / 1_000_000) as i64;
         if let Err(violation) = act(&mut self.actors[index], &mut scene)
             && self.violation.is_none()
         {

@@ -34,15 +34,15 @@ impl Acked {
 mod tests {
     use super::*;
     use crate::checker::Seen;
+    use crate::checker::records::Times;
 
     const VALUE: Value = Value { writer: 1, number: 0 };
 
     fn read(offset: i64) -> Records {
         let mut records = Records::default();
-        records.sending(VALUE);
-        records
-            .read(offset, offset + 1, &[Seen { offset, value: Some(VALUE), shown: None, batch: 0 }])
-            .unwrap();
+        records.sending(VALUE, 0);
+        let seen = Seen { offset, value: Some(VALUE), shown: None, batch: 0 };
+        records.read(offset, offset + 1, Times::default(), &[seen]).unwrap();
         records
     }
 

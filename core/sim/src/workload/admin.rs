@@ -25,7 +25,7 @@ use tidemill_record::TopicId;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene};
+use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene, delete_retention_ms};
 use crate::checker::bounds::Floor;
 use crate::checker::topics::Expected;
 use crate::checker::{Place, Verdict, check};
@@ -131,11 +131,18 @@ impl Admin {
         } else {
             self.names += 1;
             let is_compacted = scene.random.happens(scene.crowd.compacted_topics);
-            format!("{}-{}", if is_compacted { COMPACTED } else { "topic" }, self.names)
+            match is_compacted {
+                // Its name tells those who write to it how long deletion marks stay.
+                true => {
+                    let retention_ms = scene.random.pick(&["20", "100", "1000", "86400000"]);
+                    format!("{COMPACTED}-{retention_ms}-{}", self.names)
+                }
+                false => format!("topic-{}", self.names),
+            }
         };
         let mut configs: Vec<_> = kept_codec(scene).into_iter().collect();
-        if name.starts_with(COMPACTED) {
-            configs.extend(compaction(scene));
+        if let Some(retention_ms) = delete_retention_ms(&name) {
+            configs.extend(compaction(retention_ms, scene));
         }
         let partitions = scene.random.between(1, scene.crowd.partitions_max as u64) as i32;
         let version = scene.random.between(2, 7) as i16;
@@ -310,13 +317,14 @@ fn kept_codec(scene: &mut Scene<'_, '_>) -> Option<CreatableTopicConfig> {
 }
 
 /// How a compacted topic wants to be compacted: soon.
-fn compaction(scene: &mut Scene<'_, '_>) -> Vec<CreatableTopicConfig> {
+fn compaction(retention_ms: i64, scene: &mut Scene<'_, '_>) -> Vec<CreatableTopicConfig> {
     let random = &mut scene.random;
+    let retention_ms = retention_ms.to_string();
     let configs = [
         ("cleanup.policy", "compact"),
         ("min.cleanable.dirty.ratio", *random.pick(&["0.01", "0.01", "0.5"])),
-        ("segment.ms", *random.pick(&["20", "100", "1000", "604800000"])),
-        ("delete.retention.ms", *random.pick(&["0", "100", "86400000"])),
+        ("segment.ms", *random.pick(&["20", "50", "200"])),
+        ("delete.retention.ms", retention_ms.as_str()),
         ("max.compaction.lag.ms", *random.pick(&["100", "9223372036854775807"])),
     ];
     let config = |(name, value): (&str, &str)| CreatableTopicConfig {

@@ -21,7 +21,7 @@ use tidemill_runtime::edge::Instant;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
+use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene, append, delete_retention_ms, passed};
 use crate::checker::{Place, Verdict, check};
 use crate::edge::WALL_CLOCK_START_MS;
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
@@ -217,9 +217,10 @@ impl Producer {
     fn write_batch(&mut self, place: Place, scene: &mut Scene<'_, '_>) {
         // What is not known to be there now is about to be forgotten.
         let Some(name) = self.map.name(place.topic) else { return };
-        let is_compacted = name.starts_with(COMPACTED);
-        if is_compacted {
-            scene.history.compacts(place);
+        let retention_ms = delete_retention_ms(name);
+        let is_compacted = retention_ms.is_some();
+        if let Some(retention_ms) = retention_ms {
+            scene.history.compacts(place, retention_ms);
         }
         let random = &mut self.random;
         let large = random.happens(scene.crowd.large_batches);
@@ -242,12 +243,9 @@ impl Producer {
             let value = Value { writer: self.writer, number: part.next_number };
             part.next_number += 1;
             let filling = random.between(0, filling as u64) as usize;
-            let key = (random.coin() || is_compacted).then(|| value.key());
-            builder.append(
-                Timestamp(timestamp),
-                key.as_deref().map(str::as_bytes),
-                Some(&value.encode(filling)),
-            );
+            let has_key = random.coin() || is_compacted;
+            let what = (value, has_key, is_compacted);
+            append(&mut builder, Timestamp(timestamp), what, filling);
             scene.history.sending(place, value, self.idempotent);
             values.push(value);
         }

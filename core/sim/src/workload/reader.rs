@@ -25,7 +25,7 @@ use tidemill_runtime::edge::Instant;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{Phase, REBORN, REQUEST_TIMEOUT, Scene, passed};
+use super::{DELETES, Phase, REBORN, REQUEST_TIMEOUT, Scene, delete_retention_ms, passed};
 use crate::checker::bounds::Floor;
 use crate::checker::topics::Expected;
 use crate::checker::{Place, Seen, Verdict, Violation, check};
@@ -78,6 +78,7 @@ enum Ask {
     Fetch {
         version: i16,
         at: Vec<(Place, i64, Floor)>,
+        asked_ms: i64,
     },
     /// With the offset that was out of range before, if that is why.
     List {
@@ -301,7 +302,8 @@ impl Reader {
         for (place, _, _) in &at {
             self.positions.get_mut(place).expect("just listed").fetching = true;
         }
-        let ask = Ask::Fetch { version, at: at.clone() };
+        let asked_ms = scene.history.now_ms;
+        let ask = Ask::Fetch { version, at: at.clone(), asked_ms };
         let encode = |out: &mut BytesMut, correlation| {
             request.encode(out, version, correlation, Some("sim"))
         };
@@ -318,8 +320,8 @@ impl Reader {
                 self.choose();
                 scene.history.topics.listed(&self.map.listed(), &expected, scene.port.now())?;
             }
-            Heard::Answer(Ask::Fetch { version, at }, frame) => {
-                self.fetched(version, &at, &frame, scene)?;
+            Heard::Answer(Ask::Fetch { version, at, asked_ms }, frame) => {
+                self.fetched(version, &at, asked_ms, &frame, scene)?;
             }
             Heard::Answer(
                 Ask::List { version, which, committed, place, sent, refused_at },
@@ -401,6 +403,7 @@ impl Reader {
         &mut self,
         version: i16,
         asked: &[(Place, i64, Floor)],
+        asked_ms: i64,
         frame: &Bytes,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
@@ -434,7 +437,7 @@ impl Reader {
                     || format!("{place:?} is missing in a fetch of {asked:?}"),
                 );
             };
-            self.fetched_one(*place, *from, *sent, answer, scene)
+            self.fetched_one(*place, *from, (*sent, asked_ms), answer, scene)
                 .map_err(|violation| at(&format!("{place:?} from {from}"), violation))?;
         }
         Ok(())
@@ -444,7 +447,7 @@ impl Reader {
         &mut self,
         place: Place,
         from: i64,
-        sent: Floor,
+        (sent, asked_ms): (Floor, i64),
         answer: &FetchPartitionResponse<'_>,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
@@ -455,6 +458,10 @@ impl Reader {
             answer.high_watermark,
             answer.last_stable_offset
         ));
+        if scene.phase == Phase::Audit && !self.auditor {
+            // It was asked for before: how the log has grown meanwhile, the audit need not know.
+            return Ok(());
+        }
         if answer.error_code == ErrorCode::OffsetOutOfRange {
             check(!self.lenient || from < sent.start, "damage is told", || {
                 format!("{from} is out of range, though the log had reached {}", sent.end)
@@ -479,13 +486,22 @@ impl Reader {
                 bounds.told_start(answer.log_start_offset, sent)?;
             }
         }
+        if let Some(position) = self.positions.get_mut(&place) {
+            // What was open when the audit began has ended by a marker behind the end, though this
+            // answer may not have it yet.
+            position.end = position.end.map(|end| end.max(answer.high_watermark));
+        }
         let aborted = answer.aborted_transactions.as_deref();
         check(
             self.committed == aborted.is_some(),
             "who asks for it is told what to leave out",
             || format!("committed: {}, told {aborted:?}", self.committed),
         )?;
-        let keyed = scene.history.partition(place).records.kept().is_some();
+        // Markers may be all that is there of it, so that nobody who writes records has told.
+        if let Some(retention_ms) = self.map.name(place.topic).and_then(delete_retention_ms) {
+            scene.history.compacts(place, retention_ms);
+        }
+        let keyed = scene.history.partition(place).records.left().is_some();
         let (seen, next) = decode_records(&answer.records, from, aborted, keyed)?;
         if let Some(next) = next {
             let (high, stable) = (answer.high_watermark, answer.last_stable_offset);
@@ -497,11 +513,9 @@ impl Reader {
             check(from < next, "a fetch begins where it was asked to", || {
                 format!("asked for {from}, given what ends at {next}")
             })?;
-            scene.history.read(place, from, next, &seen)?;
+            scene.history.read(place, from, next, asked_ms, &seen)?;
             if let Some(position) = self.positions.get_mut(&place) {
                 position.next = next;
-                // What was open when the audit began has ended by a marker behind the end.
-                position.end = position.end.map(|end| end.max(high));
             }
         }
         Ok(())
@@ -590,7 +604,8 @@ impl<'a> Left<'a> {
 }
 
 /// All records of a fetch: whole batches, each with its checksum right, each value whole; each with
-/// its key, if all are `keyed`. And where the last batch ends.
+/// its key, if all are `keyed`; then it has no value where that deletes its key. And where the last
+/// batch ends.
 fn decode_records(
     slices: &[Bytes],
     from: i64,
@@ -624,9 +639,14 @@ fn decode_records(
                 .map_err(|error| damaged(error.to_string()))?;
             for record in contents.records() {
                 let record = record.map_err(|error| damaged(error.to_string()))?;
-                let value = record.value.and_then(Value::decode);
-                let value = value
+                let named = record.headers.into_iter().find(|header| header.key == DELETES);
+                let bytes = record.value.or(named.and_then(|header| header.value));
+                let value = bytes
+                    .and_then(Value::decode)
                     .ok_or_else(|| damaged(format!("offset {} holds no value", record.offset.0)))?;
+                if record.value.is_none() != (keyed && value.deletes()) {
+                    return Err(damaged(format!("{value:?} deletes its key, or does not")));
+                }
                 let key = record.key.map(String::from_utf8_lossy);
                 if key.map_or(keyed, |key| key != value.key()) {
                     return Err(damaged(format!("{value:?} has lost its key {}", value.key())));

@@ -13,7 +13,7 @@ use crate::checker::{Place, Verdict};
 use crate::edge::WALL_CLOCK_START_MS;
 use crate::network::BOOTSTRAP_PORT;
 use crate::value::Value;
-use crate::workload::COMPACTED;
+use crate::workload::{append, delete_retention_ms};
 
 /// How many batches of a partition may be under way.
 const UNDER_WAY_MAX: usize = 5;
@@ -98,8 +98,9 @@ impl Transactor {
         open.batches_left -= 1;
         let place = *self.random.pick(&places);
         // A topic that is gone from the map takes nothing any more, keys or not.
-        if self.map.name(place.topic).is_some_and(|name| name.starts_with(COMPACTED)) {
-            scene.history.compacts(place);
+        let retention_ms = self.map.name(place.topic).and_then(delete_retention_ms);
+        if let Some(retention_ms) = retention_ms {
+            scene.history.compacts(place, retention_ms);
         }
         let random = &mut self.random;
         let sequence = self.sequences.entry(place).or_default();
@@ -112,12 +113,8 @@ impl Transactor {
             let value = Value { writer: granted.writer, number: self.next_value };
             self.next_value += 1;
             let filling = random.between(0, scene.crowd.value_bytes.min(2_000) as u64) as usize;
-            let key = value.key();
-            builder.append(
-                Timestamp(timestamp),
-                Some(key.as_bytes()),
-                Some(&value.encode(filling)),
-            );
+            let what = (value, true, retention_ms.is_some());
+            append(&mut builder, Timestamp(timestamp), what, filling);
             scene.history.sending_in(place, value, open.number);
             values.push(value);
         }
