@@ -9,12 +9,22 @@ mod process;
 mod wire;
 
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use process::Broker;
 use tidemill_net::kafka::alter_configs::operation;
+use tidemill_net::kafka::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, ShareGroupPartitionToAlter, ShareGroupTopicToAlter,
+};
+use tidemill_net::kafka::consumer_group_heartbeat::LEAVE_EPOCH;
+use tidemill_net::kafka::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, ShareGroupTopicToDelete,
+};
 use tidemill_net::kafka::describe_configs::resource;
+use tidemill_net::kafka::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, ShareGroupToDescribe,
+};
 use tidemill_net::kafka::find_coordinator::FindCoordinatorRequest;
 use tidemill_net::kafka::share_acknowledge::{
     AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch, FINAL_EPOCH,
@@ -23,7 +33,9 @@ use tidemill_net::kafka::share_acknowledge::{
 use tidemill_net::kafka::share_fetch::{
     ShareFetchPartition, ShareFetchRequest, ShareFetchResponse, ShareFetchTopic,
 };
+use tidemill_net::kafka::share_group_describe::ShareGroupDescribeRequest;
 use tidemill_net::kafka::share_group_heartbeat::ShareGroupHeartbeatRequest;
+use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ApiKey, ErrorCode, Message, parse_response_header};
 use tidemill_record::{BatchBuilder, Codec, Timestamp, TopicId};
 use wire::Client;
@@ -159,6 +171,16 @@ impl Member {
         }
     }
 
+    fn leave(mut self) {
+        let goodbye = ShareGroupHeartbeatRequest {
+            group_id: GROUP.to_owned(),
+            member_id: self.name.clone(),
+            member_epoch: LEAVE_EPOCH,
+            ..ShareGroupHeartbeatRequest::default()
+        };
+        assert_eq!(self.client.ask(1, &goodbye).error_code, ErrorCode::None);
+    }
+
     fn accept(&mut self, first: i64, last: i64) -> ErrorCode {
         let step = self.step;
         self.step += 1;
@@ -236,28 +258,160 @@ fn sessions_and_acknowledgements_are_checked() {
     broker.stop();
 }
 
-/// Who speaks of a share group to a command for other groups is told what it is. It was not there, or
-/// of another protocol.
+/// What a request names twice is told of once, and done once: else an answer would have no bound. Of more
+/// groups than are told of at once, those behind are said to be too many.
 #[test]
-fn commands_say_that_it_is_a_share_group() {
-    let mut broker = scene("share-commands");
-    let member = Member::join(&broker, "first");
-    let commands = [
-        &["group", "describe", GROUP][..],
-        &["group", "reset", GROUP, "-t", TOPIC, "--to", "end"],
-        &["group", "delete", GROUP],
-        &["consume", "-t", TOPIC, "-g", GROUP, "-e"],
-    ];
-    for arguments in commands {
-        let run = Command::new(env!("CARGO_BIN_EXE_tidemill"))
-            .args(arguments)
-            .args(["-b", &broker.address()])
-            .output()
-            .unwrap();
-        let why = String::from_utf8(run.stderr).unwrap();
-        assert!(!run.status.success(), "{arguments:?}");
-        assert!(why.contains("share group") && why.contains("kafka-share-groups.sh"), "{why}");
-    }
-    drop(member);
+fn what_is_named_twice_is_told_once() {
+    let mut broker = scene("share-twice");
+    let mut member = Member::join(&broker, "first");
+    assert_eq!(member.fetch(5000), [(0, 9, 1)]);
+    assert_eq!(member.accept(0, 3), ErrorCode::None);
+    let mut client = Client::open(&broker);
+    let twice = |name: &str| vec![name.to_owned(), name.to_owned()];
+    let describe = ShareGroupDescribeRequest {
+        group_ids: [twice(GROUP), twice("nobody's")].concat(),
+        ..ShareGroupDescribeRequest::default()
+    };
+    let told = client.ask(1, &describe).groups;
+    let told: Vec<_> = told.into_iter().map(|group| (group.group_id, group.error_code)).collect();
+    let expected = [(GROUP, ErrorCode::None), ("nobody's", ErrorCode::GroupIdNotFound)];
+    assert_eq!(told, expected.map(|(group, error)| (group.to_owned(), error)));
+
+    let named = TopicPartitions { topic: TOPIC.to_owned(), partitions: vec![0, 0, 7] };
+    let topics = Some(vec![named.clone(), named]);
+    let group = ShareGroupToDescribe { group_id: GROUP.to_owned(), topics };
+    let others = (0..101).map(|number| ShareGroupToDescribe {
+        group_id: format!("other-{number}"),
+        ..ShareGroupToDescribe::default()
+    });
+    let groups = [group.clone(), group].into_iter().chain(others).collect();
+    let told = client.ask(1, &DescribeShareGroupOffsetsRequest { groups }).groups;
+    assert_eq!(told.len(), 102, "each group once");
+    let parts: Vec<_> = told[0].topics.iter().flat_map(|topic| &topic.partitions).collect();
+    let parts = parts.iter().map(|one| (one.partition_index, one.start_offset, one.lag));
+    assert_eq!(parts.collect::<Vec<_>>(), [(0, 4, 6), (7, -1, -1)]);
+    assert!(told[1..100].iter().all(|group| group.error_code == ErrorCode::GroupIdNotFound));
+    assert!(told[100..].iter().all(|group| group.error_code == ErrorCode::InvalidRequest));
+
+    member.leave();
+    let part = |start_offset: i64| ShareGroupPartitionToAlter { partition_index: 0, start_offset };
+    let topic = |starts: &[i64]| ShareGroupTopicToAlter {
+        topic_name: TOPIC.to_owned(),
+        partitions: starts.iter().map(|start| part(*start)).collect(),
+    };
+    let alter = AlterShareGroupOffsetsRequest {
+        group_id: GROUP.to_owned(),
+        topics: vec![topic(&[2, 5]), topic(&[7])],
+    };
+    let told = client.ask(0, &alter);
+    assert_eq!(told.error_code, ErrorCode::None);
+    let parts: Vec<_> = told.responses.iter().flat_map(|topic| &topic.partitions).collect();
+    assert_eq!((parts.len(), parts[0].error_code), (1, ErrorCode::None));
+    assert_eq!(progress(&described(&broker)), [(0, 2, 10, 8, 0)], "what was said first");
+
+    let topic = ShareGroupTopicToDelete { topic_name: TOPIC.to_owned() };
+    let topics = vec![topic.clone(), topic];
+    let delete = DeleteShareGroupOffsetsRequest { group_id: GROUP.to_owned(), topics };
+    let told = client.ask(0, &delete).responses;
+    assert_eq!((told.len(), told[0].error_code), (1, ErrorCode::None));
+    assert_eq!(progress(&described(&broker)), []);
     broker.stop();
+}
+
+/// Who would be a member of a share group with the command that reads for other groups is told what it
+/// is. It was not there, or of another protocol.
+#[test]
+fn who_consumes_is_told_that_it_is_a_share_group() {
+    let mut broker = scene("share-consume");
+    let _member = Member::join(&broker, "first");
+    let why = complaint(&broker, &["consume", "-t", TOPIC, "-g", GROUP, "-e"]);
+    assert!(why.contains("share group") && why.contains("share-consumer.sh"), "{why}");
+    broker.stop();
+}
+
+/// A share group from its first member to its end with our own commands: how far it is, who is in it,
+/// that it begins elsewhere, forgets a topic, and is deleted, but while somebody is in it.
+#[test]
+fn commands_describe_reset_and_delete_share_groups() {
+    let mut broker = scene("share-commands");
+    let mut member = Member::join(&broker, "first");
+    assert_eq!(member.fetch(5000), [(0, 9, 1)]);
+    assert_eq!(member.accept(0, 3), ErrorCode::None);
+    assert_eq!(member.accept(6, 6), ErrorCode::None);
+    let told = described(&broker);
+    assert_eq!((&told["state"], &told["type"]), (&"Stable".into(), &"share".into()), "{told}");
+    let of_member = &told["members"][0];
+    assert_eq!((&of_member["name"], &of_member["partitions"]), (&"first".into(), &1.into()));
+    assert_eq!(progress(&told), [(0, 4, 10, 5, 1)]);
+    let text = command(&broker, &["group", "describe", GROUP]);
+    assert!(text.starts_with("workers  Stable  1 member  type share"), "{text}");
+    assert!(text.contains("START") && text.contains("LAG_S") && text.contains("first"), "{text}");
+
+    let reset = ["group", "reset", GROUP, "--to", "beginning"];
+    assert!(complaint(&broker, &reset).contains("it has 1 member"));
+    assert!(complaint(&broker, &["group", "delete", GROUP]).contains("somebody is in it"));
+    let forget = ["group", "delete", GROUP, "-t", TOPIC];
+    assert!(complaint(&broker, &forget).contains("somebody is in it"));
+
+    member.leave();
+    let dry = command(&broker, &[&reset[..], &["--dry-run"]].concat());
+    assert!(dry.contains("nothing was changed"), "{dry}");
+    assert_eq!(progress(&described(&broker)), [(0, 4, 10, 5, 0)]);
+    command(&broker, &reset);
+    assert_eq!(progress(&described(&broker)), [(0, 0, 10, 10, 0)]);
+    let mut member = Member::join(&broker, "second");
+    assert_eq!(member.fetch(5000), [(0, 9, 1)], "also what was accepted before");
+    member.leave();
+    command(&broker, &["group", "reset", GROUP, "-t", TOPIC, "-p", "0", "--to", "end"]);
+    assert_eq!(progress(&described(&broker)), [(0, 10, 10, 0, 0)]);
+    command(&broker, &["group", "reset", GROUP, "--to", "s@1000"]);
+    assert_eq!(progress(&described(&broker)), [(0, 0, 10, 10, 0)], "their time is 1000");
+    command(&broker, &["group", "reset", GROUP, "--to", "s@1001"]);
+    assert_eq!(progress(&described(&broker)), [(0, 10, 10, 0, 0)], "none is that young");
+
+    command(&broker, &forget);
+    assert_eq!(progress(&described(&broker)), []);
+    assert!(complaint(&broker, &reset).contains("has read nothing"));
+    assert_eq!(command(&broker, &["group", "delete", GROUP]), "deleted workers\n");
+    let why = complaint(&broker, &["group", "describe", GROUP]);
+    assert!(why.contains("no group workers"), "{why}");
+    broker.stop();
+}
+
+fn run(broker: &Broker, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(arguments)
+        .args(["-b", &broker.address()])
+        .output()
+        .unwrap()
+}
+
+/// What a command says.
+fn command(broker: &Broker, arguments: &[&str]) -> String {
+    let run = run(broker, arguments);
+    let why = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{arguments:?}: {why}");
+    String::from_utf8(run.stdout).unwrap()
+}
+
+/// Why it does not do what it is told.
+fn complaint(broker: &Broker, arguments: &[&str]) -> String {
+    let run = run(broker, arguments);
+    assert!(!run.status.success(), "{arguments:?}");
+    String::from_utf8(run.stderr).unwrap()
+}
+
+fn described(broker: &Broker) -> serde_json::Value {
+    let text = command(broker, &["group", "describe", GROUP, "--output", "json"]);
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Of each partition its number, the start, the end, the lag and how many members read it.
+fn progress(told: &serde_json::Value) -> Vec<(i64, i64, i64, i64, i64)> {
+    let all = told["partitions"].as_array().unwrap().iter().map(|row| {
+        let number = |name: &str| row[name].as_i64().unwrap();
+        let (start, end) = (number("start_offset"), number("end_offset"));
+        (number("partition"), start, end, number("lag_records"), number("members"))
+    });
+    all.collect()
 }

@@ -3,6 +3,8 @@
 //! How far a group is behind is told in records and in seconds: the age of the first record that it
 //! has not committed. That record is read for it, one per partition.
 
+mod share;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,7 +36,7 @@ pub(super) enum GroupCommand {
     List(List),
     /// Show a group's members, its offsets, and how far it is behind, in records and in seconds.
     Describe(Named),
-    /// Set the offsets of a group that nobody is in.
+    /// Set the offsets of a group that nobody is in, or where a share group begins.
     Reset(Reset),
     /// Delete groups that nobody is in, and all they have committed.
     Delete(Delete),
@@ -89,6 +91,9 @@ pub(super) struct Delete {
     /// The groups.
     #[arg(required = true)]
     names: Vec<String>,
+    /// Have share groups only forget what they have read of this topic; may be repeated
+    #[arg(short, long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
     #[command(flatten)]
     bootstrap: Bootstrap,
 }
@@ -156,22 +161,16 @@ impl Named {
     fn run(self) -> Result<(), Failure> {
         let mut admin = self.bootstrap.admin(false)?;
         let group = find(&self.bootstrap, &mut admin, &self.name)?;
+        if group.kind == group_type::SHARE {
+            return self.tell_share_group(&mut admin, &group);
+        }
         let committed = admin.group_offsets(&self.name);
         let committed = committed.map_err(|error| self.bootstrap.failure(error))?;
         let rows = self.rows(&mut admin, &group, &committed)?;
         if self.output.is_json() {
             return print_line(&self.as_json(&group, &rows).to_string());
         }
-        let members = counted(group.members.len() as u64, "member", "members");
-        let assignor = match group.assignor.as_str() {
-            "" => String::new(),
-            assignor => format!("  assignor {assignor}"),
-        };
-        let Self { name, .. } = &self;
-        let GroupView { state, kind, coordinator, .. } = &group;
-        print_line(&format!(
-            "{name}  {state}  {members}  type {kind}{assignor}  coordinator {coordinator}"
-        ))?;
+        self.tell_group(&group)?;
         let cells = rows.iter().map(|row| {
             let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
             vec![
@@ -189,6 +188,20 @@ impl Named {
         print_table(&heads, cells.collect())
     }
 
+    /// What there is to say of the group as a whole.
+    fn tell_group(&self, group: &GroupView) -> Result<(), Failure> {
+        let members = counted(group.members.len() as u64, "member", "members");
+        let assignor = match group.assignor.as_str() {
+            "" => String::new(),
+            assignor => format!("  assignor {assignor}"),
+        };
+        let Self { name, .. } = self;
+        let GroupView { state, kind, coordinator, .. } = group;
+        print_line(&format!(
+            "{name}  {state}  {members}  type {kind}{assignor}  coordinator {coordinator}"
+        ))
+    }
+
     /// Every partition that the group has committed for, or a member reads.
     fn rows<'a>(
         &self,
@@ -202,16 +215,7 @@ impl Named {
             owners.extend(read.map(|(topic, number)| ((topic.as_str().into(), *number), member)));
         }
         let all: BTreeSet<&(Arc<str>, i32)> = committed.keys().chain(owners.keys()).collect();
-        let mut ends: BTreeMap<(Arc<str>, i32), i64> = BTreeMap::new();
-        let topics: BTreeSet<&Arc<str>> = all.iter().map(|(topic, _)| topic).collect();
-        for topic in topics {
-            let of_topic = all.iter().filter(|(name, _)| name == topic);
-            let numbers: Vec<i32> = of_topic.map(|(_, number)| *number).collect();
-            let bootstrap = &self.bootstrap;
-            let mut partitions = Partitions { bootstrap, admin, topic, numbers: &numbers };
-            let found = partitions.ends()?.into_iter();
-            ends.extend(found.map(|(number, end)| ((Arc::clone(topic), number), end)));
-        }
+        let ends = self.ends_of(admin, &all)?;
         let lags =
             committed.iter().filter(|(at, offset)| ends.get(at).is_some_and(|e| *offset < e));
         let lagging: Vec<(Arc<str>, i32, i64)> =
@@ -226,6 +230,25 @@ impl Named {
             member: owners.get(at).copied(),
         });
         Ok(rows.collect())
+    }
+
+    /// Where these partitions end.
+    fn ends_of(
+        &self,
+        admin: &mut Admin,
+        all: &BTreeSet<&(Arc<str>, i32)>,
+    ) -> Result<GroupOffsets, Failure> {
+        let mut ends = GroupOffsets::new();
+        let topics: BTreeSet<&Arc<str>> = all.iter().map(|(topic, _)| topic).collect();
+        for topic in topics {
+            let of_topic = all.iter().filter(|(name, _)| name == topic);
+            let numbers: Vec<i32> = of_topic.map(|(_, number)| *number).collect();
+            let bootstrap = &self.bootstrap;
+            let mut partitions = Partitions { bootstrap, admin, topic, numbers: &numbers };
+            let found = partitions.ends()?.into_iter();
+            ends.extend(found.map(|(number, end)| ((Arc::clone(topic), number), end)));
+        }
+        Ok(ends)
     }
 
     fn as_json(&self, group: &GroupView, rows: &[Row<'_>]) -> serde_json::Value {
@@ -243,6 +266,14 @@ impl Named {
                 })
             })
             .collect();
+        self.group_as_json(group, &partitions)
+    }
+
+    fn group_as_json(
+        &self,
+        group: &GroupView,
+        partitions: &[serde_json::Value],
+    ) -> serde_json::Value {
         let members: Vec<_> = group
             .members
             .iter()
@@ -268,32 +299,41 @@ impl Named {
     }
 }
 
-/// A group; it exists.
+/// A group of any kind; it exists.
 fn find(bootstrap: &Bootstrap, admin: &mut Admin, name: &str) -> Result<GroupView, Failure> {
-    if let Some(found) = admin.group(name).map_err(|error| bootstrap.failure(error))? {
+    if let Some(found) = find_any(bootstrap, admin, name)? {
         return Ok(found);
     }
-    check_that_it_is_no_share_group(bootstrap, admin, name, "describe")?;
     let list = format!("`tidemill group list{}` shows all there are", bootstrap.flag());
     Err(Failure::new(format!("no group {name}")).fix(list))
 }
 
-/// Refuses a share group: its members, its records and where it begins are asked for in other ways
-/// than those of the groups here.
+/// A group of any kind, if there is one of this name.
+fn find_any(
+    bootstrap: &Bootstrap,
+    admin: &mut Admin,
+    name: &str,
+) -> Result<Option<GroupView>, Failure> {
+    let found = match admin.group(name) {
+        Ok(None) => admin.share_group(name),
+        found => found,
+    };
+    found.map_err(|error| bootstrap.failure(error))
+}
+
+/// Refuses a share group, whose members read in another way than those of the groups here.
 pub(super) fn check_that_it_is_no_share_group(
     bootstrap: &Bootstrap,
     admin: &mut Admin,
     name: &str,
-    verb: &str,
 ) -> Result<(), Failure> {
     let groups = admin.groups().map_err(|error| bootstrap.failure(error))?;
     let is_share = |group: &ListedGroup| group.name == name && group.kind == group_type::SHARE;
     if groups.iter().any(is_share) {
-        return Err(Failure::new(format!("cannot {verb} group {name}"))
+        return Err(Failure::new(format!("cannot be a member of group {name}"))
             .because("it is a share group")
             .fix(
-                "kafka-share-groups.sh of Apache Kafka 4.2 or later describes and resets it, \
-                 kafka-console-share-consumer.sh reads as a member",
+                "kafka-console-share-consumer.sh of Apache Kafka 4.2 or later reads as a member",
             ));
     }
     Ok(())
@@ -341,14 +381,15 @@ fn ages_of(
 impl Reset {
     fn run(self) -> Result<(), Failure> {
         let mut admin = self.bootstrap.admin(false)?;
-        let before = self.offsets_before(&mut admin)?;
+        let (is_share, before) = self.offsets_before(&mut admin)?;
         let wanted: BTreeSet<Arc<str>> = match self.topics.is_empty() {
             true => before.keys().map(|(topic, _)| Arc::clone(topic)).collect(),
             false => self.topics.iter().map(|topic| topic.as_str().into()).collect(),
         };
         if wanted.is_empty() {
             let fix = "name the topics whose offsets are to be set with --topic";
-            let what = format!("group {} has committed nothing", self.name);
+            let verb = if is_share { "read" } else { "committed" };
+            let what = format!("group {} has {verb} nothing", self.name);
             return Err(Failure::new(what).fix(fix));
         }
         if !self.partitions.is_empty() && 1 < wanted.len() {
@@ -365,20 +406,21 @@ impl Reset {
             after.extend(found.map(|(number, offset)| ((Arc::clone(&topic), number), offset)));
         }
         if !self.dry_run {
-            let done = admin.commit_group_offsets(&self.name, &after);
+            let done = match is_share {
+                true => admin.alter_share_group_offsets(&self.name, &after),
+                false => admin.commit_group_offsets(&self.name, &after),
+            };
             done.map_err(|error| self.bootstrap.failure(error))?;
         }
         self.tell(&before, &after)
     }
 
-    /// What was committed before; nobody may be in the group, or its members would go on where they
-    /// are and commit that.
-    fn offsets_before(&self, admin: &mut Admin) -> Result<GroupOffsets, Failure> {
+    /// Whether it is a share group, and what was committed before, or where it has begun. Nobody may
+    /// be in the group, or its members would go on where they are and commit that.
+    fn offsets_before(&self, admin: &mut Admin) -> Result<(bool, GroupOffsets), Failure> {
         let name = &self.name;
-        let group = admin.group(name).map_err(|error| self.bootstrap.failure(error))?;
-        if group.is_none() {
-            check_that_it_is_no_share_group(&self.bootstrap, admin, name, "reset")?;
-        }
+        let group = find_any(&self.bootstrap, admin, name)?;
+        let is_share = group.as_ref().is_some_and(|group| group.kind == group_type::SHARE);
         let members = group.map_or(0, |group| group.members.len()) as u64;
         if 0 < members {
             let members = counted(members, "member", "members");
@@ -386,7 +428,12 @@ impl Reset {
                 .because(format!("it has {members}, who would go on where they are"))
                 .fix("stop them first; who was killed is out when its session is over"));
         }
-        admin.group_offsets(name).map_err(|error| self.bootstrap.failure(error))
+        let before = match is_share {
+            true => admin.share_group_offsets(name).map(share::starts),
+            false => admin.group_offsets(name),
+        };
+        let before = before.map_err(|error| self.bootstrap.failure(error))?;
+        Ok((is_share, before))
     }
 
     fn tell(&self, before: &GroupOffsets, after: &GroupOffsets) -> Result<(), Failure> {
@@ -419,34 +466,38 @@ impl Reset {
 impl Delete {
     fn run(self) -> Result<(), Failure> {
         let mut admin = self.bootstrap.admin(false)?;
+        let topics: BTreeSet<Arc<str>> =
+            self.topics.iter().map(|name| Arc::from(&**name)).collect();
         for name in &self.names {
-            if let Err(error) = admin.delete_group(name) {
-                return Err(self.why_not(&mut admin, name, error));
+            let deleted = match topics.is_empty() {
+                true => admin.delete_group(name),
+                false => admin.delete_share_group_offsets(name, &topics),
+            };
+            if let Err(error) = deleted {
+                return Err(self.why_not(name, error));
             }
-            print_line(&format!("deleted {name}"))?;
+            match topics.is_empty() {
+                true => print_line(&format!("deleted {name}"))?,
+                false => print_line(&format!("{name} has forgotten {}", self.topics.join(", ")))?,
+            }
         }
         Ok(())
     }
 
-    fn why_not(&self, admin: &mut Admin, name: &str, error: Error) -> Failure {
+    fn why_not(&self, name: &str, error: Error) -> Failure {
         let cannot = Failure::new(format!("cannot delete group {name}"));
         let flag = self.bootstrap.flag();
-        let groups = admin.groups().unwrap_or_default();
-        let is_share = |group: &ListedGroup| group.name == name && group.kind == group_type::SHARE;
         match error.kind() {
-            ErrorKind::Refused(ErrorCode::NonEmptyGroup) if groups.iter().any(is_share) => cannot
-                .because(
-                    "somebody is in it: kafka-share-groups.sh of Apache Kafka 4.2 or later \
-                     names the members of a share group",
-                )
-                .fix("stop them first; who was killed is out when its session is over"),
             ErrorKind::Refused(ErrorCode::NonEmptyGroup) => cannot
                 .because(format!(
                     "somebody is in it: `tidemill group describe {name}{flag}` names its members"
                 ))
                 .fix("stop them first; who was killed is out when its session is over"),
             ErrorKind::Refused(ErrorCode::GroupIdNotFound) => cannot
-                .because("there is no such group")
+                .because(match self.topics.is_empty() {
+                    true => "there is no such group",
+                    false => "there is no such share group",
+                })
                 .fix(format!("`tidemill group list{flag}` names those there are")),
             _ => self.bootstrap.failure(error),
         }

@@ -7,6 +7,7 @@ mod asking;
 mod groups;
 mod partitions;
 mod quotas;
+mod share_groups;
 mod transactions;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::error::{Error, ErrorKind};
 
 pub use self::groups::{GroupOffsets, GroupView, ListedGroup, MemberView};
 pub use self::quotas::{Quota, QuotaOf};
+pub use self::share_groups::ShareProgress;
 pub use self::transactions::{ListedTransaction, ProducerView, TransactionFilter, TransactionView};
 
 /// Told what keeps a call from ending.

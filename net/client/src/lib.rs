@@ -97,7 +97,7 @@ mod versions;
 pub use admin::{
     Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, GroupOffsets, GroupView,
     ListedGroup, ListedTransaction, MemberView, NewTopic, ProducerView, Quota, QuotaOf,
-    TransactionFilter, TransactionView,
+    ShareProgress, TransactionFilter, TransactionView,
 };
 pub use backoff::Backoff;
 pub use cluster::{

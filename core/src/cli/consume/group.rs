@@ -60,8 +60,7 @@ fn why_not(asked: &Consume, group: &str, trouble: Error) -> Failure {
     let bootstrap = &asked.bootstrap;
     if trouble.kind() == ErrorKind::Refused(ErrorCode::InconsistentGroupProtocol)
         && let Ok(mut admin) = bootstrap.admin(false)
-        && let Err(why) =
-            check_that_it_is_no_share_group(bootstrap, &mut admin, group, "be a member of")
+        && let Err(why) = check_that_it_is_no_share_group(bootstrap, &mut admin, group)
     {
         return why;
     }

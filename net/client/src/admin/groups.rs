@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_net::kafka::consumer_group_describe::{
-    ConsumerGroupDescribeRequest, ConsumerGroupMember,
+    ConsumerGroupDescribeRequest, ConsumerGroupMember, DescribedAssignment,
 };
 use tidemill_net::kafka::consumer_protocol::Assignment;
 use tidemill_net::kafka::delete_groups::DeleteGroupsRequest;
@@ -31,7 +31,7 @@ pub struct ListedGroup {
     pub name: String,
     /// Its state, in Kafka's words; empty if the broker is too old to tell.
     pub state: String,
-    /// Which protocol its members speak, `classic` or `consumer`; empty if not told.
+    /// Which protocol its members speak, `classic`, `consumer` or `share`; empty if not told.
     pub kind: String,
     /// What it is for, such as `consumer`; empty for a group of nothing but offsets.
     pub protocol_type: String,
@@ -42,7 +42,7 @@ pub struct ListedGroup {
 pub struct GroupView {
     /// Its state, in Kafka's words.
     pub state: String,
-    /// Which protocol its members speak: `classic` or `consumer`.
+    /// Which protocol its members speak: `classic`, `consumer` or `share`.
     pub kind: &'static str,
     /// How its members share partitions; empty if there are none.
     pub assignor: String,
@@ -94,7 +94,8 @@ impl Admin {
         Ok(groups)
     }
 
-    /// One group and its members; none if there is no such group.
+    /// One group and its members; none if there is no such group, or it is a share group: see
+    /// [`Admin::share_group`].
     pub fn group(&mut self, name: &str) -> Result<Option<GroupView>, Error> {
         let what = format!("cannot describe group {name}");
         let newer = ConsumerGroupDescribeRequest {
@@ -213,7 +214,7 @@ impl Admin {
         Ok(())
     }
 
-    fn ask_coordinator<R: Request, T>(
+    pub(super) fn ask_coordinator<R: Request, T>(
         &mut self,
         what: &str,
         group: &str,
@@ -267,24 +268,28 @@ impl Admin {
 }
 
 /// Whether a group is not of the kind that was asked about, or the broker knows no such kind.
-fn is_other_kind(error: &Error) -> bool {
+pub(super) fn is_other_kind(error: &Error) -> bool {
     let kind = error.kind();
     kind == ErrorKind::Refused(ErrorCode::GroupIdNotFound) || kind == ErrorKind::Unsupported
 }
 
 fn newer_member(member: ConsumerGroupMember) -> MemberView {
-    let topics = member.assignment.topic_partitions.into_iter();
-    let partitions = topics.flat_map(|topic| {
-        let name = topic.topic_name;
-        topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
-    });
     MemberView {
-        partitions: partitions.collect(),
+        partitions: named_partitions(member.assignment),
         name: member.member_id,
         instance: member.instance_id,
         client: member.client_id,
         host: member.client_host,
     }
+}
+
+pub(super) fn named_partitions(assignment: DescribedAssignment) -> Vec<(String, i32)> {
+    let topics = assignment.topic_partitions.into_iter();
+    let partitions = topics.flat_map(|topic| {
+        let name = topic.topic_name;
+        topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
+    });
+    partitions.collect()
 }
 
 fn classic_group(group: DescribedGroup, coordinator: i32) -> GroupView {
