@@ -441,9 +441,11 @@ impl Group {
         if let Kind::Consumer(consumer) = &self.kind
             && consumer.is_empty()
         {
+            let classic = Classic::after(consumer.epoch(), decision.times.wall_ms);
             // If this cannot be written, what follows overwrites it at the next start.
+            decision.outcome.records.push(classic.to_record(decision.group));
             decision.outcome.records.extend(Consumer::removal(decision.group));
-            self.kind = Kind::default();
+            self.kind = Kind::Classic(Box::new(classic));
         }
     }
 
@@ -455,9 +457,9 @@ impl Group {
         let nobody = Consumer::default();
         let consumer = match &self.kind {
             Kind::Consumer(consumer) => consumer,
-            Kind::Classic(classic) if classic.is_empty() && asked.joins() => &nobody,
-            Kind::Classic(_) if asked.joins() => return self.upgrade(asked, decision),
-            Kind::Classic(_) | Kind::Share(_) => return no_consumer_group(asked),
+            Kind::Classic(classic) if asked.joins() && classic.was_never_shared() => &nobody,
+            Kind::Classic(_) => return self.upgrade(asked, decision),
+            Kind::Share(_) => return no_consumer_group(asked),
         };
         if self.remembered.is_some() {
             let group = Arc::clone(decision.group);
@@ -472,11 +474,17 @@ impl Group {
         Reply::Heard(heard)
     }
 
-    /// A member of the newer kind joins a classic group: with it, the group becomes of that kind.
+    /// A member of the newer kind asks a classic group: if it joins, the group becomes of that kind.
     fn upgrade(&mut self, asked: &ConsumerHeartbeat, decision: &mut Decision<'_>) -> Reply {
         let Kind::Classic(classic) = &mut self.kind else { return no_consumer_group(asked) };
-        if !decision.rules.upgrades || !classic.can_upgrade() {
+        let may_change = decision.rules.upgrades && classic.can_upgrade();
+        if !classic.is_empty() && !may_change {
             return no_consumer_group(asked);
+        }
+        if !asked.joins() {
+            // It was in the group, and is out. Told that there is none, clients would end for good.
+            let message = format!("Member {} is not a member.", asked.member);
+            return Reply::Heard(Err((ErrorCode::UnknownMemberId, message)));
         }
         let group = decision.group;
         let bytes_max = decision.rules.record_bytes_max;

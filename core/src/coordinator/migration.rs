@@ -28,6 +28,9 @@
 //! classic protocol in place of the last newer one takes its share over, and if all others have
 //! theirs, nobody notices.
 //!
+//! A group without members changes its kind for whoever comes next, under any policy; generation and
+//! epoch go on there, too.
+//!
 //! Each change is one decision in one batch: it is remembered whole or not at all. A group for which
 //! that would be too large a batch keeps its kind.
 //!

@@ -32,6 +32,16 @@ impl Classic {
         self.protocol.clone()
     }
 
+    /// Whether nobody is in it, and no generation of it was ever begun.
+    pub(in crate::coordinator) fn was_never_shared(&self) -> bool {
+        self.is_empty() && self.generation == 0
+    }
+
+    /// A group without members behind a generation, or an epoch.
+    pub(in crate::coordinator) fn after(generation: i32, now_ms: i64) -> Self {
+        Self { generation, since_ms: Some(now_ms), ..Self::default() }
+    }
+
     /// Its members, with what they last said and were given.
     pub(in crate::coordinator) fn migrants(&self) -> impl Iterator<Item = Migrant> {
         // Who joins already for the next generation may not know the protocol of this one any more.

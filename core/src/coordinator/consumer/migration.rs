@@ -161,6 +161,11 @@ impl Consumer {
         (classic.bytes() + removals <= rules.record_bytes_max).then_some(classic)
     }
 
+    /// The group's epoch.
+    pub(in crate::coordinator) fn epoch(&self) -> i32 {
+        self.epoch
+    }
+
     /// Whether all members have their shares of the group's epoch.
     pub(super) fn is_settled(&self) -> bool {
         let (members, epoch) = (&self.members, self.epoch);

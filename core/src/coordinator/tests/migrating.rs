@@ -350,7 +350,7 @@ fn a_group_is_classic_again_without_newer_members() {
         assert_eq!(scene.state(), "PreparingRebalance");
         assert_eq!(scene.beat_older(&older[0]), ErrorCode::RebalanceInProgress);
         let gone = scene.beat(newer[0].says_little()).unwrap_err();
-        assert_eq!(gone, ErrorCode::GroupIdNotFound);
+        assert_eq!(gone, ErrorCode::UnknownMemberId, "it may join again");
         scene.share_among(&mut older);
         assert_eq!(older[0].generation, generation + 1);
         assert_eq!(scene.committed("t", 3), Some(9));
@@ -441,6 +441,26 @@ fn a_policy_may_forbid_either_change() {
     scene.image.replay(&grown).unwrap();
     scene.settle_mixed(&mut older, &mut []);
     assert_eq!(older[0].owns().len(), 3, "what is new of a topic is read");
+}
+
+/// A generation never comes again, also if nobody was in the group when it changed its kind, and the
+/// broker has crashed before it was shared out.
+#[test]
+fn generations_go_on_in_a_group_that_was_empty() {
+    let (mut scene, mut older) = Scene::of_older(rules(), two(false));
+    for member in &older {
+        scene.leave(&[(&member.join.member, None)]);
+    }
+    let mut newer = Reader::new("n");
+    scene.live(&mut newer).unwrap();
+    assert_eq!(newer.epoch, 3, "the empty group was in generation 2");
+    scene.leaves(&newer);
+    assert_eq!(scene.describe_consumer().epoch, 4);
+    scene.rejoin(&mut Older::new(false, None));
+    scene.crash();
+    older.iter_mut().for_each(|member| member.join.member = "".into());
+    scene.share_among(&mut older);
+    assert_eq!(older[0].generation, 5);
 }
 
 /// Groups that are not of consumers, or whose members say what nobody can read, stay what they are.
