@@ -1,6 +1,7 @@
 //! One shard whose neighbour takes and answers only what the test says: what happens to requests
 //! when others are slow.
 
+mod coordinators;
 mod loading;
 mod share_groups;
 
