@@ -176,3 +176,21 @@ fn a_first_start_cut_off_anywhere_ends_in_the_same_cluster() {
         assert_eq!(recovered.image.records_replayed(), 1);
     }
 }
+
+/// The bug: a first start that was killed behind the rename of `node` left its name to the cache, and no
+/// later start synced it. When the power went then, the data was there, and nobody knew whose.
+#[test]
+fn the_name_of_the_node_file_is_durable_though_the_first_start_was_killed() {
+    for (cut, seed) in (0..30).flat_map(|cut| (0..4).map(move |seed| (cut, seed))) {
+        let (mut disk, mut witness) = (Disk::new(), Witness::default());
+        disk.requests_left = cut;
+        let _ = disk.recover();
+        disk.requests_left = usize::MAX;
+        let mut node = witness.start(&mut disk).unwrap();
+        let start = started(&node);
+        witness.commit(&mut disk, &mut node, vec![vec![start], vec![topic(200, 1)]]).unwrap();
+        disk.crash(seed);
+        let node = witness.start(&mut disk).unwrap();
+        assert!(node.image.topic_named("topic-200").is_some(), "killed at {cut}, seed {seed}");
+    }
+}

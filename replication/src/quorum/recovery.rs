@@ -519,6 +519,8 @@ impl Recovery {
         self.steps.push_back(Action::Sync { file: FileName::State });
         self.steps.extend(read.iter().map(|&file| Action::Sync { file }));
         self.steps.push_back(Action::SyncDir { dir: DirName::Metadata });
+        // A start that was killed may have left the name of `node` to the cache.
+        self.steps.push_back(Action::SyncDir { dir: DirName::Data });
         read.extend([FileName::Node, FileName::Voters]);
         read.extend(&self.files.obsolete);
         self.steps.extend(read.into_iter().map(|file| Action::Close { file }));

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidemill_record::NodeId;
-use tidemill_replication::quorum::io::{Action, Completion, Fault, FileName, Outcome, Request};
+use tidemill_replication::quorum::io::{
+    Action, Completion, DirName, Fault, FileName, Outcome, Request,
+};
 use tidemill_replication::quorum::{Log, RecoverError, Recovered, Recovery, Start};
 
 const SECTOR: usize = 512;
@@ -128,6 +130,15 @@ impl Disk {
         self.unsynced.push((name, place));
     }
 
+    /// Names of one directory are durable; those of others are not, whatever is true of some file
+    /// systems.
+    fn sync_names(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.durable_names.retain(|name, _| !is_there(name));
+        let there = self.names.iter().filter(|(name, _)| is_there(name));
+        self.durable_names.extend(there.map(|(name, place)| (name.clone(), *place)));
+        self.unsynced.retain(|(name, _)| !is_there(name));
+    }
+
     fn carry_out(&mut self, action: &Action) -> Result<Outcome, Fault> {
         match action {
             Action::Write { file, position, bytes, durable } => {
@@ -165,10 +176,10 @@ impl Disk {
             }
             Action::Close { .. } => {}
             Action::MakeDir { .. } => self.has_metadata_dir = true,
-            Action::SyncDir { .. } => {
-                self.durable_names.clone_from(&self.names);
-                self.unsynced.clear();
-            }
+            Action::SyncDir { dir } => self.sync_names(|name| match dir {
+                DirName::Metadata => name.contains('/'),
+                DirName::Data => !name.contains('/'),
+            }),
             Action::ListDir { dir } => return self.list(&dir.to_string()),
         }
         Ok(Outcome::Done)
