@@ -108,6 +108,11 @@ fn readers_of_what_is_committed_see_all_or_nothing() {
     write(&second, 300..400);
     assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 300)]));
     assert_eq!(read(&broker, "read_uncommitted"), numbers(&[(0, 400)]));
+    // So it is with the command, alone and in a group; it printed what was aborted.
+    for how in [&[][..], &["--group", "printing"]] {
+        assert_eq!(printed(&broker, how), 200, "{how:?}");
+    }
+    assert_eq!(printed(&broker, &["--isolation-level", "read_uncommitted"]), 400);
     // What is committed behind the open transaction has to wait for it.
     first.begin_transaction().unwrap();
     write(&first, 400..500);
@@ -115,6 +120,17 @@ fn readers_of_what_is_committed_see_all_or_nothing() {
     assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 300)]));
     second.commit_transaction(PATIENCE).unwrap();
     assert_eq!(read(&broker, "read_committed"), numbers(&[(0, 100), (200, 500)]));
+}
+
+/// How many records `tidemill consume` prints up to the end.
+fn printed(broker: &Broker, how: &[&str]) -> usize {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["consume", "-b", &broker.address(), "-t", TOPIC, "--exit"])
+        .args(how)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// A second producer of the same name aborts what the first has open and takes over.

@@ -12,10 +12,12 @@ use std::collections::BTreeMap;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use tidemill_client::kafka::ErrorCode;
-use tidemill_client::{Consumer, ConsumerConfig, ConsumerRecord, Error, ErrorKind, Start};
+use tidemill_client::{
+    Consumer, ConsumerConfig, ConsumerRecord, Error, ErrorKind, Isolation, Start,
+};
 
 use super::brokers::{Bootstrap, Patience, SILENT_FOR};
 use super::failure::Failure;
@@ -48,6 +50,10 @@ pub(super) struct Consume {
     /// Where to begin: beginning, end, an offset, -N (the last N), or s@MS (since a time)
     #[arg(short, long, default_value = "beginning", allow_hyphen_values = true, value_parser = parse_place)]
     offset: Place,
+    /// Which records of transactions to print: those of committed ones (and to wait for the end of
+    /// those that are open), or all.
+    #[arg(long, value_name = "LEVEL", default_value = "read_committed")]
+    isolation_level: Level,
     /// End after so many records.
     #[arg(short, long)]
     count: Option<u64>,
@@ -75,7 +81,23 @@ pub(super) struct Consume {
     bootstrap: Bootstrap,
 }
 
+/// Kafka's names.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Level {
+    #[value(name = "read_committed")]
+    Committed,
+    #[value(name = "read_uncommitted")]
+    Uncommitted,
+}
+
 impl Consume {
+    fn isolation(&self) -> Isolation {
+        match self.isolation_level {
+            Level::Committed => Isolation::ReadCommitted,
+            Level::Uncommitted => Isolation::ReadUncommitted,
+        }
+    }
+
     pub(super) fn run(self) -> Result<(), Failure> {
         let style = self.style()?;
         if let Some(group) = &self.group {
@@ -92,7 +114,8 @@ impl Consume {
         let (bootstrap, topic) = (&self.bootstrap, &*self.topic);
         let mut admin = bootstrap.admin(false)?;
         let numbers = bootstrap.partitions(&mut admin, topic, &self.partitions)?;
-        let mut partitions = Partitions { bootstrap, admin: &mut admin, topic, numbers: &numbers };
+        let partitions = Partitions::new(bootstrap, &mut admin, topic, &numbers);
+        let mut partitions = partitions.seen_by(self.isolation());
         let starts = partitions.find(self.offset)?;
         // Asked before the first fetch: what comes later does not keep `--exit` from ending.
         let ends = if self.exit { Some(partitions.ends()?) } else { None };
@@ -113,6 +136,7 @@ impl Consume {
     fn config(&self) -> ConsumerConfig {
         ConsumerConfig {
             cluster: self.bootstrap.cluster(false),
+            isolation: self.isolation(),
             max_bytes: FETCH_BYTES,
             partition_bytes: PARTITION_BYTES,
             poll_records: READ_RECORDS,

@@ -244,7 +244,7 @@ impl Named {
             let of_topic = all.iter().filter(|(name, _)| name == topic);
             let numbers: Vec<i32> = of_topic.map(|(_, number)| *number).collect();
             let bootstrap = &self.bootstrap;
-            let mut partitions = Partitions { bootstrap, admin, topic, numbers: &numbers };
+            let mut partitions = Partitions::new(bootstrap, admin, topic, &numbers);
             let found = partitions.ends()?.into_iter();
             ends.extend(found.map(|(number, end)| ((Arc::clone(topic), number), end)));
         }
@@ -400,8 +400,7 @@ impl Reset {
         for topic in wanted {
             let numbers = self.bootstrap.partitions(&mut admin, &topic, &self.partitions)?;
             let (bootstrap, numbers) = (&self.bootstrap, &numbers[..]);
-            let mut partitions =
-                Partitions { bootstrap, admin: &mut admin, topic: &topic, numbers };
+            let mut partitions = Partitions::new(bootstrap, &mut admin, &topic, numbers);
             let found = partitions.find(self.to)?.into_iter();
             after.extend(found.map(|(number, offset)| ((Arc::clone(&topic), number), offset)));
         }

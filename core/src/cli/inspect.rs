@@ -127,6 +127,10 @@ impl Findings {
 
 impl Segment {
     fn run(self) -> Result<(), Failure> {
+        if self.file.extension().is_some_and(|extension| extension == "index") {
+            let what = format!("{} is the index of a segment", self.file.display());
+            return Err(Failure::usage(what).fix("the segment itself ends in .log"));
+        }
         let (file, size) = open(&self.file)?;
         let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let named = stem.and_then(|stem| match stem.parse() {

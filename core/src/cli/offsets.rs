@@ -39,13 +39,28 @@ pub(super) fn parse_place(text: &str) -> Result<Place, String> {
 
 /// Partitions of a topic, about which offsets are asked.
 pub(super) struct Partitions<'a> {
-    pub(super) bootstrap: &'a Bootstrap,
-    pub(super) admin: &'a mut Admin,
-    pub(super) topic: &'a str,
-    pub(super) numbers: &'a [i32],
+    bootstrap: &'a Bootstrap,
+    admin: &'a mut Admin,
+    topic: &'a str,
+    numbers: &'a [i32],
+    isolation: Isolation,
 }
 
-impl Partitions<'_> {
+impl<'a> Partitions<'a> {
+    pub(super) fn new(
+        bootstrap: &'a Bootstrap,
+        admin: &'a mut Admin,
+        topic: &'a str,
+        numbers: &'a [i32],
+    ) -> Self {
+        Self { bootstrap, admin, topic, numbers, isolation: Isolation::ReadUncommitted }
+    }
+
+    /// They end where a reader that sees this comes to an end.
+    pub(super) fn seen_by(self, isolation: Isolation) -> Self {
+        Self { isolation, ..self }
+    }
+
     /// The first offsets that are kept.
     pub(super) fn firsts(&mut self) -> Result<BTreeMap<i32, i64>, Failure> {
         self.at(Start::Earliest)
@@ -57,8 +72,7 @@ impl Partitions<'_> {
     }
 
     fn at(&mut self, start: Start) -> Result<BTreeMap<i32, i64>, Failure> {
-        let isolation = Isolation::ReadUncommitted;
-        let found = self.admin.list_offsets(self.topic, self.numbers, start, isolation);
+        let found = self.admin.list_offsets(self.topic, self.numbers, start, self.isolation);
         found.map_err(|error| self.bootstrap.failure(error))
     }
 

@@ -224,12 +224,7 @@ impl Named {
         let mut admin = self.bootstrap.admin(false)?;
         let topic = self.bootstrap.topic(&mut admin, &self.name)?;
         let numbers: Vec<i32> = (0..topic.partitions.len() as i32).collect();
-        let mut partitions = Partitions {
-            bootstrap: &self.bootstrap,
-            admin: &mut admin,
-            topic: &self.name,
-            numbers: &numbers,
-        };
+        let mut partitions = Partitions::new(&self.bootstrap, &mut admin, &self.name, &numbers);
         let (firsts, ends) = (partitions.firsts()?, partitions.ends()?);
         let configs = self.own_configs(&mut admin)?;
         let rows = || {
@@ -404,7 +399,7 @@ impl Trim {
         place: Place,
     ) -> Result<Vec<(i32, Option<i64>)>, Failure> {
         let (bootstrap, topic) = (&self.bootstrap, &*self.name);
-        let mut partitions = Partitions { bootstrap, admin, topic, numbers };
+        let mut partitions = Partitions::new(bootstrap, admin, topic, numbers);
         let found = match place {
             // What is gone already need not be deleted; what is not yet there cannot be.
             Place::At(offset) => partitions.reaching(offset)?,

@@ -124,7 +124,7 @@ fn print(
 fn is_at_end(member: &GroupConsumer) -> bool {
     let mut shares = member.assigned().peekable();
     let is_read = |(topic, partition): &Share| {
-        let end = member.high_watermark(topic, *partition);
+        let end = member.readable_end(topic, *partition);
         end.is_some_and(|end| member.position(topic, *partition).is_some_and(|at| end <= at))
     };
     shares.peek().is_some() && shares.all(is_read)

@@ -153,9 +153,10 @@ impl Consumer {
         self.core.position(topic, partition)
     }
 
-    /// The end of what could be read when the broker last said so.
-    pub fn high_watermark(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.core.high_watermark(topic, partition)
+    /// The end of what could be read when the broker last said so: with what is committed alone, of
+    /// what is stable.
+    pub fn readable_end(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.core.readable_end(topic, partition)
     }
 
     /// What keeps records from being read just now, for whoever waits in vain; `None` if there

@@ -70,7 +70,7 @@ struct Part {
     failed_tries: u32,
     /// Changes when what was asked before is not meant any more.
     generation: u64,
-    high_watermark: Option<i64>,
+    readable_end: Option<i64>,
     /// Since when the cluster has said that it does not exist.
     missing_since: Option<Instant>,
     /// Why it was last asked for in vain; none since an answer has come.
@@ -193,7 +193,7 @@ impl ConsumerCore {
             not_before: now,
             failed_tries: 0,
             generation: self.take_generation(),
-            high_watermark: None,
+            readable_end: None,
             missing_since: None,
             trouble: None,
         }
@@ -230,9 +230,10 @@ impl ConsumerCore {
         }
     }
 
-    /// The end of what could be read when the broker last said so.
-    pub fn high_watermark(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.parts[self.find(topic, partition)?].high_watermark
+    /// The end of what could be read when the broker last said so: with what is committed alone, of
+    /// what is stable.
+    pub fn readable_end(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.parts[self.find(topic, partition)?].readable_end
     }
 
     /// The partitions that are read.

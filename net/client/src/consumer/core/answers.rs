@@ -7,8 +7,8 @@ use tidemill_net::kafka::fetch::FetchPartitionResponse;
 use tidemill_net::kafka::list_offsets::{ListOffsetsPartitionResponse, ListOffsetsResponse};
 use tidemill_net::kafka::{ErrorCode, NodeEndpoint, TopicRef};
 
-use super::super::Start;
 use super::super::fetched::Fetched;
+use super::super::{Isolation, Start};
 use super::{Asked, ConsumerCore, Part, Place, place};
 use crate::cluster::Address;
 use crate::connection::Reply;
@@ -159,7 +159,10 @@ impl ConsumerCore {
             ErrorCode::None => {
                 part.failed_tries = 0;
                 part.trouble = None;
-                part.high_watermark = Some(told.high_watermark);
+                part.readable_end = Some(match self.config.isolation {
+                    Isolation::ReadUncommitted => told.high_watermark,
+                    Isolation::ReadCommitted => told.last_stable_offset,
+                });
                 if let Some(records) = told.records.first() {
                     let aborted = told.aborted_transactions.as_deref().unwrap_or(&[]);
                     part.holds = true;

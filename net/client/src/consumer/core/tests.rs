@@ -98,7 +98,7 @@ fn reading_begins_in_the_middle_of_a_batch() {
     let found = read(&mut core, &mut fake, &mut now, 20);
     assert_eq!(found[1], (7..20).collect::<Vec<_>>());
     assert_eq!(core.position("t", 1), Some(20));
-    assert_eq!(core.high_watermark("t", 1), Some(20));
+    assert_eq!(core.readable_end("t", 1), Some(20));
 }
 
 /// Answers to what was asked before a seek are not believed.
