@@ -245,6 +245,7 @@ impl Home {
                 self.answers.push((queued.reply_to, refused(ErrorCode::NotLeaderOrFollower)));
             }
         }
+        self.leave_round();
         self.storage.checkpoint_and_stop(now.nanos);
     }
 

@@ -206,7 +206,7 @@ impl Home {
     /// What compaction asks of the disk next, if anything: one request at a time.
     pub fn poll_compaction(&mut self, times: Times) -> Option<Request> {
         if self.fenced || self.stopping {
-            // A stop does not wait for it: what is left over is removed at the next start.
+            // A stop does not wait for a round to be done: it is left where it is.
             return None;
         }
         let now = times.now;
@@ -272,6 +272,9 @@ impl Home {
             (_, Ok(_)) => None,
             (_, Err(fault)) => Some(Trouble::Disk(fault)),
         };
+        if self.stopping {
+            return self.leave_round();
+        }
         if let Some(trouble) = trouble {
             self.give_up(&trouble, times.now);
         }
@@ -283,6 +286,16 @@ impl Home {
         let is_it = self.compaction.running.as_ref().is_some_and(|running| running.id == id);
         if is_it && self.is_between() {
             self.give_up(&Trouble::Cancelled, now);
+        }
+    }
+
+    /// The node stops: no round is taken further. A log that is dropped waits for the end of its
+    /// round, so one ends as soon as nothing of it is under way; the files it leaves go with the
+    /// log, or at the next start.
+    pub(super) fn leave_round(&mut self) {
+        if self.is_between() {
+            let running = self.compaction.running.take().expect("just seen");
+            self.storage.end_compaction(running.log, running.number, None);
         }
     }
 

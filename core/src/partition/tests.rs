@@ -1,5 +1,5 @@
 //! Partitions on a disk that never ends what it is asked for: what waits is bounded; and, in
-//! `transactions`, on one that does.
+//! `compacting` and `transactions`, on one that does.
 
 use tidemill_record::{PartitionId, TopicId};
 use tidemill_runtime::edge::{Chore, Done};
@@ -8,6 +8,7 @@ use tidemill_storage::recovery::{Known, Recovery};
 
 use super::*;
 
+mod compacting;
 mod transactions;
 
 const PARTITION: TopicPartition =
