@@ -154,10 +154,11 @@ impl Part {
         }
     }
 
-    /// It cannot be read now.
+    /// It cannot be read now; what was read is for nobody.
     fn fail(&mut self, error: ErrorCode) {
         self.error = Some(error);
         self.is_stale = false;
+        self.batches.clear();
     }
 }
 
@@ -366,4 +367,25 @@ fn encode(reply: ReplyForm, response: &ShareFetchResponse<'_>) -> Vec<Bytes> {
     let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
     response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_record::TopicId;
+
+    use super::*;
+
+    /// While the node stopped, records that were read and could not be given to anybody any more were
+    /// sent beside the error.
+    #[test]
+    fn a_partition_that_fails_sends_no_records() {
+        let who = Who { group: "g".into(), member: "m".into() };
+        let mut part = Part::new((TopicId([1; 16]), 0), &who);
+        part.is_read = true;
+        part.batches.push(Bytes::from_static(b"records"));
+        part.fail(ErrorCode::NotLeaderOrFollower);
+        let response = part.response();
+        assert_eq!(response.error_code, ErrorCode::NotLeaderOrFollower);
+        assert_eq!(response.records_bytes(), 0);
+    }
 }
