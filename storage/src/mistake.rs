@@ -27,6 +27,14 @@ pub enum Mistake {
     SwapEarly,
     /// Compaction drops what has deleted a key, and the markers of transactions, before their time.
     MarksGoEarly,
+    /// What a member of a share group says of records is answered before it is durable.
+    ShareEarly,
+    /// When one record's lock is over, those of all others are, too.
+    LocksEndTogether,
+    /// A share group passes over records that were given back.
+    PassOverReleased,
+    /// A share group forgets in a crash how often records were given out.
+    ForgetDeliveries,
 }
 
 #[cfg(feature = "mistakes")]

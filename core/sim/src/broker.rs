@@ -10,11 +10,14 @@ use broker::message::Message;
 use broker::placement::Endpoints;
 use broker::shard::{Notice, Settings, Shard};
 use tidemill_record::NodeId;
+use tidemill_replication::config::OffsetReset;
 use tidemill_runtime::edge::ShardId;
 use tidemill_storage::Config as StorageConfig;
 
+use crate::checker::shares::ShareRules;
 use crate::network::{BOOTSTRAP_LISTENER, BOOTSTRAP_PORT, OWN_LISTENER, OWN_PORT};
 use crate::random::Random;
+use crate::run::share_rules;
 use crate::world::{Node, Start};
 
 /// The node under test.
@@ -24,6 +27,7 @@ pub struct Broker {
     segment_bytes: u32,
     storage: StorageConfig,
     group_rewrite_bytes: usize,
+    share: Option<ShareRules>,
     notices: Option<Receiver<Notice>>,
     serving: bool,
     failure: Option<String>,
@@ -48,7 +52,8 @@ impl Broker {
         config.compaction.map_bytes = *of_compaction.pick(&[1 << 10, 8 << 10, 1 << 20]);
         config.compaction.bytes_per_second = *of_compaction.pick(&[8 << 20, 32 << 20]);
         let group_rewrite_bytes = *random.pick(&[2 << 10, 16 << 10, 1 << 20]);
-        Self { group_rewrite_bytes, ..Self::of(config, segment_bytes, storage) }
+        let share = Some(share_rules(seed));
+        Self { group_rewrite_bytes, share, ..Self::of(config, segment_bytes, storage) }
     }
 
     /// A broker with the usual budgets and limits.
@@ -66,6 +71,7 @@ impl Broker {
             segment_bytes,
             storage,
             group_rewrite_bytes: broker::limits::GROUP_REWRITE_BYTES,
+            share: None,
             notices: None,
             serving: false,
             failure: None,
@@ -106,6 +112,14 @@ impl Node for Broker {
         settings.file_configs.extend([segment_bytes]);
         settings.storage = self.storage.clone();
         settings.group_rewrite_bytes = self.group_rewrite_bytes;
+        if let Some(rules) = self.share {
+            let share = &mut settings.group_defaults.share;
+            share.record_lock_ms = rules.lock.as_millis() as u64;
+            share.delivery_count_limit = rules.deliveries_max as u32;
+            share.read_committed = rules.read_committed;
+            share.auto_offset_reset = OffsetReset::Earliest;
+            (share.session_ms, share.heartbeat_ms) = (1_500, 300);
+        }
         let settings = Arc::new(settings);
         let shard = |number: u16| {
             let notify = notify.clone();

@@ -9,6 +9,7 @@
 //! - [`acked`]: what was acknowledged is still there in the end;
 //! - [`compacted`]: in a compacted log, that is what each key's last record is;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
+//! - [`shares`]: a record is with one member of a share group at a time, until it is done with;
 //! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
 //! - [`transactions`]: they happen as a whole or not at all, and who was fenced writes no more;
 //! - [`topics`]: topics and partitions neither vanish nor return;
@@ -21,6 +22,7 @@ pub mod groups;
 pub mod order;
 pub mod quotas;
 pub mod records;
+pub mod shares;
 pub mod topics;
 pub mod transactions;
 
@@ -35,9 +37,11 @@ use self::groups::Group;
 use self::order::Order;
 use self::quotas::Quotas;
 use self::records::{Records, Times};
+use self::shares::{ShareRules, Shares};
 use self::topics::Topics;
 use self::transactions::Transactions;
 use crate::value::Value;
+use crate::workload::REBORN;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,6 +121,8 @@ pub struct History {
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
     groups: BTreeMap<String, Group>,
+    /// Share groups, by what their members were given and have said.
+    pub sharing: Shares,
     /// Transactions, by what was said of them.
     pub transactions: Transactions,
     /// How many records were acknowledged, with an offset.
@@ -130,6 +136,12 @@ pub struct History {
 }
 
 impl History {
+    /// Nothing was observed yet, and share groups are set to this.
+    #[must_use]
+    pub fn new(rules: ShareRules) -> Self {
+        Self { sharing: Shares::new(rules), ..Self::default() }
+    }
+
     /// What was observed of a partition.
     pub fn partition(&mut self, place: Place) -> &mut Partition {
         self.partitions.entry(place).or_default()
@@ -242,11 +254,35 @@ impl History {
         Ok(())
     }
 
+    /// A member of a share group was shown these records, of which some are for it.
+    pub fn shared(&mut self, place: Place, seen: &[Seen], mine: &[Seen]) -> Verdict {
+        let partition = self.partitions.entry(place).or_default();
+        partition.records.shown(seen)?;
+        for record in mine {
+            let Some(value) = record.value else {
+                return check(false, "markers are given to nobody", || format!("{record:?}"));
+            };
+            partition.bounds.acked(record.offset + 1);
+            partition.order.add(record.offset, value)?;
+            self.transactions.found(value)?;
+            if self.sharing.reads_committed() {
+                self.transactions.shown(value, Outcome::Commit)?;
+            }
+        }
+        Ok(())
+    }
+
     /// At the end, the log of a living partition was read from `start` to `end`.
     pub fn final_state(&mut self, place: Place, start: i64, end: i64) -> Verdict {
         let transactions = &self.transactions;
         let partition = self.partitions.entry(place).or_default();
         partition.bounds.final_state(start, end)?;
+        // Share groups read what keeps its name, and nobody waits until they have read what goes.
+        let topic = self.topics.get(place.topic);
+        if topic.is_some_and(|topic| !topic.delete_asked && !topic.name.starts_with(REBORN)) {
+            let counts = |value| transactions.counts(value);
+            self.sharing.final_state(place, start, end, &partition.records, counts)?;
+        }
         if partition.records.left().is_some() {
             let counts = |value| transactions.counts(value);
             return compacted::final_state(start, end, &partition.records, counts);

@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 13] = [
+const MISTAKES: [(&str, Planted); 17] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -162,6 +162,10 @@ const MISTAKES: [(&str, Planted); 13] = [
     ("aborted-is-last-word", Planted::Storage(Mistake::AbortedIsLastWord)),
     ("swap-early", Planted::Storage(Mistake::SwapEarly)),
     ("marks-go-early", Planted::Storage(Mistake::MarksGoEarly)),
+    ("share-early", Planted::Storage(Mistake::ShareEarly)),
+    ("locks-end-together", Planted::Storage(Mistake::LocksEndTogether)),
+    ("pass-over-released", Planted::Storage(Mistake::PassOverReleased)),
+    ("forget-deliveries", Planted::Storage(Mistake::ForgetDeliveries)),
 ];
 
 fn mistake(text: &str) -> Result<Planted, String> {
@@ -220,7 +224,7 @@ fn run_one(request: &Request) -> u64 {
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
     let (begun, done, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let counts: [AtomicU64; 7] = std::array::from_fn(|_| AtomicU64::new(0));
+    let counts: [AtomicU64; 9] = std::array::from_fn(|_| AtomicU64::new(0));
     let run = || {
         loop {
             let number = begun.fetch_add(1, Relaxed);
@@ -246,11 +250,12 @@ fn run_many(request: &Request) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
     let failures = failures.into_inner();
-    let [records, offsets, shares, transactions, removed, logs, runs] =
+    let [records, offsets, shares, transactions, removed, logs, runs, shared, done] =
         counts.map(AtomicU64::into_inner);
     println!("{records} records and {offsets} offsets acknowledged, {shares} shares given");
     println!("{transactions} transactions committed");
     println!("{removed} records removed by compaction from {logs} logs in {runs} runs");
+    println!("{shared} records given to share groups, {done} of them done with");
     println!("{} seeds, {failures} failures", request.count);
     failures
 }
@@ -278,19 +283,22 @@ fn run_planted(request: &Request) -> u64 {
 }
 
 /// What is wrong with a run, if anything, and how many records and offsets it acknowledged, shares
-/// it gave, transactions it committed and records it removed; from how many logs, and whether any.
-fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 7]) {
+/// it gave, transactions it committed and records it removed; from how many logs, and whether any;
+/// and records it gave to share groups and was told to be done with.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 9]) {
     match run_seed(seed, request) {
         Ok(outcome) => {
             let Outcome { acked_records, committed_offsets, shares, transactions, .. } = outcome;
             let (removed, logs) = (outcome.removed_records, outcome.compacted_logs);
+            let (shared, done) = (outcome.shared_records, outcome.done_records);
             let trouble = outcome.violation.map(|violation| violation.to_string());
-            let counts = [acked_records, committed_offsets, shares, transactions];
-            let [records, offsets, shares, transactions] = counts;
             let any = u64::from(0 < removed);
-            (trouble, [records, offsets, shares, transactions, removed, logs, any])
+            let clients = [acked_records, committed_offsets, shares, transactions];
+            let [records, offsets, shares, transactions] = clients;
+            let counts = [records, offsets, shares, transactions, removed, logs, any, shared, done];
+            (trouble, counts)
         }
-        Err(panic) => (Some(panic), [0; 7]),
+        Err(panic) => (Some(panic), [0; 9]),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tidemill_runtime::edge::Instant;
 
+use crate::checker::shares::ShareRules;
 use crate::checker::{Verdict, Violation, check};
 use crate::random::Random;
 use crate::trace::Trace;
@@ -34,6 +35,10 @@ pub struct Outcome {
     pub transactions: u64,
     /// How many shares were given to members of groups.
     pub shares: u64,
+    /// How many records were given to members of share groups.
+    pub shared_records: u64,
+    /// How many of them they said to be done with, and were told that it is noted.
+    pub done_records: u64,
     /// How many records were read.
     pub read_records: u64,
     /// How often the node started.
@@ -173,7 +178,11 @@ fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
     let of_groups = &mut Random::new(seed).fork("groups");
     let of_transactions = &mut Random::new(seed).fork("transactions");
     let of_compaction = &mut Random::new(seed).fork("compaction");
+    let of_shares = &mut Random::new(seed).fork("share groups");
     Crowd {
+        sharers: *of_shares.pick(&[0, 0, 1, 2, 3]),
+        share_groups: of_shares.between(1, 2) as u32,
+        share_rules: share_rules(seed),
         compacted_topics: *of_compaction.pick(&[0, 0, 500_000, 1_000_000]),
         transactors: *of_transactions.pick(&[0, 1, 2, 3, 5]),
         transactional_ids: of_transactions.between(1, 4) as u32,
@@ -191,6 +200,18 @@ fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
         topic_deletions: *random.pick(&[0, 0, 10_000, 50_000]),
         record_deletions: *random.pick(&[0, 0, 20_000, 100_000]),
         quotas: 50_000,
+    }
+}
+
+/// What the share groups of a seed are set to.
+#[must_use]
+pub fn share_rules(seed: u64) -> ShareRules {
+    let random = &mut Random::new(seed).fork("share rules");
+    ShareRules {
+        // Shorter than an answer takes on a slow network, nothing would ever be done with.
+        lock: Duration::from_millis(*random.pick(&[500, 1_000, 1_000, 3_000])),
+        deliveries_max: *random.pick(&[2, 5, 10, 10]),
+        read_committed: random.coin(),
     }
 }
 
@@ -235,6 +256,8 @@ pub fn run_with<N: Node>(
         committed_offsets: history.committed_offsets,
         transactions: history.transactions.committed,
         shares: history.shares,
+        shared_records: history.sharing.given,
+        done_records: history.sharing.done,
         read_records: history.read_records,
         starts,
         removed_records,
@@ -257,9 +280,11 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
     let limit = world.now().after(PATIENCE);
     while !world.is_delivered() && world.step(limit) {}
     world.run_for(Duration::from_secs(1));
+    world.clients().settle();
+    wait_for(world, "share groups read all there is", Workload::is_settled)?;
     audit(world, false)?;
     if plan.audit_twice {
-        world.crash(Crash::PowerLoss);
+        lose(world, Crash::PowerLoss);
         start(world, plan.last_shards)?;
         audit(world, false)?;
         if world.clients().compacts() {
@@ -276,7 +301,7 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
 /// Flips a bit under the node. It may refuse to start and it may refuse to serve what is damaged;
 /// it must not serve less than there was, or anything else, without a word.
 fn rot<N: Node>(world: &mut World<N, Workload>, shards: u16, part: &str) -> Verdict {
-    world.crash(Crash::Kill);
+    lose(world, Crash::Kill);
     let Some(path) = world.disk().rot(part) else { return Ok(()) };
     world.say(&format!("a bit has flipped in {}", path.display()));
     begin(world, shards);
@@ -316,13 +341,19 @@ fn live_once<N: Node>(world: &mut World<N, Workload>, life: &Life) -> Verdict {
             check(!healthy || !world.is_running(), "a node that is asked to stop does", || {
                 "it still runs".to_owned()
             })?;
-            world.crash(Crash::Kill);
+            lose(world, Crash::Kill);
         }
-        End::Crash(crash) => world.crash(crash),
+        End::Crash(crash) => lose(world, crash),
     }
     heal(world);
     world.run_for(life.gone);
     checked(world)
+}
+
+/// Ends the node's process without asking it.
+fn lose<N: Node>(world: &mut World<N, Workload>, crash: Crash) {
+    world.crash(crash);
+    world.clients().node_ended();
 }
 
 fn fall_ill<N: Node>(world: &mut World<N, Workload>, ill: Ill) {

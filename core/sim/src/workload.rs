@@ -5,6 +5,7 @@
 //! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
 //! - `transactor`: producers of transactions, some of which share a transactional id;
 //! - `member`: members of groups, which share partitions, commit, leave and die;
+//! - `sharer`: members of share groups, which read the same partitions together;
 //! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
@@ -21,6 +22,7 @@ mod member;
 mod offsets;
 mod producer;
 mod reader;
+mod sharer;
 mod transactor;
 
 use std::collections::BTreeMap;
@@ -33,7 +35,9 @@ use self::admin::Admin;
 use self::member::Member;
 use self::producer::Producer;
 use self::reader::Reader;
+use self::sharer::Sharer;
 use self::transactor::Transactor;
+use crate::checker::shares::ShareRules;
 use crate::checker::{History, Place, Verdict, Violation, check};
 use crate::network::{ClientEvent, ConnectionId};
 use crate::random::Random;
@@ -85,6 +89,12 @@ pub struct Crowd {
     pub members: u32,
     /// Groups they are members of.
     pub groups: u32,
+    /// Members of share groups.
+    pub sharers: u32,
+    /// Groups they are members of.
+    pub share_groups: u32,
+    /// What these are set to.
+    pub share_rules: ShareRules,
     /// Producers of transactions.
     pub transactors: u32,
     /// Transactional ids that they share.
@@ -119,6 +129,8 @@ pub(crate) enum Phase {
     Work,
     /// No new records: what was begun is brought to an end.
     Drain,
+    /// Share groups read all there is.
+    Settle,
     /// All that is left is read once more.
     Audit,
 }
@@ -137,6 +149,7 @@ enum Actor {
     Producer(Producer),
     Reader(Reader),
     Member(Box<Member>),
+    Sharer(Box<Sharer>),
     Transactor(Box<Transactor>),
     Admin(Admin),
 }
@@ -172,14 +185,22 @@ impl Workload {
             let member = Member::new(number, crowd.groups, &random);
             actors.push(Actor::Member(Box::new(member)));
         }
+        for number in 0..crowd.sharers {
+            let sharer = Sharer::new(number, crowd.share_groups, &random);
+            actors.push(Actor::Sharer(Box::new(sharer)));
+        }
         for number in 0..crowd.transactors {
             let transactor = Transactor::new(number, crowd.transactional_ids, &random);
             actors.push(Actor::Transactor(Box::new(transactor)));
         }
+        let mut history = History::new(crowd.share_rules);
+        for number in 0..crowd.sharers {
+            history.sharing.begins(&Sharer::group(number, crowd.share_groups));
+        }
         Self {
             crowd,
             random,
-            history: History::default(),
+            history,
             actors,
             owner_of: BTreeMap::new(),
             violation: None,
@@ -225,7 +246,7 @@ impl Workload {
             Actor::Admin(admin) => admin.is_drained(),
             Actor::Member(member) => member.is_drained(),
             Actor::Transactor(transactor) => transactor.is_drained(),
-            Actor::Reader(_) => true,
+            Actor::Reader(_) | Actor::Sharer(_) => true,
         })
     }
 
@@ -239,12 +260,34 @@ impl Workload {
             Actor::Transactor(transactor) if !transactor.is_drained() => {
                 Some(transactor.describe())
             }
+            Actor::Sharer(sharer) if self.phase == Phase::Settle && !sharer.is_settled() => {
+                Some(sharer.describe())
+            }
             Actor::Reader(reader) if self.auditor.is_some() && !reader.is_done() => {
                 reader.describe()
             }
             _ => None,
         };
         self.actors.iter().filter_map(state).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The node's process has ended.
+    pub fn node_ended(&mut self) {
+        self.history.sharing.node_ended();
+    }
+
+    /// From now on share groups read all there is.
+    pub fn settle(&mut self) {
+        self.phase = Phase::Settle;
+    }
+
+    /// Whether they have.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.actors.iter().all(|actor| match actor {
+            Actor::Sharer(sharer) => sharer.is_settled(),
+            _ => true,
+        })
     }
 
     /// From now on one reader reads all there is, from start to end. The world must wake it with
@@ -336,6 +379,7 @@ impl Clients for Workload {
                     Actor::Producer(producer) => producer.step(scene),
                     Actor::Reader(reader) => reader.step(scene),
                     Actor::Member(member) => member.step(scene),
+                    Actor::Sharer(sharer) => sharer.step(scene),
                     Actor::Transactor(transactor) => transactor.step(scene),
                     Actor::Admin(admin) => admin.step(scene),
                 });
@@ -349,6 +393,7 @@ impl Clients for Workload {
                     Actor::Producer(producer) => producer.handle(event, scene),
                     Actor::Reader(reader) => reader.handle(event, scene),
                     Actor::Member(member) => member.handle(event, scene),
+                    Actor::Sharer(sharer) => sharer.handle(event, scene),
                     Actor::Transactor(transactor) => transactor.handle(event, scene),
                     Actor::Admin(admin) => admin.handle(event, scene),
                 });

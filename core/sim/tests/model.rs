@@ -544,6 +544,7 @@ fn run_model(seed: u64, flaw: Flaw) -> Outcome {
     let mut plan = Plan::of(seed);
     // The model has partitions and nothing else.
     plan.crowd.members = 0;
+    plan.crowd.sharers = 0;
     plan.crowd.quotas = 0;
     plan.crowd.compacted_topics = 0;
     plan.crowd.transactors = 0;

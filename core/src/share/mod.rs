@@ -38,6 +38,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::TopicId;
 use tidemill_replication::config::GroupConfig;
 use tidemill_runtime::edge::Instant;
+use tidemill_storage::mistake::{self, Mistake};
 
 use self::partition::{Acknowledgement, Next, SharePartition};
 use self::record::{Key, Record, StateBatch};
@@ -182,6 +183,10 @@ impl Coordinator {
                     Some(Err(error)) => Some(Reply::Refused(error)),
                     // More time is nothing that is remembered.
                     Some(Ok(_)) if told.iter().all(Acknowledgement::only_renews) => {
+                        Some(Reply::Done)
+                    }
+                    Some(Ok(changes)) if mistake::is_made(Mistake::ShareEarly) => {
+                        self.write_change(&key, changes, None);
                         Some(Reply::Done)
                     }
                     Some(Ok(changes)) => {
@@ -483,7 +488,10 @@ impl Coordinate for Coordinator {
                     self.bytes -= before.bytes;
                 }
             }
-            Record::Change { start, batches, .. } => {
+            Record::Change { start, mut batches, .. } => {
+                if mistake::is_made(Mistake::ForgetDeliveries) {
+                    batches.iter_mut().for_each(|batch| batch.count = 0);
+                }
                 if let Some(entry) = self.all.get_mut(&key) {
                     entry.partition.replay(start, &batches);
                     entry.written_start = entry.partition.start();

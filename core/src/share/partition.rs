@@ -23,6 +23,7 @@ mod runs;
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_runtime::edge::{Instant, ShardId};
+use tidemill_storage::mistake::{self, Mistake};
 
 use self::runs::{Run, Runs, State};
 use super::record::{Delivery, StateBatch};
@@ -356,7 +357,9 @@ impl SharePartition {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return Vec::new();
         }
-        let over = |state: &State| matches!(state, State::Acquired { until, .. } if *until <= now);
+        let all = mistake::is_made(Mistake::LocksEndTogether);
+        let over =
+            |state: &State| matches!(state, State::Acquired { until, .. } if *until <= now || all);
         let changes = self.take_back(over, rules);
         let untils = self.runs.iter().filter_map(|(_, run)| match run.state {
             State::Acquired { until, .. } => Some(until),
@@ -446,7 +449,8 @@ impl SharePartition {
 
 /// What a record becomes that a member has not dealt with.
 fn released(count: i16, rules: &Rules) -> State {
-    if count < rules.deliveries_max { State::Available } else { State::Archived }
+    let is_passed_over = mistake::is_made(Mistake::PassOverReleased);
+    if count < rules.deliveries_max && !is_passed_over { State::Available } else { State::Archived }
 }
 
 fn batch_of(first: i64, last: i64, state: &State, count: i16) -> Option<StateBatch> {

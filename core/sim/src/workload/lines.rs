@@ -63,13 +63,8 @@ impl<A> Lines<A> {
         port: &mut Port<'_>,
         encode: impl FnOnce(&mut BytesMut, i32),
     ) {
-        let line = self.lines.entry(to).or_insert_with(|| Line {
-            connection: port.connect(to),
-            connected: false,
-            unsent: BytesMut::new(),
-            received: BytesMut::new(),
-            asked: VecDeque::new(),
-        });
+        self.open(to, port);
+        let line = self.lines.get_mut(&to).expect("it has just been opened");
         self.next_correlation += 1;
         encode(&mut line.unsent, self.next_correlation);
         if let Some(ask) = ask {
@@ -77,6 +72,23 @@ impl<A> Lines<A> {
             line.asked.push_back(Asked { correlation, at: port.now(), ask });
         }
         line.flush(port);
+    }
+
+    /// Connects to a port, if there is no connection yet.
+    pub(crate) fn open(&mut self, to: u16, port: &mut Port<'_>) -> ConnectionId {
+        let line = self.lines.entry(to).or_insert_with(|| Line {
+            connection: port.connect(to),
+            connected: false,
+            unsent: BytesMut::new(),
+            received: BytesMut::new(),
+            asked: VecDeque::new(),
+        });
+        line.connection
+    }
+
+    /// The connection to a port, if there is one.
+    pub(crate) fn connection(&self, to: u16) -> Option<ConnectionId> {
+        self.lines.get(&to).map(|line| line.connection)
     }
 
     /// How many requests wait for their answer at a port.

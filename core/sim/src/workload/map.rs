@@ -95,6 +95,12 @@ impl Map {
         places
     }
 
+    /// Whether it is known where the leader of a partition listens.
+    pub(crate) fn knows(&self, place: Place) -> bool {
+        let known = self.topics.get(&place.topic);
+        known.is_some_and(|topic| (place.partition as usize) < topic.leaders.len())
+    }
+
     /// Where the leader of a partition listens; the shared port if that is not known.
     pub(crate) fn leader(&self, place: Place) -> u16 {
         let known = self.topics.get(&place.topic);

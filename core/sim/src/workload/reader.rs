@@ -606,7 +606,7 @@ impl<'a> Left<'a> {
 /// All records of a fetch: whole batches, each with its checksum right, each value whole; each with
 /// its key, if all are `keyed`; then it has no value where that deletes its key. And where the last
 /// batch ends.
-fn decode_records(
+pub(super) fn decode_records(
     slices: &[Bytes],
     from: i64,
     aborted: Option<&[AbortedTransaction]>,
