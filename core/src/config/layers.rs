@@ -33,7 +33,7 @@ pub struct Layers {
     values: Vec<(Value, Origin)>,
 }
 
-/// Why there is no [`Config`].
+/// Why there is no [`Config`](super::Config).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ConfigError {
     /// No setting has this name.

@@ -13,7 +13,7 @@
 //! speaks the newer protocol joins. Its generation is the epoch from then on, what the leader shared
 //! out is what each member has and is to have, and its offsets stay. Whoever waits in a rebalance is
 //! told to join again. The newcomer has what the others have let go of. A group whose leader tells
-//! its members more than partitions (Kafka Streams) stays what it is.
+//! its members more than partitions (Kafka Streams) stays what it is; Kafka's own assignors do not.
 //!
 //! **Between.** A classic member is one of the others, whose subscription keeps what it said when it
 //! joined. Its generation is its epoch. JoinGroup says what it reads and wants, and takes its next
@@ -115,10 +115,19 @@ impl From<WireError> for CannotUpgrade {
     }
 }
 
-/// Reads a share that a leader has made.
-pub(super) fn share_of(assignment: &[u8], image: &Image) -> Result<Partitions, CannotUpgrade> {
+/// Kafka's assignors. What their leaders tell members beside partitions is nothing that these need:
+/// librdkafka's gives back what the member has said itself.
+const PLAIN_ASSIGNORS: [&str; 4] = ["range", "roundrobin", "sticky", "cooperative-sticky"];
+
+/// Reads a share that a leader has made under a protocol.
+pub(super) fn share_of(
+    assignment: &[u8],
+    protocol: &str,
+    image: &Image,
+) -> Result<Partitions, CannotUpgrade> {
     let assignment = Assignment::decode(assignment)?;
-    if assignment.user_data.is_some_and(|data| !data.is_empty()) {
+    let tells_more = assignment.user_data.is_some_and(|data| !data.is_empty());
+    if tells_more && !PLAIN_ASSIGNORS.contains(&protocol) {
         return Err(CannotUpgrade::UserData);
     }
     Ok(by_id(&assignment.assigned_partitions, image))

@@ -42,8 +42,9 @@ impl Upgraded {
         let mut draft = Draft::of(&Consumer::default());
         draft.write(ConsumerRecord::Epoch(Some((epoch, 0))));
         draft.write(ConsumerRecord::TargetEpoch(Some(epoch)));
+        let protocol = classic.protocol().unwrap_or_default();
         for migrant in classic.migrants() {
-            settle(&mut draft, migrant, epoch, image)?;
+            settle(&mut draft, migrant, &protocol, epoch, image)?;
         }
         // What is shared out stands until topics or members change; in a rebalance nothing does.
         if classic.is_settled() {
@@ -69,14 +70,18 @@ fn encoded_len(record: &Record) -> usize {
 fn settle(
     draft: &mut Draft,
     migrant: Migrant,
+    protocol: &str,
     epoch: i32,
     image: &Image,
 ) -> Result<(), CannotUpgrade> {
     let Migrant { state: was, protocols } = migrant;
     let said = Said::read(&was.subscription, image)?;
     // In a rebalance that has failed nobody has a share, and some still read what they had.
-    let share =
-        if was.assignment.is_empty() { said.owned } else { share_of(&was.assignment, image)? };
+    let share = if was.assignment.is_empty() {
+        said.owned
+    } else {
+        share_of(&was.assignment, protocol, image)?
+    };
     let id = was.member;
     let wants = Subscription {
         instance: was.instance,
