@@ -379,13 +379,8 @@ impl fmt::Display for Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use super::layers::tests::laid;
     use super::*;
-
-    fn laid(text: &str) -> Result<Layers, ConfigError> {
-        let mut layers = Layers::default();
-        layers.read_toml(text, Path::new("tidemill.toml"))?;
-        Ok(layers)
-    }
 
     fn config(text: &str) -> Config {
         Config::from_layers(laid(text).unwrap()).unwrap()

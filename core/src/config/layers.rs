@@ -272,10 +272,11 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn laid(text: &str) -> Result<Layers, ConfigError> {
+    /// A file of settings, read.
+    pub(in crate::config) fn laid(text: &str) -> Result<Layers, ConfigError> {
         let mut layers = Layers::default();
         layers.read_toml(text, Path::new("tidemill.toml"))?;
         Ok(layers)

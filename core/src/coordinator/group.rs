@@ -5,6 +5,9 @@
 //!
 //! Start reading at [`Group::happen`].
 
+mod changing;
+mod unknown;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -12,13 +15,12 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::ProducerId;
 
 use super::classic::Classic;
-use super::consumer::{Consumer, Upgraded, Watch};
+use super::consumer::{Consumer, Watch};
 use super::decision::{Becomes, Decision};
 use super::offsets::{self, Offsets, PendingKey, UnusedSince};
 use super::record::{ConsumerRecord, GroupState, Record, ShareRecord};
 use super::request::{
-    ByTopic, ConsumerHeartbeat, FetchOffsets, Joined, Listed, MemberId, Reply, Request,
-    ShareHeartbeat, Synced,
+    ByTopic, FetchOffsets, Joined, Listed, MemberId, Reply, Request, ShareHeartbeat,
 };
 use super::share::{Share, ShareWatch};
 use super::timers::{Alarm, TimerId, Timers};
@@ -436,90 +438,6 @@ impl Group {
         decision.reply(reply_to, reply);
     }
 
-    /// A group of the newer kind that nobody is in is one of the classic kind to who joins it.
-    fn become_classic_if_empty(&mut self, decision: &mut Decision<'_>) {
-        if let Kind::Consumer(consumer) = &self.kind
-            && consumer.is_empty()
-        {
-            let classic = Classic::after(consumer.epoch(), decision.times.wall_ms);
-            // If this cannot be written, what follows overwrites it at the next start.
-            decision.outcome.records.push(classic.to_record(decision.group));
-            decision.outcome.records.extend(Consumer::removal(decision.group));
-            self.kind = Kind::Classic(Box::new(classic));
-        }
-    }
-
-    fn consumer_heartbeat(
-        &mut self,
-        asked: &ConsumerHeartbeat,
-        decision: &mut Decision<'_>,
-    ) -> Reply {
-        let nobody = Consumer::default();
-        let consumer = match &self.kind {
-            Kind::Consumer(consumer) => consumer,
-            Kind::Classic(classic) if asked.joins() && classic.was_never_shared() => &nobody,
-            Kind::Classic(_) => return self.upgrade(asked, decision),
-            Kind::Share(_) => return no_consumer_group(asked),
-        };
-        if self.remembered.is_some() {
-            let group = Arc::clone(decision.group);
-            decision.outcome.records.push(Record::GroupRemoved { group });
-        }
-        let heard = consumer.heartbeat(asked, &mut self.watch, decision);
-        let heard = heard.map_err(|refusal| {
-            // It stays what it was.
-            decision.outcome.records.clear();
-            (refusal.error, refusal.message)
-        });
-        Reply::Heard(heard)
-    }
-
-    /// A member of the newer kind asks a classic group: if it joins, the group becomes of that kind.
-    fn upgrade(&mut self, asked: &ConsumerHeartbeat, decision: &mut Decision<'_>) -> Reply {
-        let Kind::Classic(classic) = &mut self.kind else { return no_consumer_group(asked) };
-        let may_change = decision.rules.upgrades && classic.can_upgrade();
-        if !classic.is_empty() && !may_change {
-            return no_consumer_group(asked);
-        }
-        if !asked.joins() {
-            // It was in the group, and is out. Told that there is none, clients would end for good.
-            let message = format!("Member {} is not a member.", asked.member);
-            return Reply::Heard(Err((ErrorCode::UnknownMemberId, message)));
-        }
-        let group = decision.group;
-        let bytes_max = decision.rules.record_bytes_max;
-        let upgraded = match Upgraded::of(classic, group, decision.image, bytes_max) {
-            Ok(upgraded) => upgraded,
-            Err(error) => {
-                tracing::info!(group = &**group, %error, "a group is not upgraded");
-                return no_consumer_group(asked);
-            }
-        };
-        let mut records = upgraded.records;
-        if self.remembered.is_some() {
-            // Behind its epoch: the first record of a group says of which kind it is.
-            records.insert(1, Record::GroupRemoved { group: Arc::clone(group) });
-        }
-        decision.outcome.records = records;
-        match upgraded.group.heartbeat(asked, &mut self.watch, decision) {
-            Err(refusal) => {
-                decision.outcome.records.clear();
-                Reply::Heard(Err((refusal.error, refusal.message)))
-            }
-            Ok(heard) => {
-                tracing::info!(group = &**group, epoch = heard.epoch, "a group is upgraded");
-                let becomes = decision.outcome.becomes.take();
-                if let Some(Becomes::Consumer(consumer)) = &becomes {
-                    consumer.expect_all(&mut self.watch, decision);
-                }
-                assert!(becomes.is_some(), "somebody who speaks the newer protocol has come");
-                (decision.outcome.becomes, decision.outcome.is_whole) = (becomes, true);
-                classic.interrupt(decision);
-                Reply::Heard(Ok(heard))
-            }
-        }
-    }
-
     fn share_heartbeat(&mut self, asked: &ShareHeartbeat, decision: &mut Decision<'_>) -> Reply {
         let nobody = Share::default();
         let is_new = self.remembered.is_none() && self.offsets.is_empty();
@@ -724,11 +642,6 @@ impl Group {
     }
 }
 
-fn no_consumer_group(asked: &ConsumerHeartbeat) -> Reply {
-    let message = format!("Group {} is not a consumer group.", asked.group);
-    Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
-}
-
 /// Writes the offsets that may be kept, in a producer's transaction if there is one, and tells of
 /// each how it went.
 fn commit_offsets(
@@ -750,56 +663,4 @@ fn commit_offsets(
         results.push(ErrorCode::None);
     }
     results
-}
-
-impl Request {
-    /// Whether it may lead to something new being kept.
-    pub(super) fn grows(&self) -> bool {
-        matches!(self, Self::Join(_) | Self::Commit(_) | Self::CommitInTransaction(..))
-            || matches!(self, Self::ConsumerHeartbeat(heartbeat) if heartbeat.joins())
-            || matches!(self, Self::ShareHeartbeat(heartbeat) if heartbeat.joins())
-    }
-
-    /// Whether it makes its group if there is none.
-    pub(super) fn makes_group(&self) -> bool {
-        match self {
-            Self::Join(join) => join.member.is_empty(),
-            Self::Commit(commit) | Self::CommitInTransaction(commit, _) => {
-                commit.who.generation < 0
-            }
-            Self::ConsumerHeartbeat(heartbeat) => heartbeat.joins(),
-            Self::ShareHeartbeat(heartbeat) => heartbeat.joins(),
-            _ => false,
-        }
-    }
-
-    /// What is answered if there is no such group.
-    pub(super) fn of_unknown_group(&self) -> Reply {
-        let unknown = ErrorCode::UnknownMemberId;
-        match self {
-            Self::Join(join) => Reply::Joined(Box::new(Joined::refused(unknown, &join.member))),
-            Self::Sync(_) => Reply::Synced(Box::new(Synced::refused(unknown))),
-            Self::Heartbeat(_) => Reply::Alive(unknown),
-            Self::Leave(leave) => Reply::Left(vec![unknown; leave.members.len()]),
-            Self::ConsumerHeartbeat(heartbeat) => {
-                let message = format!("Consumer group {} not found.", heartbeat.group);
-                Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
-            }
-            Self::ShareHeartbeat(heartbeat) => {
-                let message = format!("Share group {} not found.", heartbeat.group);
-                Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)))
-            }
-            Self::Commit(commit) | Self::CommitInTransaction(commit, _) => {
-                Reply::Refused(commit.unknown_group)
-            }
-            Self::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
-            Self::Describe { .. } => Reply::Described(None),
-            Self::DescribeConsumer { .. } => Reply::ConsumerDescribed(None),
-            Self::DescribeShare { .. } => Reply::ShareDescribed(None),
-            Self::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
-            Self::FetchOffsets(_) | Self::List(_) | Self::EndTransaction { .. } => {
-                unreachable!("answered before")
-            }
-        }
-    }
 }
