@@ -275,6 +275,12 @@ impl Schedule {
         self.segments.iter().all(|segment| segment.is_closed() && segment.until <= now)
     }
 
+    /// Nothing falls due from `at` on.
+    pub fn cut(&mut self, at: Instant) {
+        self.segments.iter_mut().for_each(|segment| segment.until = at.min(segment.until));
+        self.segments.retain(|segment| segment.from < segment.until && !segment.is_empty());
+    }
+
     /// Drops open segments in which nothing more falls due.
     fn drop_empty(&mut self) {
         while self.segments.front().is_some_and(Segment::is_empty) {
@@ -385,6 +391,27 @@ mod tests {
         assert_eq!(schedule.closed_phase(at(120)), Some(1));
         assert_eq!((schedule.next_due(), schedule.next_turn(at(120))), (None, Some(at(200))));
         assert_eq!(all_due(&mut schedule, 260), [(200, 1), (250, 1)]);
+    }
+
+    /// A schedule that is cut short still holds what was due before, and nothing after it.
+    #[test]
+    fn what_was_due_before_the_cut_is_still_due() {
+        let phases = [
+            (at(100), Arrival::Constant(1e9 / 50.0)),
+            (at(200), Arrival::Closed),
+            (at(300), Arrival::Constant(1e9 / 50.0)),
+        ];
+        let of = || Schedule::new(at(0), &phases, Share::WHOLE);
+        let mut early = of();
+        early.cut(at(60));
+        assert!(!early.is_over(at(70)), "two records are due");
+        assert_eq!(all_due(&mut early, 1000), [(0, 1), (50, 1)]);
+        assert!(early.is_over(at(70)));
+        let mut closed = of();
+        assert_eq!(all_due(&mut closed, 120), [(0, 1), (50, 1)]);
+        closed.cut(at(150));
+        assert_eq!((closed.closed_phase(at(149)), closed.closed_phase(at(150))), (Some(1), None));
+        assert!(closed.is_over(at(150)));
     }
 
     /// A pattern is read with its size, in records or in time.

@@ -2,7 +2,7 @@
 //! in order. Blocking.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -88,7 +88,12 @@ impl Asking {
                 self.stream.write_all(&part).map_err(lost)?;
             }
             let mut bytes = [0; 64 * 1024];
-            match self.stream.read(&mut bytes).map_err(lost)? {
+            let read = match self.stream.read(&mut bytes) {
+                // A signal: it asks for an end, and what is under way comes to its own.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.map_err(lost)?,
+            };
+            match read {
                 0 => self.connection.handle_closed("the broker closed the connection"),
                 count => self.connection.handle_bytes(&bytes[..count], now()),
             }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use tidemill_client::kafka::ErrorCode;
 use tidemill_client::record::TopicId;
 use tidemill_client::{
-    Address, Admin, ClusterConfig, ErrorKind, Isolation, NewTopic, Start, TopicView,
+    Address, Admin, ClusterConfig, Error, ErrorKind, Isolation, NewTopic, Start, TopicView,
 };
 
+use crate::figures::counted;
+use crate::progress::Progress;
 use crate::trouble::Trouble;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,6 +26,12 @@ const PARTITIONS_AT_ONCE: i32 = 5_000;
 /// How long a broker that was lost may take to answer, or to take a connection, before it is asked
 /// again.
 const TIMEOUT_OF_LOST: Duration = Duration::from_secs(2);
+
+/// How long the broker may take to give up the members of a group that say nothing more …
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(60);
+
+/// … and how often it is asked meanwhile.
+const GIVEN_UP_AGAIN: Duration = Duration::from_secs(1);
 
 /// A topic, ready for a run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -233,18 +241,53 @@ pub fn delete(bootstrap: &str, name: &str) -> Result<(), Trouble> {
     }
 }
 
-/// Deletes groups; it is no error if one is not there.
+/// Deletes groups; it is no error if one is not there. A group that somebody is still in, as a member
+/// may be that was lost, is tried again until the broker has given that up.
+///
+/// # Errors
+/// If some are left: how many, which is the first, and why. The others are deleted.
 pub fn delete_groups(bootstrap: &str, groups: &[String]) -> Result<(), Trouble> {
     let mut admin = Admin::open(bootstrap)?;
-    for group in groups {
-        match admin.delete_group(group) {
-            Err(error) if error.kind() != ErrorKind::Refused(ErrorCode::GroupIdNotFound) => {
-                return Err(error.into());
-            }
-            _ => {}
+    let (deadline, mut is_told) = (Instant::now() + GIVEN_UP_WITHIN, false);
+    let mut left: Vec<&String> = groups.iter().collect();
+    loop {
+        let why;
+        (left, why) = delete_each(&mut admin, &left);
+        let Some(why) = why else { return Ok(()) };
+        let count = counted(left.len() as u64, "group", "groups");
+        let is_in_use = why.kind() == ErrorKind::Refused(ErrorCode::NonEmptyGroup);
+        if !is_in_use || deadline <= Instant::now() {
+            let what = format!("{count} of {} could not be deleted", groups.len());
+            let fix = format!("tidemill group delete {} -b {bootstrap}", left[0]);
+            let more = if left.len() == 1 { "" } else { ", and the others" };
+            return Err(Trouble::new(what).because(why).fix(format!("{fix}{more}")));
         }
+        if !std::mem::replace(&mut is_told, true) {
+            let words = format!("{count} to be deleted when lost members are given up");
+            Progress::on_stderr().step(&words);
+        }
+        thread::sleep(GIVEN_UP_AGAIN);
     }
-    Ok(())
+}
+
+/// Deletes groups; tells which are left, and why the first of them is.
+fn delete_each<'a>(admin: &mut Admin, groups: &[&'a String]) -> (Vec<&'a String>, Option<Error>) {
+    let (mut left, mut why) = (Vec::new(), None);
+    for (nth, group) in groups.iter().enumerate() {
+        let Err(error) = admin.delete_group(group) else { continue };
+        if error.kind() == ErrorKind::Refused(ErrorCode::GroupIdNotFound) {
+            continue;
+        }
+        let is_refused = matches!(error.kind(), ErrorKind::Refused(_));
+        why.get_or_insert(error);
+        if !is_refused {
+            // Nobody is there to be asked about the others.
+            left.extend(&groups[nth..]);
+            break;
+        }
+        left.push(*group);
+    }
+    (left, why)
 }
 
 /// The first address that `name` stands for.

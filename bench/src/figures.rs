@@ -19,6 +19,12 @@ const TOLD_APART: u64 = 10;
 /// From so many on ten lie above the 99th percentile.
 const P99_FROM: u64 = 1000;
 
+/// A number of things, with the right word for them.
+#[must_use]
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", units::count(count), if count == 1 { one } else { many })
+}
+
 /// Latencies of one kind.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
@@ -60,11 +66,14 @@ impl Latencies {
         }
         let at = |quantile: f64| times(histogram.value_at_quantile(quantile));
         let (count, longest) = (units::count(histogram.len()), times(histogram.max()));
-        let p99 = match histogram.len() < P99_FROM {
-            true => String::new(),
-            false => format!("p99 {}, ", at(0.99)),
-        };
-        format!("p50 {}, {p99}longest {longest} ({count} times)", at(0.5))
+        let p50 = at(0.5);
+        match histogram.len() < P99_FROM {
+            true => {
+                let shortest = times(histogram.min());
+                format!("shortest {shortest}, p50 {p50}, longest {longest} ({count} times)")
+            }
+            false => format!("p50 {p50}, p99 {}, longest {longest} ({count} times)", at(0.99)),
+        }
     }
 
     /// The longest.
@@ -147,7 +156,9 @@ impl Figures {
         }
         for (_, tag, Latencies(histogram)) in &self.latencies {
             let told = serde_json::from_str(&histogram_json(histogram));
-            all.insert(format!("{tag}_ns"), told.expect("the measuring kit writes JSON"));
+            let mut told: Value = told.expect("the measuring kit writes JSON");
+            told["min"] = json!(histogram.min());
+            all.insert(format!("{tag}_ns"), told);
         }
         all.insert("clean".to_owned(), json!(self.complaints.is_empty()));
         all.insert("complaints".to_owned(), json!(self.complaints));
@@ -168,7 +179,7 @@ mod tests {
         assert_eq!(latencies.to_text(), "1.00 ms, 3.00 ms, 3.00 ms (3 times)");
         (0..7).for_each(|_| latencies.record(Duration::from_millis(2)));
         let told = latencies.to_text();
-        assert_eq!(told, "p50 2.00 ms, longest 3.00 ms (10 times)");
+        assert_eq!(told, "shortest 1.00 ms, p50 2.00 ms, longest 3.00 ms (10 times)");
     }
 
     /// Programs find every figure under its name; what was wrong is the command's failure.
@@ -187,6 +198,8 @@ mod tests {
         let told: Value = serde_json::from_str(&figures.to_json()).unwrap();
         assert_eq!((&told["members"], &told["clean"]), (&json!(100), &json!(true)));
         assert_eq!(told["join_ns"]["count"], json!(1));
+        let shortest = told["join_ns"]["min"].as_u64().unwrap();
+        assert!((1_990_000..=2_000_000).contains(&shortest), "to three digits: {shortest}");
         assert!(figures.to_text().ends_with("  clean\n"));
         figures.complain("a partition had two owners");
         assert!(figures.to_text().ends_with("  NOT CLEAN: a partition had two owners\n"));

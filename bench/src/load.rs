@@ -16,14 +16,14 @@ use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tidemill_client::kafka::ErrorCode;
 use tidemill_client::{Connection, ConnectionConfig, Event};
 use tidemill_runtime::edge::{
-    Completion, Done, Edge, Instant, Next, Op, Program, ShardId, SocketId, Token,
+    Completion, Done, Edge, Instant, Next, Op, Program, ShardId, SocketId,
 };
 use tidemill_runtime::ring::RingEdge;
 
@@ -32,6 +32,9 @@ use crate::plan::Plan;
 use crate::produce::{Producing, Sent};
 use crate::rejoin::{Lost, Rejoined};
 use crate::tally::{Ends, Tallies};
+use link::{CLOSED, LINK_BITS, Link};
+
+mod link;
 
 /// How the load generator calls itself.
 pub const CLIENT_ID: &str = "tidemill-bench";
@@ -68,6 +71,24 @@ pub struct Shared {
     pub producing: AtomicUsize,
     /// Whether the run is over before its time.
     pub over: AtomicBool,
+    /// When its time was cut short, in nanoseconds; zero if it was not.
+    cut_at: AtomicU64,
+}
+
+impl Shared {
+    /// Cuts the time of the run short, once: nothing more falls due, what is in flight is awaited.
+    pub fn cut(&self, at: Instant) {
+        let (ordering, at) = (Ordering::AcqRel, at.nanos.max(1));
+        // Whoever came first has said when.
+        let _ = self.cut_at.compare_exchange(0, at, ordering, Ordering::Acquire);
+    }
+
+    /// When the time of the run was cut short, if it was.
+    #[must_use]
+    pub fn cut_at(&self) -> Option<Instant> {
+        let nanos = self.cut_at.load(Ordering::Acquire);
+        (0 < nanos).then_some(Instant { nanos })
+    }
 }
 
 /// What a shard says.
@@ -154,34 +175,9 @@ pub struct Load {
     /// Since when no connection of any shard produces.
     settled_since: Option<Instant>,
     begun: bool,
+    /// Whether its time was cut short.
+    is_cut: bool,
 }
-
-struct Link {
-    socket: SocketId,
-    /// How often it was made: what is told of an earlier socket is no news.
-    generation: u32,
-    partition: i32,
-    connection: Connection<Tag>,
-    part: Part,
-    sending: bool,
-    open: bool,
-    /// Since when there is no broker to speak to.
-    down_since: Option<Instant>,
-    /// What it was told cannot be trusted: it is not used any more.
-    given_up: bool,
-    /// A producer that has told that it is settled.
-    told_settled: bool,
-    /// The earliest wake that is in the heap.
-    wake: Option<Instant>,
-    is_touched: bool,
-}
-
-const RECEIVED: u64 = 0;
-const SENT: u64 = 1;
-const CLOSED: u64 = 2;
-
-/// So many links one shard can have: the rest of a token is their generation.
-const LINK_BITS: u32 = 30;
 
 impl Load {
     /// A load that begins with the shard's first turn.
@@ -226,6 +222,7 @@ impl Load {
             outside,
             settled_since: None,
             begun: false,
+            is_cut: false,
         }
     }
 
@@ -464,6 +461,24 @@ impl Load {
         }
     }
 
+    /// The time of the run was cut short: nothing more falls due. What is in flight is awaited,
+    /// unless a broker is away; whoever only reads has nothing in flight.
+    fn take_cut(&mut self) {
+        let Some(at) = self.outside.shared.cut_at().filter(|_| !self.is_cut) else { return };
+        self.is_cut = true;
+        self.plan.cut(at);
+        let mut is_over = self.plan.until_caught_up;
+        for link in &mut self.links {
+            is_over |= link.down_since.is_some() && !link.given_up && !link.is_done();
+            if let Part::Produce(producing) = &mut link.part {
+                producing.cut(at);
+            }
+        }
+        if is_over {
+            self.outside.shared.over.store(true, Ordering::Release);
+        }
+    }
+
     /// Whether everything that may still come has come.
     fn is_done(&self, now: Instant) -> bool {
         let is_over = self.outside.shared.over.load(Ordering::Acquire);
@@ -534,6 +549,7 @@ impl Program<RingEdge<Rejoined>> for Load {
         while let Some(completion) = edge.poll_completion() {
             self.handle_completion(completion, now, edge);
         }
+        self.take_cut();
         self.take_wakes(now);
         let reports = self.next_report <= now;
         if reports {
@@ -551,56 +567,5 @@ impl Program<RingEdge<Rejoined>> for Load {
             self.drive(i, now, edge);
         }
         if self.is_done(now) { self.finish(now) } else { self.next_turn(now) }
-    }
-}
-
-impl Link {
-    fn token(&self, i: usize, what: u64) -> Token {
-        Token(u64::from(self.generation) << (LINK_BITS + 2) | (i as u64) << 2 | what)
-    }
-
-    fn adopt(&mut self, i: usize, stream: TcpStream, now: Instant, edge: &mut RingEdge<Rejoined>) {
-        self.socket = edge.adopt(stream);
-        self.connection.handle_connected(client_time(now));
-        self.receive(i, edge);
-    }
-
-    fn handle_ready(&mut self, plan: &Plan, ends: &mut Ends, now: Instant) {
-        if let Some(since) = self.down_since.take() {
-            let away = now.since(since).as_secs_f64();
-            ends.recoveries.note(plan.seconds(now), format!("connected again after {away:.1} s"));
-        }
-        if let Part::Produce(producing) = &mut self.part {
-            producing.handle_rejoined(now);
-        }
-    }
-
-    /// Whether there is nothing left to do for it.
-    fn is_done(&self) -> bool {
-        match &self.part {
-            Part::Produce(_) => self.told_settled,
-            Part::Follow(following) => following.is_done(),
-        }
-    }
-
-    fn receive(&mut self, i: usize, edge: &mut RingEdge<Rejoined>) {
-        if self.open {
-            let into = self.connection.take_input();
-            edge.submit(self.token(i, RECEIVED), Op::Receive { socket: self.socket, into });
-        }
-    }
-
-    fn is_sent(&self) -> bool {
-        !self.sending && self.connection.unsent_bytes() == 0
-    }
-
-    fn flush(&mut self, i: usize, edge: &mut RingEdge<Rejoined>) {
-        if self.sending || !self.open || self.connection.unsent_bytes() == 0 {
-            return;
-        }
-        let mut parts = Vec::new();
-        self.connection.take_output(&mut parts);
-        self.sending = true;
-        edge.submit(self.token(i, SENT), Op::Send { socket: self.socket, parts });
     }
 }

@@ -160,6 +160,11 @@ impl Producing {
         self.schedule.is_over(now) && nothing_waits && self.in_flight == 0
     }
 
+    /// Nothing falls due from `at` on.
+    pub fn cut(&mut self, at: Instant) {
+        self.schedule.cut(at);
+    }
+
     /// The connection was lost. Nobody can tell how much of what was sent without being
     /// acknowledged has arrived; the rest was told lost one by one.
     pub fn handle_lost(&mut self, plan: &Plan) {

@@ -1,7 +1,11 @@
 //! What a person who waits is told on standard error: one line that changes, on a terminal; where
-//! there is none, a line for each step that takes long.
+//! there is none, a line for each step that takes long, and one now and then.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+/// How often it is told how it stands where there is no terminal.
+pub const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Tells whoever waits.
 #[derive(Clone, Copy, Debug, Default)]

@@ -160,7 +160,7 @@ pub fn local(
     let producers = streams.producers();
     shared.producing.store(producers + 1, Ordering::Release);
     let (start, start_unix_ms) = company.begin(streams.count())?;
-    let plan = Plan::of(settings, run, start, start_unix_ms);
+    let mut plan = Plan::of(settings, run, start, start_unix_ms);
     company.joined(&shared);
     if producers == 0 {
         company.settled();
@@ -211,7 +211,10 @@ pub fn local(
         }
         if stop::is_asked() {
             listening.ends().given_up.get_or_insert_with(|| stop::WHY.to_owned());
-            shared.over.store(true, Ordering::Release);
+            shared.cut(clock::monotonic());
+        }
+        if let Some(at) = shared.cut_at() {
+            plan.cut(at);
         }
         listening.look(&plan, watch, left == 0)?;
     }

@@ -24,9 +24,9 @@ use tidemill_runtime::shard::{ShardPlan, run_shards};
 
 use crate::asking::{ANSWER_WITHIN, Asking};
 use crate::control::{self, Topic};
-use crate::figures::Figures;
+use crate::figures::{Figures, counted};
 use crate::load::{CLIENT_ID, client_time};
-use crate::progress::Progress;
+use crate::progress::{LINE_EVERY, Progress};
 use crate::rejoin::{self, Lost, Rejoined};
 use crate::stop;
 use crate::trouble::Trouble;
@@ -58,6 +58,9 @@ pub trait Play: Send + 'static {
 
     /// Ends what is measured now, as if its time were over.
     fn stop(&mut self, now: Instant);
+
+    /// It is over: what is not answered by now will not be.
+    fn end(&mut self, now: Instant);
 
     /// Something has happened, or it is time. Says when it is time again; never, if it is over.
     fn turn(&mut self, lines: &mut Lines<Self::Tag>) -> Result<Option<Instant>, Trouble>;
@@ -162,11 +165,12 @@ impl Losses {
             figures.complain(why);
         }
         let Some(first) = &self.first else { return };
-        let Self { connections, requests, away, .. } = self;
+        let connections = counted(self.connections, "connection was", "connections were");
+        let requests = counted(self.requests, "request", "requests");
         figures.complain(format!(
-            "{connections} connections were lost, with {requests} requests under way (first: {first}); \
-             the longest was away for {:.1} s",
-            away.as_secs_f64()
+            "{connections} lost, with {requests} under way (first: {first}); the longest was away for \
+             {:.1} s",
+            self.away.as_secs_f64()
         ));
     }
 }
@@ -197,6 +201,7 @@ pub fn run<P: Play>(
         up: 0,
         has_begun: false,
         next_look: Instant::default(),
+        next_line: None,
         reconnect,
         losses: Losses::default(),
         lost,
@@ -244,6 +249,8 @@ struct Stage<P: Play> {
     up: usize,
     has_begun: bool,
     next_look: Instant,
+    /// When it is told how it stands where no line can change.
+    next_line: Option<Instant>,
     reconnect: Duration,
     losses: Losses,
     lost: Sender<Lost<Place>>,
@@ -430,17 +437,29 @@ impl<P: Play> Stage<P> {
             });
             self.play.as_mut().expect("it is not over").stop(now);
         }
-        if self.lines.progress.has_line() {
-            let words = match (&longest, &self.play) {
-                (Some(since), _) => {
-                    format!("the broker was lost {:.0} s ago", now.since(*since).as_secs_f64())
-                }
-                (None, Some(play)) if self.has_begun => play.status(now),
-                _ => "connecting".to_owned(),
-            };
-            self.lines.progress.say(&words);
-        }
+        self.tell_progress(longest);
         Ok(())
+    }
+
+    fn tell_progress(&mut self, lost_since: Option<Instant>) {
+        let now = self.lines.now;
+        let next_line = *self.next_line.get_or_insert(now.after(LINE_EVERY));
+        let has_line = self.lines.progress.has_line();
+        if !has_line && now < next_line {
+            return;
+        }
+        let words = match (lost_since, &self.play) {
+            (Some(since), _) => {
+                format!("the broker was lost {:.0} s ago", now.since(since).as_secs_f64())
+            }
+            (None, Some(play)) if self.has_begun => play.status(now),
+            _ => "connecting".to_owned(),
+        };
+        self.next_line = Some(now.after(LINE_EVERY));
+        match has_line {
+            true => self.lines.progress.say(&words),
+            false => self.lines.progress.step(&words),
+        }
     }
 
     fn flush(&mut self, edge: &mut RingEdge<Rejoined>) {
@@ -491,8 +510,9 @@ impl<P: Play> Program<RingEdge<Rejoined>> for Stage<P> {
             Ok(Some(next)) if next <= self.lines.now => return Next::Now,
             Ok(Some(next)) => return Next::At(next),
             Ok(None) => {
-                let losses = std::mem::take(&mut self.losses);
-                Ok((self.play.take().expect("it is over once"), losses))
+                let mut play = self.play.take().expect("it is over once");
+                play.end(self.lines.now);
+                Ok((play, std::mem::take(&mut self.losses)))
             }
             Err(trouble) => Err(trouble),
         };

@@ -5,36 +5,29 @@
 //! newer one (KIP-890) the first batch does. What is committed has to be read, once; what is aborted
 //! must never be. Start reading at [`Transactions`].
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tidemill_client::Reply;
-use tidemill_client::kafka::add_partitions_to_txn::{
-    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
-};
-use tidemill_client::kafka::end_txn::{EndTxnRequest, EndTxnResponse};
-use tidemill_client::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
-use tidemill_client::kafka::produce::{OutgoingBatch, OutgoingBatches};
-use tidemill_client::kafka::topic_partitions::TopicPartitions;
-use tidemill_client::kafka::{ApiKey, ErrorCode, TopicRef};
-use tidemill_client::record::{
-    BatchBuilder, Codec, Producer, ProducerEpoch, ProducerId, Sequence, Timestamp,
-};
+use tidemill_client::kafka::add_partitions_to_txn::AddPartitionsToTxnResponse;
+use tidemill_client::kafka::end_txn::EndTxnResponse;
+use tidemill_client::kafka::init_producer_id::InitProducerIdResponse;
+use tidemill_client::kafka::{ApiKey, ErrorCode};
 use tidemill_perf::units;
-use tidemill_runtime::clock;
 use tidemill_runtime::edge::Instant;
 
-use crate::asking::ANSWER_WITHIN;
 use crate::control::Topic;
-use crate::figures::{Figures, Latencies};
+use crate::figures::{Figures, Latencies, counted};
 use crate::stage::{Lines, Place, Play};
 use crate::trouble::Trouble;
 use crate::usage::Usage;
+use writer::{State, Writer};
 
 pub mod reader;
+mod writer;
+
+pub use writer::MARK_BYTES;
 
 /// After how long something is tried again that the transaction before still stands in the way of.
 const AGAIN: Duration = Duration::from_millis(2);
@@ -89,30 +82,8 @@ pub enum What {
     End,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Begins,
-    Idle,
-    Adding,
-    Producing(usize),
-    Ending,
-}
-
-struct Writer {
-    id: String,
-    /// Its connection to the coordinator; those to the leaders follow.
-    line: usize,
-    partitions: Vec<i32>,
-    producer: Producer,
-    sequences: BTreeMap<i32, i32>,
-    state: State,
-    count: u64,
-    due: Instant,
-    step_begun: Instant,
-    /// What to do again, and when.
-    again: Vec<(Instant, What)>,
-    batches: Vec<Bytes>,
-}
+/// An answer, and whose it is.
+pub type Tag = (usize, What);
 
 /// What was counted of all transactions, those of the warm-up among them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +96,12 @@ pub struct Counts {
     pub aborted: u64,
     /// How often something had to be tried again.
     pub retried: u64,
+    /// Transactions that were under way at the end.
+    pub unfinished: u64,
+    /// Records of those that may have been committed all the same.
+    pub unknown_records: u64,
+    /// Transactions that fell due, and that their producer had not come to at the end.
+    pub not_begun: u64,
 }
 
 /// The producers.
@@ -136,6 +113,8 @@ pub struct Transactions {
     /// Whose each connection is.
     owners: Vec<usize>,
     started: Option<Instant>,
+    /// When the last transaction ended that counts.
+    last_end: Instant,
     counts: Counts,
     before: Option<Usage>,
     used: Option<Usage>,
@@ -143,20 +122,6 @@ pub struct Transactions {
     produce: Latencies,
     end: Latencies,
     whole: Latencies,
-}
-
-/// Everything that is written at the beginning of each value.
-pub const MARK_BYTES: usize = 17;
-
-/// A value that says which run it is of, when its transaction was due, and whether it will be
-/// committed.
-#[must_use]
-fn value(run: u64, due: Instant, commits: bool, bytes: usize) -> Vec<u8> {
-    let mut value = vec![b'.'; bytes.max(MARK_BYTES)];
-    value[..8].copy_from_slice(&run.to_be_bytes());
-    value[8..16].copy_from_slice(&due.nanos.to_be_bytes());
-    value[16] = u8::from(commits);
-    value
 }
 
 impl Transactions {
@@ -180,19 +145,7 @@ impl Transactions {
             let leader = |number: &i32| (Place::Leader(*number), topic.leaders[*number as usize]);
             places.extend(partitions.iter().map(leader));
             owners.resize(places.len(), nth);
-            writers.push(Writer {
-                id: id.clone(),
-                line,
-                partitions,
-                producer: Producer { id: ProducerId(-1), epoch: ProducerEpoch(-1) },
-                sequences: BTreeMap::new(),
-                state: State::Begins,
-                count: 0,
-                due: Instant::default(),
-                step_begun: Instant::default(),
-                again: Vec::new(),
-                batches: Vec::new(),
-            });
+            writers.push(Writer::new(nth, id.clone(), line, partitions));
         }
         let play = Self {
             shape: shape.clone(),
@@ -201,6 +154,7 @@ impl Transactions {
             writers,
             owners,
             started: None,
+            last_end: Instant::default(),
             counts: Counts::default(),
             before: None,
             used: None,
@@ -220,14 +174,28 @@ impl Transactions {
 
     /// Adds what was measured.
     pub fn tell(&self, figures: &mut Figures) {
-        let Counts { committed, aborted, retried, .. } = self.counts;
+        let Counts { committed, aborted, retried, unfinished, not_begun, .. } = self.counts;
+        // What fell due in the window may have taken longer.
+        let longer = self.window().map_or(Duration::ZERO, |(_, end)| self.last_end.since(end));
         let seconds = self.shape.window.as_secs_f64().max(f64::EPSILON);
-        let per_second = committed as f64 / seconds;
+        let per_second = committed as f64 / (seconds + longer.as_secs_f64());
         let shown = format!("{} committed, {per_second:.0} a second", units::count(committed));
         figures.tell("committed", shown, committed);
-        figures.tell("committed_per_second", format!("{aborted} aborted"), per_second);
-        figures.tell("aborted", format!("{retried} times something was tried again"), aborted);
-        figures.tell("retried", format!("{} records each", self.shape.records), retried);
+        figures.tell(
+            "committed_per_second",
+            format!("{} aborted", units::count(aborted)),
+            per_second,
+        );
+        let shown = format!("{} something was tried again", counted(retried, "time", "times"));
+        figures.tell("aborted", shown, aborted);
+        let records = counted(self.shape.records as u64, "record", "records");
+        figures.tell("retried", format!("{records} each"), retried);
+        if 0 < not_begun {
+            let shown = counted(not_begun, "transaction", "transactions");
+            let shown =
+                format!("{shown} fell due and could not begin until the end: the wait counts");
+            figures.tell("not_begun", shown, not_begun);
+        }
         if self.shape.flow == Flow::Older {
             figures.tell_latencies("to name the partitions", "begin", &self.begin);
         }
@@ -239,8 +207,12 @@ impl Transactions {
             let shown = format!("the broker used {:.1} % of one core", part * 100.0);
             figures.tell("broker_cores", shown, part);
         }
-        if committed == 0 {
-            figures.complain("nothing was committed");
+        if committed + aborted == 0 {
+            figures.complain("no transaction came to its end");
+        }
+        if 0 < unfinished {
+            let all = counted(unfinished, "transaction was", "transactions were");
+            figures.complain(format!("{all} not at the end when it was over"));
         }
     }
 
@@ -253,13 +225,8 @@ impl Transactions {
         self.window().is_some_and(|(from, end)| from <= due && due < end)
     }
 
-    fn commits(&self, nth: usize) -> bool {
-        let every = self.shape.abort_every;
-        every == 0 || !(self.writers[nth].count + 1).is_multiple_of(every)
-    }
-
     /// Makes a connection speak as the flow does.
-    fn teach(&self, line: usize, lines: &mut Lines<(usize, What)>) {
+    fn teach(&self, line: usize, lines: &mut Lines<Tag>) {
         if self.shape.flow == Flow::Older {
             let connection = lines.connection(line);
             connection.speak_at_most(ApiKey::Produce, 11);
@@ -268,127 +235,44 @@ impl Transactions {
         }
     }
 
-    fn init(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let writer = &self.writers[nth];
-        let request = InitProducerIdRequest {
-            transactional_id: Some(writer.id.clone()),
-            transaction_timeout_ms: 60_000,
-            ..InitProducerIdRequest::default()
-        };
-        lines.send(writer.line, &request, (nth, What::Init))
-    }
-
     /// The next transaction.
-    fn begin(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let commits = self.commits(nth);
-        let (run, shape) = (self.run, &self.shape);
+    fn begin(&mut self, nth: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         let writer = &mut self.writers[nth];
-        let each = shape.records.div_ceil(writer.partitions.len());
-        writer.batches.clear();
-        for number in &writer.partitions {
-            let sequence = writer.sequences.entry(*number).or_default();
-            let mut builder = BatchBuilder::new(Codec::None)
-                .numbered(writer.producer, Sequence(*sequence))
-                .transactional();
-            let value = value(run, writer.due, commits, shape.value_bytes);
-            let wall_ms = Timestamp(clock::wall_clock_ms());
-            (0..each).for_each(|_| builder.append(wall_ms, None, Some(&value)));
-            *sequence = sequence.wrapping_add(each as i32) & i32::MAX;
-            writer.batches.push(builder.build().freeze());
-        }
+        writer.fill(self.run, &self.shape);
         writer.step_begun = lines.now;
-        match shape.flow {
+        match self.shape.flow {
             Flow::Older => {
-                self.writers[nth].state = State::Adding;
+                writer.state = State::Adding;
                 self.ask(nth, What::Add, lines)
             }
             Flow::Newer => self.produce_all(nth, lines),
         }
     }
 
-    fn add(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let writer = &self.writers[nth];
-        let named = TopicPartitions {
-            topic: self.topic.name.clone(),
-            partitions: writer.partitions.clone(),
-        };
-        let request = AddPartitionsToTxnRequest {
-            v3_and_below_transactional_id: writer.id.clone(),
-            v3_and_below_producer_id: writer.producer.id.0,
-            v3_and_below_producer_epoch: writer.producer.epoch.0,
-            v3_and_below_topics: vec![named],
-            ..AddPartitionsToTxnRequest::default()
-        };
-        lines.send(writer.line, &request, (nth, What::Add))
-    }
-
-    fn produce_all(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+    fn produce_all(&mut self, nth: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         let count = self.writers[nth].partitions.len();
         self.writers[nth].state = State::Producing(count);
         self.writers[nth].step_begun = lines.now;
         (0..count).try_for_each(|place| self.ask(nth, What::Produce(place), lines))
     }
 
-    fn produce(
-        &mut self,
-        nth: usize,
-        place: usize,
-        lines: &mut Lines<(usize, What)>,
-    ) -> Result<(), Trouble> {
-        let (writer, topic) = (&self.writers[nth], &self.topic);
-        let line = writer.line + 1 + place;
-        lines.send_with(line, |connection, now| {
-            let by_id = connection.takes_topic_ids(ApiKey::Produce) && !topic.id.is_zero();
-            let topic = match by_id {
-                true => TopicRef::Id(topic.id),
-                false => TopicRef::Name(&topic.name),
-            };
-            let partition = writer.partitions[place];
-            let records = &writer.batches[place];
-            let request = OutgoingBatches {
-                transactional_id: Some(&writer.id),
-                acks: -1,
-                timeout_ms: 30_000,
-                partitions: &[OutgoingBatch { topic, partition, records }],
-            };
-            connection.produce(&request, (nth, What::Produce(place)), ANSWER_WITHIN, now)
-        })
-    }
-
-    fn end(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
-        let committed = self.commits(nth);
-        let writer = &self.writers[nth];
-        let request = EndTxnRequest {
-            transactional_id: writer.id.clone(),
-            producer_id: writer.producer.id.0,
-            producer_epoch: writer.producer.epoch.0,
-            committed,
-        };
-        lines.send(writer.line, &request, (nth, What::End))
+    /// Between two transactions of a producer, if they fall due by the clock.
+    fn between(&self) -> Option<Duration> {
+        (0.0 < self.shape.rate).then(|| Duration::from_secs_f64(1.0 / self.shape.rate))
     }
 
     fn ended(&mut self, nth: usize, answer: &EndTxnResponse, now: Instant) {
-        let commits = self.commits(nth);
+        let between = self.between();
         let writer = &mut self.writers[nth];
+        let (commits, records) = (writer.commits(&self.shape), writer.records(&self.shape));
         let (due, took) = (writer.due, now.since(writer.step_begun));
-        if 0 <= answer.producer_id {
-            let (id, epoch) = (answer.producer_id, answer.producer_epoch);
-            writer.producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) };
-            writer.sequences.clear();
-        }
-        writer.count += 1;
-        writer.state = State::Idle;
-        let each = self.shape.records.div_ceil(writer.partitions.len());
-        let records = (each * writer.partitions.len()) as u64;
-        let next = match 0.0 < self.shape.rate {
-            true => due.after(Duration::from_secs_f64(1.0 / self.shape.rate)),
-            false => now,
-        };
-        writer.due = next;
+        writer.ended(answer);
+        writer.due = between.map_or(now, |between| due.after(between));
         if commits {
             self.counts.committed_records += records;
         }
         if self.is_measured(due) {
+            self.last_end = now;
             self.end.record(took);
             self.whole.record(now.since(due));
             match commits {
@@ -405,7 +289,7 @@ impl Transactions {
         nth: usize,
         what: What,
         error: ErrorCode,
-        lines: &mut Lines<(usize, What)>,
+        lines: &mut Lines<Tag>,
     ) -> Result<bool, Trouble> {
         match error {
             ErrorCode::None => return Ok(false),
@@ -433,29 +317,24 @@ impl Transactions {
 
     /// Does again what is to be done by now, where there is a connection to do it on. What is asked
     /// a second time is the same request: a broker that has done it already says so.
-    fn retry(&mut self, nth: usize, lines: &mut Lines<(usize, What)>) -> Result<(), Trouble> {
+    fn retry(&mut self, nth: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         for (at, what) in std::mem::take(&mut self.writers[nth].again) {
             if lines.now < at || !lines.is_up(self.line_for(nth, what)) {
                 self.writers[nth].again.push((at, what));
                 continue;
             }
             match what {
-                What::Init => self.init(nth, lines)?,
-                What::Add => self.add(nth, lines)?,
-                What::Produce(place) => self.produce(nth, place, lines)?,
-                What::End => self.end(nth, lines)?,
+                What::Init => self.writers[nth].init(lines)?,
+                What::Add => self.writers[nth].add(&self.topic, lines)?,
+                What::Produce(place) => self.writers[nth].produce(place, &self.topic, lines)?,
+                What::End => self.writers[nth].end(&self.shape, lines)?,
             }
         }
         Ok(())
     }
 
     /// Asks, or leaves it for when the connection is back.
-    fn ask(
-        &mut self,
-        nth: usize,
-        what: What,
-        lines: &mut Lines<(usize, What)>,
-    ) -> Result<(), Trouble> {
+    fn ask(&mut self, nth: usize, what: What, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         self.writers[nth].again.push((lines.now, what));
         self.retry(nth, lines)
     }
@@ -484,20 +363,20 @@ impl Transactions {
 }
 
 impl Play for Transactions {
-    type Tag = (usize, What);
+    type Tag = Tag;
 
-    fn begin(&mut self, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
+    fn begin(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         (0..self.owners.len()).for_each(|line| self.teach(line, lines));
         (0..self.writers.len()).try_for_each(|nth| self.ask(nth, What::Init, lines))
     }
 
-    fn lost(&mut self, _: usize, unanswered: Vec<Self::Tag>, now: Instant) {
+    fn lost(&mut self, _: usize, unanswered: Vec<Tag>, now: Instant) {
         for (nth, what) in unanswered {
             self.writers[nth].again.push((now, what));
         }
     }
 
-    fn back(&mut self, line: usize, lines: &mut Lines<Self::Tag>) -> Result<(), Trouble> {
+    fn back(&mut self, line: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         self.teach(line, lines);
         self.retry(self.owners[line], lines)
     }
@@ -507,6 +386,36 @@ impl Play for Transactions {
         let so_far = now.since(start);
         self.shape.warm_up = self.shape.warm_up.min(so_far);
         self.shape.window = self.shape.window.min(so_far - self.shape.warm_up);
+    }
+
+    /// Left out, a broker that hangs would look fast.
+    fn end(&mut self, now: Instant) {
+        let Some((_, end)) = self.window() else { return };
+        let (now, between) = (now.max(end), self.between());
+        for nth in 0..self.writers.len() {
+            let writer = &self.writers[nth];
+            let (mut due, is_busy) = (writer.due, writer.is_busy());
+            if is_busy {
+                self.counts.unfinished += 1;
+                if writer.state == State::Ending && writer.commits(&self.shape) {
+                    self.counts.unknown_records += writer.records(&self.shape);
+                }
+                if self.is_measured(due) {
+                    self.whole.record(now.since(due));
+                }
+            }
+            let Some(between) = between else { continue };
+            if is_busy {
+                due = due.after(between);
+            }
+            while due < end {
+                if self.is_measured(due) {
+                    self.counts.not_begun += 1;
+                    self.whole.record(now.since(due));
+                }
+                due = due.after(between);
+            }
+        }
     }
 
     fn status(&self, now: Instant) -> String {
@@ -523,9 +432,9 @@ impl Play for Transactions {
 
     fn heard(
         &mut self,
-        (nth, what): Self::Tag,
+        (nth, what): Tag,
         reply: &Reply,
-        lines: &mut Lines<Self::Tag>,
+        lines: &mut Lines<Tag>,
     ) -> Result<(), Trouble> {
         let now = lines.now;
         let unreadable = |error| Trouble::new(format!("an answer cannot be read: {error}"));
@@ -533,9 +442,8 @@ impl Play for Transactions {
             What::Init => {
                 let answer: InitProducerIdResponse = reply.decode().map_err(unreadable)?;
                 if !self.is_refused(nth, what, answer.error_code, lines)? {
-                    let (id, epoch) = (answer.producer_id, answer.producer_epoch);
                     let writer = &mut self.writers[nth];
-                    writer.producer = Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) };
+                    writer.become_producer(answer.producer_id, answer.producer_epoch);
                     writer.state = State::Idle;
                 }
             }
@@ -584,7 +492,7 @@ impl Play for Transactions {
         Ok(())
     }
 
-    fn turn(&mut self, lines: &mut Lines<Self::Tag>) -> Result<Option<Instant>, Trouble> {
+    fn turn(&mut self, lines: &mut Lines<Tag>) -> Result<Option<Instant>, Trouble> {
         let now = lines.now;
         if self.started.is_none() && self.writers.iter().all(|writer| writer.state == State::Idle) {
             self.start(now);

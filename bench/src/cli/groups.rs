@@ -7,15 +7,15 @@ use clap::{Args, Subcommand};
 use tidemill_client::kafka::find_coordinator::key_type;
 use tidemill_runtime::clock;
 
-use super::options::{BrokerOptions, MakingOptions};
+use super::options::{BrokerOptions, MakingOptions, first_of};
 use crate::amount::{milliseconds, seconds, some_seconds};
 use crate::asking::Asking;
 use crate::control::{self, Topic};
-use crate::figures::Figures;
+use crate::figures::{Figures, counted};
 use crate::groups::commits::{Commits, Pace};
 use crate::groups::first;
 use crate::groups::member::Protocol;
-use crate::groups::rebalance::Rebalance;
+use crate::groups::rebalance::{Course, Rebalance};
 use crate::stage::{self, Place};
 use crate::trouble::Trouble;
 
@@ -32,6 +32,10 @@ pub(super) enum Groups {
         /// How often one leaves and one joins.
         #[arg(long, default_value_t = 10)]
         rounds: usize,
+        /// By which chance decides when each member's heartbeats fall, and how long it is between
+        /// two changes: the same for the same number.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// The longest it may take; if it takes longer, the exit code is 11.
         #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
         within: Option<Duration>,
@@ -91,8 +95,14 @@ impl Groups {
     /// Measures, and prints the figures.
     pub(super) fn run(&self, json: bool) -> Result<(), Trouble> {
         match self {
-            Self::Rebalance { common, members, rounds, within } => {
-                rebalance(common, *members as usize, *rounds, *within, json)
+            Self::Rebalance { common, members, rounds, seed, within } => {
+                let course = Course {
+                    members: *members as usize,
+                    rounds: *rounds,
+                    interval: common.heartbeat,
+                    seed: *seed,
+                };
+                rebalance(common, course, *within, json)
             }
             Self::Commit { common, groups, rate, seconds, warm_up } => {
                 let pace = Pace {
@@ -125,15 +135,18 @@ impl Common {
         let protocol = format!("{:?}", self.protocol).to_lowercase();
         let mut figures = Figures::of(format!("groups {what}, {protocol} protocol"));
         let partitions = topic.leaders.len();
-        figures.tell("partitions", format!("{partitions} partitions"), partitions);
+        figures.tell(
+            "partitions",
+            counted(partitions as u64, "partition", "partitions"),
+            partitions,
+        );
         figures
     }
 }
 
 fn rebalance(
     common: &Common,
-    members: usize,
-    rounds: usize,
+    course: Course,
     within: Option<Duration>,
     json: bool,
 ) -> Result<(), Trouble> {
@@ -141,19 +154,19 @@ fn rebalance(
     let group = common.prefix();
     let measure = || {
         let coordinator = find(&topic, std::slice::from_ref(&group))?[0];
-        let interval = common.heartbeat;
-        let play = Rebalance::new(&group, members, common.protocol, &topic, interval, rounds);
+        let play = Rebalance::new(&group, common.protocol, &topic, course);
+        let members = course.members;
         let places = vec![(Place::Group(group.clone()), coordinator); members];
         let (play, losses) = stage::run(&topic, places, common.broker.reconnect, play)?;
         let mut figures = common.figures("rebalance", &topic);
-        figures.tell("members", format!("{members} members"), members);
+        figures.tell("members", counted(members as u64, "member", "members"), members);
         play.tell(&mut figures);
         losses.tell(&mut figures);
         figures.print(json)?;
         judge(play.longest(), within)
     };
     let ended = measure();
-    ended.and(common.broker.clean_up_groups(std::slice::from_ref(&group)))
+    first_of(ended, common.broker.clean_up_groups(std::slice::from_ref(&group)))
 }
 
 fn commit(common: &Common, groups: usize, pace: Pace, json: bool) -> Result<(), Trouble> {
@@ -166,14 +179,14 @@ fn commit(common: &Common, groups: usize, pace: Pace, json: bool) -> Result<(), 
         let places = names.iter().cloned().map(Place::Group).zip(coordinators).collect();
         let (play, losses) = stage::run(&topic, places, common.broker.reconnect, play)?;
         let mut figures = common.figures("commit", &topic);
-        figures.tell("groups", format!("{groups} groups"), groups);
+        figures.tell("groups", counted(groups as u64, "group", "groups"), groups);
         figures.tell("rate", format!("{} commits a second of each", pace.rate), pace.rate);
         play.tell(&mut figures);
         losses.tell(&mut figures);
         figures.print(json)
     };
     let ended = measure();
-    ended.and(common.broker.clean_up_groups(&names))
+    first_of(ended, common.broker.clean_up_groups(&names))
 }
 
 fn first_record(
@@ -200,7 +213,7 @@ fn first_record(
         judge(measured.latencies.longest(), within)
     };
     let ended = measure();
-    ended.and(common.broker.clean_up_groups(&made))
+    first_of(ended, common.broker.clean_up_groups(&made))
 }
 
 fn find(topic: &Topic, groups: &[String]) -> Result<Vec<std::net::SocketAddr>, Trouble> {

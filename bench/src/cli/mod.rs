@@ -28,7 +28,7 @@ use crate::trouble::Trouble;
 use crate::watch::Watch;
 use floor::Floor;
 use groups::Groups;
-use options::{BrokerOptions, LoadOptions, MakingOptions, ReadOptions, RunOptions};
+use options::{BrokerOptions, LoadOptions, MakingOptions, ReadOptions, RunOptions, first_of};
 
 /// `tidemill bench …`
 #[derive(Args, Debug)]
@@ -283,7 +283,7 @@ fn finish(
 ) -> Result<(), Trouble> {
     let is_harmed = session.is_harmed;
     let ended = session.end();
-    ending.and(ended).and(broker.clean_up(is_harmed))
+    first_of(ending.and(ended), broker.clean_up(is_harmed))
 }
 
 fn consume(asked: &ConsumeArguments, json: bool) -> Result<(), Trouble> {

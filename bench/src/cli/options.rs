@@ -24,7 +24,8 @@ const RECONNECT: Duration = Duration::from_secs(30);
 #[derive(Args, Clone, Debug)]
 pub(super) struct BrokerOptions {
     /// Brokers to ask first.
-    #[arg(short, long, visible_alias = "bootstrap", value_name = "HOST:PORT,...")]
+    #[arg(short, long, visible_aliases = ["bootstrap", "bootstrap-server"])]
+    #[arg(value_name = "HOST:PORT,...")]
     #[arg(default_value = "127.0.0.1:9092")]
     pub broker: String,
     /// The topic.
@@ -369,6 +370,20 @@ impl BrokerOptions {
         if !self.delete_topic {
             return Ok(());
         }
-        control::delete_groups(&self.broker, groups).and(self.clean_up(false))
+        first_of(control::delete_groups(&self.broker, groups), self.clean_up(false))
     }
+}
+
+/// What a command ended with, and what then came of cleaning up: the first trouble is that of the
+/// command, a second one is told.
+pub(super) fn first_of(
+    ended: Result<(), Trouble>,
+    after: Result<(), Trouble>,
+) -> Result<(), Trouble> {
+    if ended.is_err()
+        && let Err(second) = &after
+    {
+        eprintln!("tidemill: {second}");
+    }
+    ended.and(after)
 }

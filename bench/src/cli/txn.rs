@@ -7,11 +7,11 @@ use clap::Args;
 use tidemill_client::kafka::find_coordinator::key_type;
 use tidemill_runtime::clock;
 
-use super::options::{BrokerOptions, MakingOptions, at_least_one};
+use super::options::{BrokerOptions, MakingOptions, at_least_one, first_of};
 use crate::amount::{Rate, seconds, some_seconds};
 use crate::asking::Asking;
 use crate::control::Topic;
-use crate::figures::Figures;
+use crate::figures::{Figures, counted};
 use crate::stage;
 use crate::trouble::Trouble;
 use crate::txn::reader::Reader;
@@ -74,7 +74,7 @@ impl Txn {
         let topic = Arc::new(self.broker.prepare(&self.making)?);
         let mut is_harmed = false;
         let ended = self.measure(&topic, json, &mut is_harmed);
-        ended.and(self.broker.clean_up(is_harmed))
+        first_of(ended, self.broker.clean_up(is_harmed))
     }
 
     fn measure(&self, topic: &Arc<Topic>, json: bool, is_harmed: &mut bool) -> Result<(), Trouble> {
@@ -105,14 +105,15 @@ impl Txn {
         let (play, losses) = stage::run(topic, places, self.broker.reconnect, play)?;
         let committed = play.counts().committed_records;
         let read = reader.end(committed).inspect_err(|_| *is_harmed = true)?;
-        *is_harmed = read.is_harm(committed);
+        let committed = committed..=committed + play.counts().unknown_records;
+        *is_harmed = read.is_harm(&committed);
 
         let flow = format!("{:?}", self.flow).to_lowercase();
         let mut figures = Figures::of(format!("transactions, {flow} flow"));
         let producers = self.producers;
-        figures.tell("producers", format!("{producers} producers"), producers);
+        figures.tell("producers", counted(producers as u64, "producer", "producers"), producers);
         play.tell(&mut figures);
-        read.tell(committed, &mut figures);
+        read.tell(&committed, &mut figures);
         losses.tell(&mut figures);
         figures.print(json)
     }

@@ -23,6 +23,8 @@ pub enum ToWorker {
     Start(Start),
     /// Nobody produces any more in the run of this number.
     Settled(u64),
+    /// The time of this run is over: what is in flight is awaited.
+    Cut(u64),
     /// End this run at once.
     Stop(u64),
 }

@@ -165,7 +165,7 @@ impl Fleet {
         let preparation = PREPARATION + preparation_of(connections.div_ceil(of));
         let unix = unix + preparation;
         let start = clock::monotonic().after(preparation);
-        let plan = Plan::of(settings, run, start, unix.as_millis() as i64);
+        let mut plan = Plan::of(settings, run, start, unix.as_millis() as i64);
         let word = Start {
             boot_id: boot_id(),
             monotonic_nanos: start.nanos,
@@ -175,7 +175,7 @@ impl Fleet {
             self.tell(nth, &ToWorker::Start(word.clone()))?;
         }
         let mut listening = Listening::new(settings, &plan, Whose::Processes);
-        self.listen(&plan, &mut listening, watch)?;
+        self.listen(&mut plan, &mut listening, watch)?;
         let mut measured = listening.finish(&plan);
         if elsewhere && settings.readers.is_some() {
             let text = "end-to-end latency compares the clocks of several machines".to_owned();
@@ -225,13 +225,13 @@ impl Fleet {
     /// Takes what the processes tell until all have ended.
     fn listen(
         &mut self,
-        plan: &Plan,
+        plan: &mut Plan,
         listening: &mut Listening,
         watch: &mut Watch,
     ) -> Result<(), Trouble> {
         let mut crew = vec![Stand::Producing; self.size()];
-        let until = plan.end().after(plan.drain).after(END_WITHIN);
-        let mut told_settled = false;
+        let mut until = plan.end().after(plan.drain).after(END_WITHIN);
+        let (mut told_settled, mut is_cut) = (false, false);
         while crew.contains(&Stand::Producing) || crew.contains(&Stand::Settled) {
             let wait = listening.next_look(plan).since(clock::monotonic()).min(LOOK_MAX);
             match self.heard.recv_timeout(wait) {
@@ -245,8 +245,11 @@ impl Fleet {
                 told_settled = true;
                 self.tell_all(&ToWorker::Settled(plan.run));
             }
-            if stop::is_asked() && listening.ends().given_up.is_none() {
-                self.give_up(plan, listening, stop::WHY);
+            if stop::is_asked() && !std::mem::replace(&mut is_cut, true) {
+                listening.ends().given_up.get_or_insert_with(|| stop::WHY.to_owned());
+                plan.cut(clock::monotonic());
+                until = until.min(plan.end().after(plan.drain).after(END_WITHIN));
+                self.tell_all(&ToWorker::Cut(plan.run));
             }
             if until <= clock::monotonic() {
                 self.give_up(plan, listening, "some workers of the generator do not end");
@@ -289,7 +292,8 @@ impl Fleet {
                 let given_up = ends.given_up.is_some();
                 listening.take_end(*ends);
                 listening.take_use(&used);
-                if given_up {
+                // Each of them may have been asked to end by the same signal.
+                if given_up && !stop::is_asked() {
                     self.tell_all(&ToWorker::Stop(plan.run));
                 }
             }

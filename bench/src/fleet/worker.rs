@@ -28,17 +28,22 @@ struct Standing {
     shared: Option<Arc<Shared>>,
     /// The end came before that.
     stopped: bool,
+    /// So did the end of its time.
+    cut_at: Option<Instant>,
 }
 
 impl Standing {
     /// A run begins.
     fn begin(&mut self, run: u64) {
-        *self = Self { run, shared: None, stopped: false };
+        *self = Self { run, ..Self::default() };
     }
 
     /// Its shards are there.
     fn join(&mut self, shared: &Arc<Shared>) {
         shared.over.fetch_or(self.stopped, Ordering::AcqRel);
+        if let Some(at) = self.cut_at {
+            shared.cut(at);
+        }
         self.shared = Some(Arc::clone(shared));
     }
 
@@ -46,6 +51,16 @@ impl Standing {
     fn settle(&self, run: u64) {
         if let Some(shared) = self.shared.as_ref().filter(|_| run == self.run) {
             shared.producing.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The time of the run is over: now, or as soon as its shards are there.
+    fn cut(&mut self, run: u64, at: Instant) {
+        if run == self.run {
+            self.cut_at = Some(at);
+            if let Some(shared) = &self.shared {
+                shared.cut(at);
+            }
         }
     }
 
@@ -106,6 +121,7 @@ fn hear(current: &Current, tell: &Sender<ToWorker>) {
         match message {
             ToWorker::Settled(run) => standing(current).settle(run),
             ToWorker::Stop(run) => standing(current).stop(run),
+            ToWorker::Cut(run) => standing(current).cut(run, clock::monotonic()),
             other => {
                 if let ToWorker::Order(order) = &other {
                     standing(current).begin(order.run);
@@ -189,6 +205,17 @@ mod tests {
         standing.stop(7);
         standing.join(&shared);
         assert!(is_over(&shared));
+    }
+
+    /// The end of its time, too, may come before the first shard.
+    #[test]
+    fn a_cut_before_the_shards_are_there_is_remembered() {
+        let (mut standing, shared) = (Standing::default(), Arc::new(Shared::default()));
+        standing.begin(7);
+        standing.cut(7, Instant { nanos: 5 });
+        standing.cut(6, Instant { nanos: 4 });
+        standing.join(&shared);
+        assert_eq!((shared.cut_at(), is_over(&shared)), (Some(Instant { nanos: 5 }), false));
     }
 
     /// What is said of one run does not touch the next.

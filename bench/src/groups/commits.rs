@@ -1,19 +1,26 @@
 //! What do many groups cost that commit now and then? Groups of one member each, which says that it
 //! lives and commits all its partitions at a rate: open loop, so a slow answer delays no other.
+//!
+//! A commit counts from when it was due, whenever it could be asked for. What falls due while there
+//! is no connection, or while the member is in no group, waits; what the broker cannot do yet is
+//! asked for again. What was under way on a connection that was lost is not: it counts with the time
+//! that its answer was awaited.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_client::Reply;
+use tidemill_client::kafka::ErrorCode;
 use tidemill_client::kafka::offset_commit::OffsetCommitResponse;
 use tidemill_perf::units;
 use tidemill_runtime::edge::Instant;
 
+use super::beat::Beat;
 use super::member::{Member, Protocol, Tag, What, read};
 use crate::control::Topic;
-use crate::figures::{Figures, Latencies};
+use crate::figures::{Figures, Latencies, counted};
 use crate::stage::{Lines, Play};
 use crate::trouble::Trouble;
 use crate::usage::Usage;
@@ -29,6 +36,15 @@ const LEAVE: Duration = Duration::from_secs(10);
 
 /// Groups that begin at a time: a group that begins costs more than one that goes on.
 const BEGIN_AT_ONCE: usize = 100;
+
+/// By which chance decides when in an interval each member says that it lives.
+const SEED: u64 = 1;
+
+/// After how long a commit is asked for again that the broker could not do yet.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The most commits of one group that are under way at a time.
+const IN_FLIGHT_MAX: usize = 500;
 
 /// How it goes.
 #[derive(Clone, Copy, Debug)]
@@ -48,25 +64,92 @@ pub struct Pace {
 /// The groups.
 pub struct Commits {
     members: Vec<Member>,
+    /// What each of them has to commit.
+    dues: Vec<Dues>,
     pace: Pace,
     begun: usize,
     first_seen: Instant,
     /// When all were there, and the commits began.
     started: Option<Instant>,
-    due: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// When to look at which group: it has something to say, or to commit.
     wakes: BinaryHeap<Reverse<(Instant, usize)>>,
-    in_flight: u64,
+    in_flight: BTreeSet<(Instant, usize)>,
     committed: u64,
-    refused: u64,
-    /// Asked for on a connection that was lost.
+    /// Those that could not be asked for when they were due.
+    waited: u64,
+    refused: ByError,
+    retried: ByError,
+    /// Asked for on a connection that was lost, or until the end.
     unanswered: u64,
-    /// Due while there was no connection.
-    unsent: u64,
+    /// Due, and not asked for until the end.
+    undone: u64,
     /// Since when the members leave.
     leaving_since: Option<Instant>,
     before: Option<Usage>,
     used: Option<Usage>,
     latencies: Latencies,
+}
+
+/// What one group has to commit.
+#[derive(Debug, Default)]
+struct Dues {
+    /// When the next commit is due; none any more if the last one was.
+    next: Option<Instant>,
+    /// Those that are asked for again: when, and when they were due.
+    again: VecDeque<(Instant, Instant)>,
+    in_flight: usize,
+    /// Whether something could not be asked for when it was due.
+    is_held: bool,
+}
+
+impl Dues {
+    /// When something was due that is to be asked for by now. Between two there is so much time, and
+    /// the last is due before `end`.
+    fn take(&mut self, now: Instant, end: Instant, between: Duration) -> Option<Instant> {
+        if let Some((_, due)) = self.again.pop_front_if(|(at, _)| *at <= now) {
+            return Some(due);
+        }
+        let due = self.next.filter(|due| *due <= now)?;
+        self.next = Some(due.after(between)).filter(|next| *next < end);
+        Some(due)
+    }
+
+    /// Whether there is something to be asked for by now.
+    fn is_due(&self, now: Instant) -> bool {
+        let again = self.again.front().map(|(at, _)| *at);
+        self.next.into_iter().chain(again).any(|at| at <= now)
+    }
+
+    /// Nothing falls due from `end` on.
+    fn cut(&mut self, end: Instant) {
+        self.next = self.next.filter(|next| *next < end);
+    }
+}
+
+/// How often there was which error.
+#[derive(Debug, Default)]
+struct ByError(Vec<(ErrorCode, u64)>);
+
+impl ByError {
+    fn note(&mut self, error: ErrorCode) {
+        match self.0.iter_mut().find(|(known, _)| *known == error) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((error, 1)),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    fn to_text(&self) -> String {
+        let Self(all) = self;
+        let told = |(error, count): &(ErrorCode, u64)| match all.len() {
+            1 => error.to_string(),
+            _ => format!("{error} {}", counted(*count, "time", "times")),
+        };
+        all.iter().map(told).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Commits {
@@ -79,23 +162,26 @@ impl Commits {
         topic: &Arc<Topic>,
         pace: Pace,
     ) -> Self {
-        let member = |nth: usize| {
+        let member = |(nth, beat): (usize, Beat)| {
             let (group, topic) = (format!("{prefix}-{nth}"), Arc::clone(topic));
-            Member::new((nth, nth), group, protocol, topic, pace.interval)
+            Member::new((nth, nth), group, protocol, topic, beat)
         };
+        let beats = Beat::of_members(groups, pace.interval, SEED);
         Self {
-            members: (0..groups).map(member).collect(),
+            members: beats.into_iter().enumerate().map(member).collect(),
+            dues: (0..groups).map(|_| Dues::default()).collect(),
             pace,
             begun: 0,
             first_seen: Instant::default(),
             started: None,
-            due: BinaryHeap::new(),
             wakes: BinaryHeap::new(),
-            in_flight: 0,
+            in_flight: BTreeSet::new(),
             committed: 0,
-            refused: 0,
+            waited: 0,
+            refused: ByError::default(),
+            retried: ByError::default(),
             unanswered: 0,
-            unsent: 0,
+            undone: 0,
             leaving_since: None,
             before: None,
             used: None,
@@ -107,9 +193,9 @@ impl Commits {
     pub fn tell(&self, figures: &mut Figures) {
         let seconds = self.pace.window.as_secs_f64().max(f64::EPSILON);
         let per_second = self.committed as f64 / seconds;
-        let shown = format!("{} commits, {per_second:.0} a second", units::count(self.committed));
-        figures.tell("commits", shown, self.committed);
-        if 0 < self.committed {
+        let shown = counted(self.committed, "commit", "commits");
+        figures.tell("commits", format!("{shown}, {per_second:.0} a second"), self.committed);
+        if 0 < self.latencies.count() {
             figures.tell_latencies("a commit, from when it was due", "commit", &self.latencies);
         }
         if let Some(used) = self.used {
@@ -122,16 +208,27 @@ impl Commits {
             let shown = format!("{:.0} MB of memory", resident as f64 / 1e6);
             figures.tell("broker_resident_bytes", shown, resident);
         }
-        if 0 < self.refused {
-            figures.complain(format!("{} commits were refused", self.refused));
+        if 0 < self.waited {
+            let shown = counted(self.waited, "commit", "commits");
+            let shown =
+                format!("{shown} had to wait for a connection when due: it is part of the time");
+            figures.tell("waited", shown, self.waited);
         }
-        let unanswered = self.in_flight + self.unanswered;
-        if 0 < unanswered {
-            figures.complain(format!("{unanswered} commits got no answer"));
+        if 0 < self.retried.count() {
+            let shown = counted(self.retried.count(), "time", "times");
+            let shown = format!("{shown} a commit was asked for again: {}", self.retried.to_text());
+            figures.tell("retried", shown, self.retried.count());
         }
-        if 0 < self.unsent {
-            figures.complain(format!("{} commits were due without a connection", self.unsent));
-        }
+        let mut complain = |count: u64, one: &str, many: &str, more: &str| {
+            if 0 < count {
+                figures.complain(format!("{}{more}", counted(count, one, many)));
+            }
+        };
+        let why = format!(": {}", self.refused.to_text());
+        complain(self.refused.count(), "commit was refused", "commits were refused", &why);
+        complain(self.unanswered, "commit got no answer", "commits got no answer", "");
+        let (one, many) = ("commit that fell due was", "commits that fell due were");
+        complain(self.undone, one, many, " not done by the end");
     }
 
     fn gather(&mut self, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
@@ -143,56 +240,120 @@ impl Commits {
             self.members[self.begun].join(lines)?;
             self.begun += 1;
         }
-        if stable < self.members.len() {
-            return Ok(());
+        for member in &mut self.members {
+            member.drive(lines)?;
         }
-        self.started = Some(lines.now);
-        if 0.0 < self.pace.rate {
-            let between = 1.0 / self.pace.rate / self.members.len() as f64;
-            for nth in 0..self.members.len() {
-                let first = Duration::from_secs_f64(between * nth as f64);
-                self.due.push(Reverse((lines.now.after(first), nth)));
-            }
-        }
-        for (nth, member) in self.members.iter().enumerate() {
-            self.wakes.extend(member.due().map(|due| Reverse((due, nth))));
+        if stable == self.members.len() {
+            self.start(lines.now);
         }
         Ok(())
     }
 
-    fn commit(&mut self, start: Instant, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
-        let end = start.after(self.pace.warm_up + self.pace.window);
-        while let Some(Reverse((due, nth))) = self.due.peek().copied()
-            && due <= lines.now
-        {
-            self.due.pop();
-            let next = due.after(Duration::from_secs_f64(1.0 / self.pace.rate));
-            if next < end {
-                self.due.push(Reverse((next, nth)));
+    /// All groups are there: from now on commits are due, those of the groups in turn.
+    fn start(&mut self, now: Instant) {
+        self.started = Some(now);
+        let apart = self.between().map(|between| between.div_f64(self.members.len() as f64));
+        for (nth, member) in self.members.iter().enumerate() {
+            let first = apart.map(|apart| now.after(apart.mul_f64(nth as f64)));
+            self.dues[nth].next = first;
+            self.wakes.extend(first.into_iter().chain(member.due()).map(|at| Reverse((at, nth))));
+        }
+    }
+
+    /// Between two commits of a group, if there are any.
+    fn between(&self) -> Option<Duration> {
+        (0.0 < self.pace.rate).then(|| Duration::from_secs_f64(1.0 / self.pace.rate))
+    }
+
+    /// When what is measured begins and ends, once all groups are there.
+    fn window(&self) -> Option<(Instant, Instant)> {
+        let from = self.started?.after(self.pace.warm_up);
+        Some((from, from.after(self.pace.window)))
+    }
+
+    fn is_measured(&self, due: Instant) -> bool {
+        self.window().is_some_and(|(from, end)| from <= due && due < end)
+    }
+
+    /// Asks for all that is due in a group. What cannot be asked for now waits for the connection to
+    /// be there, for the member to be in its group, or for answers.
+    fn commit(&mut self, nth: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
+        let (Some((from, end)), Some(between)) = (self.window(), self.between()) else {
+            return Ok(());
+        };
+        let was_held = std::mem::take(&mut self.dues[nth].is_held);
+        while self.leaving_since.is_none() && self.dues[nth].is_due(lines.now) {
+            let has_room = self.dues[nth].in_flight < IN_FLIGHT_MAX;
+            if !has_room || !lines.is_up(nth) || !self.members[nth].is_stable() {
+                self.dues[nth].is_held = true;
+                return Ok(());
             }
-            if !lines.is_up(nth) {
-                self.unsent += 1;
-                continue;
-            }
-            self.in_flight += 1;
-            let offset = i64::try_from(due.since(start).as_millis()).unwrap_or(0);
+            let next = self.dues[nth].next;
+            let due = self.dues[nth].take(lines.now, end, between).expect("something is due");
+            let later = self.dues[nth].next.filter(|later| next != Some(*later));
+            self.wakes.extend(later.map(|later| Reverse((later, nth))));
+            self.waited += u64::from(was_held && from <= due);
+            self.dues[nth].in_flight += 1;
+            self.in_flight.insert((due, nth));
+            let offset = i64::try_from(due.since(from).as_millis()).unwrap_or(0);
             self.members[nth].commit(offset, due, lines)?;
         }
         Ok(())
     }
 
-    fn is_measured(&self, due: Instant) -> bool {
-        let from = self.started.map(|start| start.after(self.pace.warm_up));
-        from.is_some_and(|from| from <= due && due < from.after(self.pace.window))
+    /// An answer to a commit.
+    fn committed(&mut self, nth: usize, due: Instant, error: ErrorCode, lines: &mut Lines<Tag>) {
+        if !self.in_flight.remove(&(due, nth)) {
+            // It came too late to be counted.
+            return;
+        }
+        self.dues[nth].in_flight -= 1;
+        match error {
+            ErrorCode::None if self.is_measured(due) => {
+                self.committed += 1;
+                self.latencies.record(lines.now.since(due));
+            }
+            ErrorCode::None => {}
+            error if error.is_retriable() => {
+                if error == ErrorCode::NotCoordinator {
+                    lines.abandon(nth);
+                }
+                self.retried.note(error);
+                let at = lines.now.after(AGAIN);
+                self.dues[nth].again.push_back((at, due));
+                self.wakes.push(Reverse((at, nth)));
+            }
+            error => self.refused.note(error),
+        }
     }
 
-    fn look(&mut self, start: Instant, now: Instant) {
-        let from = start.after(self.pace.warm_up);
-        let Some(pid) = self.pace.broker else { return };
+    /// What is not answered by now will not be. Left out, a broker that hangs would look fast.
+    fn give_up_waiting(&mut self, now: Instant) {
+        let Some((_, end)) = self.window() else { return };
+        let mut left = Vec::new();
+        for (due, nth) in std::mem::take(&mut self.in_flight) {
+            self.dues[nth].in_flight -= 1;
+            self.unanswered += 1;
+            left.push(due);
+        }
+        let between = self.between().unwrap_or(self.pace.window);
+        for dues in &mut self.dues {
+            let known = left.len();
+            left.extend(std::mem::take(&mut dues.again).into_iter().map(|(_, due)| due));
+            left.extend(std::iter::from_fn(|| dues.take(now, end, between)));
+            dues.next = None;
+            self.undone += (left.len() - known) as u64;
+        }
+        left.retain(|due| self.is_measured(*due));
+        left.into_iter().for_each(|due| self.latencies.record(now.since(due)));
+    }
+
+    fn look(&mut self, now: Instant) {
+        let (Some((from, end)), Some(pid)) = (self.window(), self.pace.broker) else { return };
         if from <= now && self.before.is_none() {
             self.before = Usage::of(pid);
         }
-        if from.after(self.pace.window) <= now && self.used.is_none() {
+        if end <= now && self.used.is_none() {
             self.used = Usage::of(pid).zip(self.before).map(|(now, before)| now.since(before));
         }
     }
@@ -207,9 +368,12 @@ impl Play for Commits {
     }
 
     fn lost(&mut self, _: usize, unanswered: Vec<Tag>, now: Instant) {
-        for (_, what) in unanswered {
+        for (nth, what) in unanswered {
             let What::Commit(due) = what else { continue };
-            self.in_flight -= 1;
+            if !self.in_flight.remove(&(due, nth)) {
+                continue;
+            }
+            self.dues[nth].in_flight -= 1;
             self.unanswered += 1;
             // Left out, a broker that hangs would look fast.
             if self.is_measured(due) {
@@ -219,7 +383,8 @@ impl Play for Commits {
     }
 
     fn back(&mut self, line: usize, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
-        self.members[line].take_up(lines)
+        self.members[line].take_up(lines)?;
+        self.commit(line, lines)
     }
 
     fn stop(&mut self, now: Instant) {
@@ -227,15 +392,20 @@ impl Play for Commits {
         let so_far = now.since(start);
         self.pace.warm_up = self.pace.warm_up.min(so_far);
         self.pace.window = self.pace.window.min(so_far - self.pace.warm_up);
-        self.due.clear();
+        if let Some((_, end)) = self.window() {
+            self.dues.iter_mut().for_each(|dues| dues.cut(end));
+        }
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.give_up_waiting(now);
     }
 
     fn status(&self, now: Instant) -> String {
-        let Some(start) = self.started else {
+        let Some((from, _)) = self.window() else {
             let stable = self.members.iter().filter(|member| member.is_stable()).count();
             return format!("{stable} of {} groups are there", self.members.len());
         };
-        let from = start.after(self.pace.warm_up);
         match now < from {
             true => "warming up".to_owned(),
             false if self.leaving_since.is_some() => "the members leave".to_owned(),
@@ -253,23 +423,21 @@ impl Play for Commits {
         reply: &Reply,
         lines: &mut Lines<Tag>,
     ) -> Result<(), Trouble> {
-        let What::Commit(due) = what else {
+        if let What::Commit(due) = what {
+            let answer: OffsetCommitResponse = read(reply.decode())?;
+            let errors = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            let mut errors = errors.map(|partition| partition.error_code);
+            let error = errors.find(|error| !error.is_none()).unwrap_or(ErrorCode::None);
+            self.committed(number, due, error, lines);
+        } else {
             self.members[number].heard(what, reply, lines)?;
             let due = self.members[number].due();
             self.wakes.extend(due.map(|due| Reverse((due, number))));
-            return Ok(());
-        };
-        self.in_flight -= 1;
-        let answer: OffsetCommitResponse = read(reply.decode())?;
-        let mut errors = answer.topics.iter().flat_map(|topic| &topic.partitions);
-        let refused = errors.any(|partition| !partition.error_code.is_none());
-        if refused {
-            self.refused += 1;
-        } else if self.is_measured(due) {
-            self.committed += 1;
-            self.latencies.record(lines.now.since(due));
         }
-        Ok(())
+        match self.dues[number].is_held {
+            true => self.commit(number, lines),
+            false => Ok(()),
+        }
     }
 
     fn turn(&mut self, lines: &mut Lines<Tag>) -> Result<Option<Instant>, Trouble> {
@@ -278,34 +446,84 @@ impl Play for Commits {
             let is_over = self.members.iter().all(Member::is_out);
             return Ok((!is_over && lines.now < since.after(LEAVE)).then_some(soon));
         }
-        let Some(start) = self.started else {
+        let Some((from, end)) = self.window() else {
             self.gather(lines)?;
-            for member in &mut self.members {
-                member.drive(lines)?;
-            }
             return Ok(Some(soon));
         };
-        self.look(start, lines.now);
-        self.commit(start, lines)?;
-        while let Some(Reverse((due, nth))) = self.wakes.peek().copied()
-            && due <= lines.now
+        self.look(lines.now);
+        while let Some(Reverse((at, nth))) = self.wakes.peek().copied()
+            && at <= lines.now
         {
             self.wakes.pop();
             self.members[nth].drive(lines)?;
+            self.commit(nth, lines)?;
         }
-        let from = start.after(self.pace.warm_up);
-        let end = from.after(self.pace.window);
-        if end <= lines.now && (self.in_flight == 0 || end.after(DRAIN) <= lines.now) {
+        let is_done = || {
+            let mut dues = self.dues.iter();
+            self.in_flight.is_empty() && dues.all(|due| due.next.is_none() && due.again.is_empty())
+        };
+        if end <= lines.now && (is_done() || end.after(DRAIN) <= lines.now) {
+            self.give_up_waiting(lines.now);
             self.leaving_since = Some(lines.now);
             for member in self.members.iter_mut().filter(|member| !member.is_out()) {
                 member.leave(lines)?;
             }
             return Ok(Some(soon));
         }
-        let mut next = if lines.now < from { from } else { end.max(soon) };
-        for heap in [&self.due, &self.wakes] {
-            next = heap.peek().map_or(next, |Reverse((due, _))| next.min(*due));
-        }
-        Ok(Some(next))
+        let next = if lines.now < from { from } else { end.max(soon) };
+        let wake = self.wakes.peek().map(|Reverse((at, _))| *at);
+        Ok(Some(wake.map_or(next, |wake| next.min(wake))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BETWEEN: Duration = Duration::from_millis(100);
+
+    fn at(ms: u64) -> Instant {
+        Instant { nanos: ms * 1_000_000 }
+    }
+
+    /// What fell due while it could not be asked for was left out: it is all there afterwards, with
+    /// the times that it was due, and nothing that is due later or past the end.
+    #[test]
+    fn what_could_not_be_asked_for_is_still_due() {
+        let mut dues = Dues { next: Some(at(100)), ..Dues::default() };
+        assert!(!dues.is_due(at(99)));
+        assert_eq!(dues.take(at(99), at(1000), BETWEEN), None);
+        let all = |dues: &mut Dues, now| -> Vec<u64> {
+            let each = std::iter::from_fn(|| dues.take(at(now), at(1000), BETWEEN));
+            each.map(|due| due.nanos / 1_000_000).collect()
+        };
+        assert_eq!(all(&mut dues, 450), [100, 200, 300, 400]);
+        assert_eq!(all(&mut dues, 5000), [500, 600, 700, 800, 900]);
+        assert_eq!(dues.next, None, "the last was due before the end");
+        assert!(!dues.is_due(at(9999)));
+    }
+
+    /// What the broker could not do yet is asked for again when its pause is over, as what was due
+    /// then.
+    #[test]
+    fn what_is_asked_for_again_keeps_its_time() {
+        let mut dues = Dues { next: Some(at(500)), ..Dues::default() };
+        dues.again.push_back((at(220), at(200)));
+        assert!(!dues.is_due(at(219)));
+        assert_eq!(dues.take(at(220), at(1000), BETWEEN), Some(at(200)));
+        dues.cut(at(500));
+        assert_eq!(dues.take(at(9999), at(1000), BETWEEN), None, "nothing falls due from then on");
+    }
+
+    /// Commits were said to be refused, and not why.
+    #[test]
+    fn refusals_are_told_with_their_errors() {
+        let mut errors = ByError::default();
+        errors.note(ErrorCode::IllegalGeneration);
+        assert_eq!(errors.to_text(), "ILLEGAL_GENERATION (22)");
+        errors.note(ErrorCode::UnknownMemberId);
+        errors.note(ErrorCode::UnknownMemberId);
+        let told = "ILLEGAL_GENERATION (22) 1 time, UNKNOWN_MEMBER_ID (25) 2 times";
+        assert_eq!((errors.to_text().as_str(), errors.count()), (told, 3));
     }
 }

@@ -1,5 +1,7 @@
 //! How long does a consumer of a new group wait for its first record? From before it connects: all
 //! that a client has to ask is asked, one after the other.
+//!
+//! A consumer that the broker leaves in the lurch begins again, and has waited since it first began.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -29,8 +31,8 @@ use tidemill_client::record::{BatchBuilder, Codec, Timestamp};
 use super::member::{Protocol, read};
 use crate::asking::{ANSWER_WITHIN, Asking, now};
 use crate::control::Topic;
-use crate::figures::{Figures, Latencies};
-use crate::progress::Progress;
+use crate::figures::{Figures, Latencies, counted};
+use crate::progress::{LINE_EVERY, Progress};
 use crate::stop;
 use crate::trouble::Trouble;
 
@@ -60,29 +62,47 @@ pub fn fill(topic: &Topic) -> Result<(), Trouble> {
 /// What was measured.
 #[derive(Debug, Default)]
 pub struct Measured {
-    /// Each from before the consumer connected to its first record.
+    /// Each from before the consumer connected to its first record. Those that had not come to it at
+    /// the end count as well, with what they had waited.
     pub latencies: Latencies,
     failed: u64,
     first_failure: Option<String>,
-    is_stopped: bool,
+    /// Why it ended before its time.
+    ended_early: Option<String>,
 }
 
 impl Measured {
     /// Adds what was measured.
     pub fn tell(&self, figures: &mut Figures) {
         figures.tell_latencies("the first record of a new group", "first", &self.latencies);
-        if self.is_stopped {
-            figures.complain(stop::WHY);
+        if let Some(why) = &self.ended_early {
+            figures.complain(why);
         }
         if let Some(first) = &self.first_failure {
-            figures.complain(format!("{} attempts failed (first: {first})", self.failed));
+            let failed = counted(self.failed, "attempt", "attempts");
+            figures.complain(format!("{failed} failed (first: {first})"));
         }
     }
+
+    fn take_failure(&mut self, trouble: Trouble) -> Result<(), Trouble> {
+        if !trouble.is_passing {
+            return Err(trouble);
+        }
+        self.failed += 1;
+        self.first_failure.get_or_insert(trouble.to_string());
+        Ok(())
+    }
+}
+
+/// Who may still be in a group: it could not say that it goes.
+struct Left {
+    group: String,
+    member: String,
 }
 
 /// So many new groups, one after the other; what each is called is noted in `made`. Where nobody
 /// answers it is tried again with another group, for no longer than `reconnect`: in the first one a
-/// member may be left that says nothing more.
+/// member may be left that says nothing more. It is taken out of it at the end.
 pub fn measure(
     (bootstrap, topic): (SocketAddr, &Topic),
     (prefix, times): (&str, usize),
@@ -91,62 +111,88 @@ pub fn measure(
     made: &mut Vec<String>,
 ) -> Result<Measured, Trouble> {
     let (mut measured, progress) = (Measured::default(), Progress::on_stderr());
-    let mut failing_since = None;
+    let (mut waits_since, mut all_left) = (None, Vec::new());
+    let mut next_line = now().plus(LINE_EVERY);
     while (measured.latencies.count() as usize) < times && !stop::is_asked() {
-        progress.say(&format!("{} of {times} groups", measured.latencies.count()));
-        let group = format!("{prefix}-first-{}", made.len());
-        made.push(group.clone());
-        match one(bootstrap, &group, protocol, topic) {
-            Ok(took) => {
-                measured.latencies.record(took);
-                failing_since = None;
-            }
-            Err(trouble) if trouble.is_passing => {
-                let since = *failing_since.get_or_insert_with(now);
-                if reconnect <= now().since(since) {
-                    return Err(trouble);
-                }
-                measured.failed += 1;
-                measured.first_failure.get_or_insert(trouble.to_string());
-                thread::sleep(AGAIN);
-            }
-            Err(trouble) => return Err(trouble),
+        let words = format!("{} of {times} groups", measured.latencies.count());
+        progress.say(&words);
+        if next_line <= now() {
+            progress.step(&words);
+            next_line = now().plus(LINE_EVERY);
         }
+        let mut left =
+            Left { group: format!("{prefix}-first-{}", made.len()), member: String::new() };
+        made.push(left.group.clone());
+        let since = *waits_since.get_or_insert_with(now);
+        let came = first_record(bootstrap, &mut left, protocol, topic);
+        let ended = came.and_then(|mut coordinator| {
+            measured.latencies.record(now().since(since));
+            waits_since = None;
+            leave(&mut coordinator, &left, protocol)
+        });
+        let Err(trouble) = ended else { continue };
+        measured.take_failure(trouble)?;
+        all_left.push(left);
+        if waits_since.is_some() && reconnect <= now().since(since) {
+            let within = reconnect.as_secs_f64();
+            let why = format!("the broker was lost and not back within {within:.0} s");
+            measured.ended_early = Some(why);
+            break;
+        }
+        thread::sleep(AGAIN);
     }
     progress.clear();
-    measured.is_stopped = stop::is_asked();
+    if let Some(since) = waits_since {
+        // Left out, a broker that is away would look fast.
+        measured.latencies.record(now().since(since));
+    }
+    if stop::is_asked() {
+        measured.ended_early.get_or_insert_with(|| stop::WHY.to_owned());
+    }
+    // Who deletes the groups says which of them somebody is still in.
+    drop(all_left.iter().try_for_each(|left| take_out(topic, left, protocol)));
     Ok(measured)
 }
 
-fn one(
+/// Takes a member out of its group that could not say that it goes. It may never have been in it.
+fn take_out(topic: &Topic, left: &Left, protocol: Protocol) -> Result<(), Trouble> {
+    if left.member.is_empty() {
+        return Ok(());
+    }
+    let groups = std::slice::from_ref(&left.group);
+    let address = Asking::open(topic.leaders_now()?[0])?.coordinators(key_type::GROUP, groups)?[0];
+    drop(leave(&mut Asking::open(address)?, left, protocol));
+    Ok(())
+}
+
+/// All until the first record has come; what the member is called is noted as soon as it is known.
+/// Gives back the connection to its coordinator.
+fn first_record(
     bootstrap: SocketAddr,
-    group: &str,
+    left: &mut Left,
     protocol: Protocol,
     topic: &Topic,
-) -> Result<Duration, Trouble> {
-    let begun = now();
+) -> Result<Asking, Trouble> {
     let mut first = Asking::open(bootstrap)?;
-    let metadata = MetadataRequest::default();
-    first.ask(&metadata)?;
-    let address = first.coordinators(key_type::GROUP, &[group.to_owned()])?[0];
+    first.ask(&MetadataRequest::default())?;
+    let groups = std::slice::from_ref(&left.group);
+    let address = first.coordinators(key_type::GROUP, groups)?[0];
     let mut coordinator = Asking::open(address)?;
-    let (member, epoch) = match protocol {
-        Protocol::Classic => join(&mut coordinator, group, topic)?,
-        Protocol::Consumer => join_newer(&mut coordinator, group, topic)?,
-    };
-    look_for_offsets(&mut coordinator, group, topic)?;
+    match protocol {
+        Protocol::Classic => join(&mut coordinator, left, topic)?,
+        Protocol::Consumer => join_newer(&mut coordinator, left, topic)?,
+    }
+    look_for_offsets(&mut coordinator, &left.group, topic)?;
     let mut leader = Asking::open(topic.leaders[0])?;
     let from = list(&mut leader, topic)?;
     while fetch(&mut leader, topic, from)? == 0 {}
-    let took = now().since(begun);
-    leave(&mut coordinator, group, &member, epoch, protocol)?;
-    Ok(took)
+    Ok(coordinator)
 }
 
-fn join(asking: &mut Asking, group: &str, topic: &Topic) -> Result<(String, i32), Trouble> {
+fn join(asking: &mut Asking, left: &mut Left, topic: &Topic) -> Result<(), Trouble> {
     let subscription = Subscription { topics: vec![topic.name.clone()], ..Default::default() };
     let mut request = JoinGroupRequest {
-        group_id: group.to_owned(),
+        group_id: left.group.clone(),
         session_timeout_ms: 45_000,
         rebalance_timeout_ms: 60_000,
         protocol_type: "consumer".to_owned(),
@@ -158,17 +204,19 @@ fn join(asking: &mut Asking, group: &str, topic: &Topic) -> Result<(String, i32)
     };
     let mut joined = asking.ask(&request)?;
     if joined.error_code == ErrorCode::MemberIdRequired {
+        left.member.clone_from(&joined.member_id);
         request.member_id.clone_from(&joined.member_id);
         joined = asking.ask(&request)?;
     }
     demand("join", joined.error_code)?;
+    left.member.clone_from(&joined.member_id);
     let all = TopicPartitions {
         topic: topic.name.clone(),
         partitions: (0..topic.leaders.len() as i32).collect(),
     };
     let share = Assignment { assigned_partitions: vec![all], ..Assignment::default() };
     let synced = asking.ask(&SyncGroupRequest {
-        group_id: group.to_owned(),
+        group_id: left.group.clone(),
         generation_id: joined.generation_id,
         member_id: joined.member_id.clone(),
         assignments: vec![SyncGroupRequestAssignment {
@@ -177,15 +225,14 @@ fn join(asking: &mut Asking, group: &str, topic: &Topic) -> Result<(String, i32)
         }],
         ..SyncGroupRequest::default()
     })?;
-    demand("sync", synced.error_code)?;
-    Ok((joined.member_id, joined.generation_id))
+    demand("sync", synced.error_code)
 }
 
-fn join_newer(asking: &mut Asking, group: &str, topic: &Topic) -> Result<(String, i32), Trouble> {
-    let member = format!("{group}-member");
+fn join_newer(asking: &mut Asking, left: &mut Left, topic: &Topic) -> Result<(), Trouble> {
+    left.member = format!("{}-member", left.group);
     let mut request = ConsumerGroupHeartbeatRequest {
-        group_id: group.to_owned(),
-        member_id: member.clone(),
+        group_id: left.group.clone(),
+        member_id: left.member.clone(),
         rebalance_timeout_ms: 60_000,
         subscribed_topic_names: Some(vec![topic.name.clone()]),
         topic_partitions: Some(Vec::new()),
@@ -196,7 +243,7 @@ fn join_newer(asking: &mut Asking, group: &str, topic: &Topic) -> Result<(String
         demand("heartbeat", heard.error_code)?;
         let share = heard.assignment.map(|share| share.topic_partitions).unwrap_or_default();
         if share.iter().any(|topic| topic.partitions.contains(&0)) {
-            return Ok((member, heard.member_epoch));
+            return Ok(());
         }
         // Some coordinators share out later than they answer.
         request.member_epoch = heard.member_epoch;
@@ -248,35 +295,26 @@ fn fetch(asking: &mut Asking, topic: &Topic, from: i64) -> Result<usize, Trouble
     Ok(bytes)
 }
 
-fn leave(
-    asking: &mut Asking,
-    group: &str,
-    member: &str,
-    epoch: i32,
-    protocol: Protocol,
-) -> Result<(), Trouble> {
-    match protocol {
+fn leave(asking: &mut Asking, left: &Left, protocol: Protocol) -> Result<(), Trouble> {
+    let (group_id, member_id) = (left.group.clone(), left.member.clone());
+    let error = match protocol {
         Protocol::Classic => {
-            assert!(0 <= epoch, "it was a member");
-            let member_id = member.to_owned();
-            let identity = MemberIdentity { member_id, ..MemberIdentity::default() };
-            let left = asking.ask(&LeaveGroupRequest {
-                group_id: group.to_owned(),
-                member_id: member.to_owned(),
-                members: vec![identity],
-            })?;
-            demand("leave", left.error_code)
+            let identity = MemberIdentity { member_id: member_id.clone(), ..Default::default() };
+            asking
+                .ask(&LeaveGroupRequest { group_id, member_id, members: vec![identity] })?
+                .error_code
         }
         Protocol::Consumer => {
-            let left = asking.ask(&ConsumerGroupHeartbeatRequest {
-                group_id: group.to_owned(),
-                member_id: member.to_owned(),
+            let request = ConsumerGroupHeartbeatRequest {
+                group_id,
+                member_id,
                 member_epoch: LEAVE_EPOCH,
                 ..ConsumerGroupHeartbeatRequest::default()
-            })?;
-            demand("leave", left.error_code)
+            };
+            asking.ask(&request)?.error_code
         }
-    }
+    };
+    demand("leave", error)
 }
 
 fn named<'a>(topic: &'a Topic, asking: &Asking, api: ApiKey) -> TopicRef<'a> {

@@ -25,6 +25,7 @@ use tidemill_client::kafka::topic_partitions::{TopicIdPartitions, TopicPartition
 use tidemill_net::cursor::WireError;
 use tidemill_runtime::edge::Instant;
 
+use super::beat::Beat;
 use crate::control::Topic;
 use crate::stage::Lines;
 use crate::trouble::Trouble;
@@ -78,13 +79,17 @@ pub struct Member {
     line: usize,
     protocol: Protocol,
     topic: Arc<Topic>,
-    interval: Duration,
+    beat: Beat,
     id: String,
     epoch: i32,
     owned: Vec<i32>,
     state: State,
     /// When it speaks next, if nothing is under way.
     due: Option<Instant>,
+    /// When it last spoke because it was time to, or because it was to join.
+    spoke_at: Instant,
+    /// The last of these times that something new came of.
+    news_of: Instant,
 }
 
 impl Member {
@@ -95,11 +100,23 @@ impl Member {
         group: String,
         protocol: Protocol,
         topic: Arc<Topic>,
-        interval: Duration,
+        beat: Beat,
     ) -> Self {
-        let (id, owned) = (String::new(), Vec::new());
-        let (epoch, state) = (NO_GENERATION, State::Out);
-        Self { number, group, line, protocol, topic, interval, id, epoch, owned, state, due: None }
+        Self {
+            number,
+            group,
+            line,
+            protocol,
+            topic,
+            beat,
+            id: String::new(),
+            epoch: NO_GENERATION,
+            owned: Vec::new(),
+            state: State::Out,
+            due: None,
+            spoke_at: Instant::default(),
+            news_of: Instant::default(),
+        }
     }
 
     /// Whether it has its share and nothing is to be said but that it lives.
@@ -124,6 +141,19 @@ impl Member {
     #[must_use]
     pub fn owned(&self) -> &[i32] {
         &self.owned
+    }
+
+    /// How often it says that it lives.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.beat.interval()
+    }
+
+    /// When it asked for what it last heard that was new to it: by a heartbeat that was due, or as
+    /// it joined. What it says at once about what it has heard is part of the same.
+    #[must_use]
+    pub fn news_of(&self) -> Instant {
+        self.news_of
     }
 
     /// When it wants to speak.
@@ -154,6 +184,7 @@ impl Member {
                 format!("{}-{}-{}", self.group, self.number, lines.now.nanos)
             }
         };
+        self.spoke_at = lines.now;
         self.join_again(lines)
     }
 
@@ -218,6 +249,7 @@ impl Member {
         if !lines.is_up(self.line) {
             return Ok(());
         }
+        self.spoke_at = lines.now;
         match (self.state, self.protocol) {
             (State::Joining, _) => self.join_again(lines),
             (State::Stable, Protocol::Classic) => {
@@ -252,6 +284,15 @@ impl Member {
         if matches!(self.state, State::Leaving | State::Out) {
             return Ok(());
         }
+        let known = (self.state, self.epoch, self.owned.len());
+        self.hear(what, reply, lines)?;
+        if known != (self.state, self.epoch, self.owned.len()) {
+            self.news_of = self.spoke_at;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, what: What, reply: &Reply, lines: &mut Lines<Tag>) -> Result<(), Trouble> {
         match (what, self.protocol) {
             (_, Protocol::Consumer) => self.heard_consumer(&read(reply.decode())?, lines),
             (What::Join, _) => self.heard_join(&read(reply.decode())?, lines),
@@ -260,7 +301,7 @@ impl Member {
                 let answer: HeartbeatResponse = read(reply.decode())?;
                 self.heard_error(answer.error_code, lines)?;
                 if self.is_stable() {
-                    self.due = Some(lines.now.after(self.interval));
+                    self.due = Some(self.beat.after(lines.now));
                 }
                 Ok(())
             }
@@ -374,7 +415,7 @@ impl Member {
         let share = read(Assignment::decode(&answer.assignment))?;
         self.owned = share.assigned_partitions.into_iter().flat_map(|t| t.partitions).collect();
         self.state = State::Stable;
-        self.due = Some(lines.now.after(self.interval));
+        self.due = Some(self.beat.after(lines.now));
         Ok(())
     }
 
@@ -389,7 +430,8 @@ impl Member {
         self.epoch = answer.member_epoch;
         self.state = State::Stable;
         let interval = u64::try_from(answer.heartbeat_interval_ms).unwrap_or(0);
-        self.due = Some(lines.now.after(Duration::from_millis(interval)));
+        self.beat.set_interval(Duration::from_millis(interval));
+        self.due = Some(self.beat.after(lines.now));
         let Some(told) = &answer.assignment else { return Ok(()) };
         let share = told.topic_partitions.iter().flat_map(|topic| &topic.partitions);
         self.owned = share.copied().collect();

@@ -4,14 +4,22 @@
 //! its members have their shares in the same generation (or epoch), and each partition has exactly
 //! one owner, which is looked at each time. The time counts from when the request that changed the
 //! group was sent.
+//!
+//! Most of that time is no broker's: a member hears of a change by its next heartbeat. So that the
+//! figures are not those of one lucky moment, each member has heartbeats at times of its own
+//! ([`super::beat`]) and changes come after pauses that chance decides, both the same for each seed.
+//! How long the group took once the last member had asked is told besides.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_client::Reply;
+use tidemill_perf::units;
 use tidemill_runtime::edge::Instant;
 
+use super::beat::Beat;
 use super::member::{Member, Protocol, Tag};
+use crate::arrival::Chance;
 use crate::control::Topic;
 use crate::figures::{Figures, Latencies};
 use crate::stage::{Lines, Play};
@@ -20,8 +28,11 @@ use crate::trouble::Trouble;
 /// A group that has not settled after this has a fault.
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 
-/// Between two changes.
-const PAUSE: Duration = Duration::from_millis(300);
+/// Between two changes there is at least this, and at most an interval of heartbeats more.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// How often it is looked at what no answer tells of.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// How long the members may take to leave at the end.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -37,57 +48,91 @@ enum Step {
     End,
 }
 
+/// How it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// How many members.
+    pub members: usize,
+    /// How often one leaves and one joins.
+    pub rounds: usize,
+    /// Between heartbeats, where the members choose.
+    pub interval: Duration,
+    /// By which chance decides.
+    pub seed: u64,
+}
+
 /// One group and its members.
 pub struct Rebalance {
     members: Vec<Member>,
     partitions: usize,
-    rounds: usize,
+    course: Course,
+    chance: Chance,
     round: usize,
     step: Step,
     /// When the change began; none between two changes.
     begun: Option<Instant>,
     pause_until: Instant,
     is_stopped: bool,
+    /// How long a change was waited for that was under way at the end.
+    unsettled: Option<Duration>,
     start: Latencies,
     leave: Latencies,
     join: Latencies,
+    /// Of those after the start, from when the last member asked.
+    asked: Latencies,
 }
 
 impl Rebalance {
-    /// A group of so many members; the first numbers are their connections.
+    /// A group whose members have the connections of their numbers.
     #[must_use]
-    pub fn new(
-        group: &str,
-        members: usize,
-        protocol: Protocol,
-        topic: &Arc<Topic>,
-        interval: Duration,
-        rounds: usize,
-    ) -> Self {
-        let member = |nth: usize| {
+    pub fn new(group: &str, protocol: Protocol, topic: &Arc<Topic>, course: Course) -> Self {
+        let beats = Beat::of_members(course.members, course.interval, course.seed);
+        let member = |(nth, beat): (usize, Beat)| {
             let topic = Arc::clone(topic);
-            Member::new((nth, nth), group.to_owned(), protocol, topic, interval)
+            Member::new((nth, nth), group.to_owned(), protocol, topic, beat)
         };
         Self {
-            members: (0..members).map(member).collect(),
+            members: beats.into_iter().enumerate().map(member).collect(),
             partitions: topic.leaders.len(),
-            rounds,
+            course,
+            chance: Chance::new(!course.seed),
             round: 0,
             step: Step::Connect,
             begun: None,
             pause_until: Instant::default(),
             is_stopped: false,
+            unsettled: None,
             start: Latencies::default(),
             leave: Latencies::default(),
             join: Latencies::default(),
+            asked: Latencies::default(),
         }
     }
 
     /// Adds what was measured.
     pub fn tell(&self, figures: &mut Figures) {
+        let interval = self.interval();
+        let every = units::brief_nanos(interval.as_nanos() as f64);
+        let shown = format!("a heartbeat of each every {every}, at times of its own");
+        figures.tell("heartbeat_ms", shown, interval.as_millis() as u64);
+        let seed = self.course.seed;
+        figures.tell("seed", format!("chance by seed {seed}"), seed);
         figures.tell_latencies("settled after all joined at once", "start", &self.start);
         figures.tell_latencies("settled after a member left", "leave", &self.leave);
         figures.tell_latencies("settled after a member joined", "join", &self.join);
+        let words = "after either, from the heartbeat that told the last member of it";
+        figures.tell_latencies(words, "asked", &self.asked);
+        if let Some(waited) = self.unsettled {
+            let nanos = waited.as_nanos() as f64;
+            let shown =
+                format!("not settled {} after the change when it ended", units::nanos(nanos));
+            figures.tell("unsettled_ns", shown, nanos);
+        }
+    }
+
+    /// How often members say that they live.
+    fn interval(&self) -> Duration {
+        self.members.iter().map(Member::interval).max().unwrap_or_default()
     }
 
     /// The longest that the group took to settle.
@@ -125,7 +170,7 @@ impl Rebalance {
 
     /// What is being waited for, or was.
     fn words(&self) -> String {
-        let Self { round, rounds, .. } = self;
+        let (round, rounds) = (self.round, self.course.rounds);
         match self.step {
             Step::Connect => "connecting".to_owned(),
             Step::Start => format!("{} members join", self.members.len()),
@@ -135,17 +180,25 @@ impl Rebalance {
         }
     }
 
-    fn settled(&mut self, took: Duration, lines: &Lines<Tag>) {
+    fn settled(&mut self, begun: Instant, lines: &Lines<Tag>) {
+        let took = lines.now.since(begun);
         let into = match self.step {
             Step::Leave => &mut self.leave,
             Step::Join => &mut self.join,
             Step::Connect | Step::Start | Step::End => &mut self.start,
         };
         into.record(took);
+        let members = self.members.iter().filter(|member| !member.is_out());
+        let asked = members.map(Member::news_of).filter(|asked| begun <= *asked).max();
+        if let (Step::Leave | Step::Join, Some(asked)) = (self.step, asked) {
+            self.asked.record(lines.now.since(asked));
+        }
         self.begun = None;
-        self.pause_until = lines.now.after(PAUSE);
-        let seconds = took.as_secs_f64();
-        lines.progress.step(&format!("{}: settled in {seconds:.2} s", self.words()));
+        let interval = u64::try_from(self.interval().as_nanos()).unwrap_or(u64::MAX);
+        let more = Duration::from_nanos(self.chance.below(interval));
+        self.pause_until = lines.now.after(PAUSE_MIN + more);
+        let took = units::nanos(took.as_nanos() as f64);
+        lines.progress.step(&format!("{}: settled in {took}", self.words()));
     }
 
     /// The next change.
@@ -174,7 +227,7 @@ impl Rebalance {
     }
 
     fn is_measured(&self) -> bool {
-        let last = if self.members.len() < 2 { 0 } else { self.rounds };
+        let last = if self.members.len() < 2 { 0 } else { self.course.rounds };
         self.begun.is_none() && self.round == last && matches!(self.step, Step::Start | Step::Join)
     }
 }
@@ -193,9 +246,12 @@ impl Play for Rebalance {
         self.members[line].take_up(lines)
     }
 
-    fn stop(&mut self, _: Instant) {
+    fn stop(&mut self, now: Instant) {
         self.is_stopped = true;
+        self.unsettled = self.begun.map(|begun| now.since(begun));
     }
+
+    fn end(&mut self, _: Instant) {}
 
     fn status(&self, now: Instant) -> String {
         match self.begun {
@@ -214,7 +270,7 @@ impl Play for Rebalance {
         if let Some(begun) = self.begun
             && self.is_settled()?
         {
-            self.settled(lines.now.since(begun), lines);
+            self.settled(begun, lines);
         }
         Ok(())
     }
@@ -242,7 +298,10 @@ impl Play for Rebalance {
             let why = format!("the group did not settle within {} s", SETTLES_WITHIN.as_secs());
             return Err(Trouble::new(why));
         }
-        let mut next = lines.now.after(PAUSE);
+        let mut next = lines.now.after(LOOK);
+        if self.begun.is_none() {
+            next = next.min(self.pause_until);
+        }
         for member in &mut self.members {
             member.drive(lines)?;
             next = member.due().into_iter().chain([next]).min().expect("one of them");

@@ -13,6 +13,7 @@ use tidemill_perf::machine::share::{Flow, Share};
 use tidemill_perf::outcome::Figure;
 use tidemill_perf::units;
 
+use crate::figures::counted;
 use crate::listen::{Measured, Part};
 use crate::search;
 use crate::settings::{Phase, Settings};
@@ -114,7 +115,8 @@ impl Report {
             "reader did not come to the end of its partition",
             "readers did not come to the end of their partition",
         );
-        if self.is_idle() {
+        // A run that ended before its time may not have come so far.
+        if self.is_idle() && self.ends.given_up.is_none() {
             complaints.push("nothing was answered while it was measured".to_owned());
         }
         complaints
@@ -204,10 +206,10 @@ impl Report {
                 if self.ends.troubles.count == 0 { "" } else { " or was lost" }.to_owned();
             or_lost += if self.ends.throttles == 0 { "" } else { " or was throttled" };
             remarks.push(format!(
-                "{} records fell due while their connection had {} requests in flight{or_lost}: \
-                 their wait is part of their latency",
-                units::count(held_back),
-                self.settings.in_flight_max
+                "{} due while their connection had {} in flight{or_lost}: their wait is part of \
+                 their latency",
+                counted(held_back, "record fell", "records fell"),
+                counted(self.settings.in_flight_max as u64, "request", "requests")
             ));
         }
         remarks.extend(self.not_in_latencies());
@@ -238,15 +240,15 @@ impl Report {
         let mut all = Vec::new();
         if 0 < unanswered {
             all.push(format!(
-                "{} records got no answer: ack counts those that fell due in the window with the \
-                 time that one was awaited, which is less than they would have taken",
-                units::count(unanswered)
+                "{} no answer: ack counts what fell due in the window with the time that an answer \
+                 was awaited, which is less than it would have taken",
+                counted(unanswered, "record got", "records got")
             ));
         }
         if 0 < refused {
             all.push(format!(
-                "{} records were refused: no latency counts them",
-                units::count(refused)
+                "{} refused: no latency counts them",
+                counted(refused, "record was", "records were")
             ));
         }
         let at_limit =
@@ -263,8 +265,8 @@ impl Report {
         if 0 < throttles {
             let seconds = throttled.as_secs_f64();
             all.push(format!(
-                "the broker throttled: {} times it asked for quiet, {seconds:.1} s in all",
-                units::count(throttles)
+                "the broker throttled: {} it asked for quiet, {seconds:.1} s in all",
+                counted(throttles, "time", "times")
             ));
         }
         all

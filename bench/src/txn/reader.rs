@@ -1,17 +1,19 @@
 //! Who reads what transactions have written, `read_committed`, and counts it.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tidemill_client::{Consumer, ConsumerConfig, Isolation, Start};
+use tidemill_perf::units;
 use tidemill_runtime::clock;
 use tidemill_runtime::edge;
 
 use super::MARK_BYTES;
 use crate::control::Topic;
-use crate::figures::{Figures, Latencies};
+use crate::figures::{Figures, Latencies, counted};
 use crate::trouble::Trouble;
 
 /// How long what was committed may take to be read.
@@ -95,29 +97,29 @@ fn read(
 }
 
 impl Read {
-    /// Whether something was read that should not have been, or was not that should.
-    pub fn is_harm(&self, committed: u64) -> bool {
-        0 < self.aborted || self.records != committed
+    /// Whether something was read that should not have been, or was not that should. Of how many
+    /// records it was told that they are committed, and of how many more it may be so.
+    pub fn is_harm(&self, committed: &RangeInclusive<u64>) -> bool {
+        0 < self.aborted || !committed.contains(&self.records)
     }
 
     /// Adds what was read, and complains of what should not have been, or was not.
-    pub fn tell(&self, committed: u64, figures: &mut Figures) {
-        let shown = format!(
-            "{} of {committed} committed records were read, those of the warm-up included",
-            self.records
-        );
-        figures.tell("read_records", shown, self.records);
+    pub fn tell(&self, committed: &RangeInclusive<u64>, figures: &mut Figures) {
+        let (records, all) = (units::count(self.records), units::count(*committed.start()));
+        let words = "committed records were read, those of the warm-up included";
+        figures.tell("read_records", format!("{records} of {all} {words}"), self.records);
         figures.tell_latencies("from its due time until it was read", "e2e", &self.latencies);
-        if 0 < self.aborted {
-            figures.complain(format!("{} records of aborted transactions were read", self.aborted));
-        }
-        if self.records < committed {
-            let lost = committed - self.records;
-            figures.complain(format!("{lost} committed records were not read"));
-        }
-        if committed < self.records {
-            let more = self.records - committed;
-            figures.complain(format!("{more} records too many were read"));
-        }
+        let mut complain = |count: u64, one: &str, many: &str| {
+            if 0 < count {
+                figures.complain(counted(count, one, many));
+            }
+        };
+        let (one, many) =
+            ("record of an aborted transaction was", "records of aborted transactions were");
+        complain(self.aborted, &format!("{one} read"), &format!("{many} read"));
+        let lost = committed.start().saturating_sub(self.records);
+        complain(lost, "committed record was not read", "committed records were not read");
+        let more = self.records.saturating_sub(*committed.end());
+        complain(more, "record too many was read", "records too many were read");
     }
 }
