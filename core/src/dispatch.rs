@@ -212,6 +212,12 @@ impl Shard {
             AnyRequest::AlterClientQuotas(request) => {
                 self.handle_alter_quotas(reply, request, times);
             }
+            AnyRequest::DescribeUserScramCredentials(request) => {
+                self.handle_describe_credentials(reply, request);
+            }
+            AnyRequest::AlterUserScramCredentials(request) => {
+                self.handle_alter_credentials(reply, &request);
+            }
             AnyRequest::UpdateFeatures(request) => self.handle_update_features(reply, &request),
         }
     }

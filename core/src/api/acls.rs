@@ -68,5 +68,6 @@ mod tests {
     fn everything_is_what_kafka_calls_everything() {
         assert_eq!(TOPIC_OPERATIONS, 0b1101_1111_1000);
         assert_eq!(CLUSTER_OPERATIONS, 0b1_1111_1010_0000);
+        assert_eq!(crate::api::groups::ALLOWED_OPERATIONS, 0b1101_0100_1000);
     }
 }

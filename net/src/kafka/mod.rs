@@ -34,6 +34,7 @@ pub mod alter_client_quotas;
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
 pub mod alter_share_group_offsets;
+pub mod alter_user_scram_credentials;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
 pub mod consumer_protocol;
@@ -56,6 +57,7 @@ pub mod describe_quorum;
 pub mod describe_share_group_offsets;
 pub mod describe_topic_partitions;
 pub mod describe_transactions;
+pub mod describe_user_scram_credentials;
 pub mod elect_leaders;
 pub mod end_txn;
 pub mod find_coordinator;
@@ -251,6 +253,10 @@ apis! {
     DescribeClientQuotas = 48, 0, 0, 1, 1, served;
     /// Clients may do more or less.
     AlterClientQuotas = 49, 0, 0, 1, 1, served;
+    /// Which users have passwords.
+    DescribeUserScramCredentials = 50, 0, 0, 0, 0, served;
+    /// Users get, change and lose passwords.
+    AlterUserScramCredentials = 51, 0, 0, 0, 0, served;
     /// Who votes on the cluster's metadata.
     DescribeQuorum = 55, 0, 0, 2, 0, served;
     /// Other levels of the cluster's features.
@@ -393,6 +399,10 @@ macro_rules! declared_messages {
                 DescribeClientQuotasRequest, DescribeClientQuotasResponse);
             AlterClientQuotas: alter_client_quotas::(
                 AlterClientQuotasRequest, AlterClientQuotasResponse);
+            DescribeUserScramCredentials: describe_user_scram_credentials::(
+                DescribeUserScramCredentialsRequest, DescribeUserScramCredentialsResponse);
+            AlterUserScramCredentials: alter_user_scram_credentials::(
+                AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse);
             DescribeQuorum: describe_quorum::(DescribeQuorumRequest, DescribeQuorumResponse);
             UpdateFeatures: update_features::(UpdateFeaturesRequest, UpdateFeaturesResponse);
             DescribeCluster: describe_cluster::(DescribeClusterRequest, DescribeClusterResponse);
