@@ -142,8 +142,15 @@ pub const CLIENT_ID_BYTES_KEPT: usize = metadata::QUOTA_NAME_BYTES_MAX;
 /// The most buckets of quotas that one shard keeps; further clients share one.
 pub const QUOTA_BUCKETS_MAX: usize = 10_000;
 
-/// The longest a client is kept waiting for its quota; what it has spent beyond is forgiven.
+/// For how long a quota is averaged: what so long brings may be spent at once, and is the most that
+/// one fetch brings (Kafka's `quota.window.num`, less one, times `quota.window.size.seconds`).
+pub const QUOTA_WINDOW: Duration = Duration::from_secs(10);
+
+/// The longest a client is told to wait for its quota, and kept waiting.
 pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
+
+/// The longest a quota takes to be paid; what is spent beyond is forgiven.
+pub const QUOTA_DEBT_MAX: Duration = Duration::from_hours(1);
 
 /// The most partitions a shard tells of in one turn to whoever looks at all of them.
 pub const PARTITIONS_TOLD_MAX: usize = 1024;

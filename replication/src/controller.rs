@@ -212,7 +212,7 @@ impl Batch<'_> {
         };
         let nodes = self.image.nodes().count();
         if factor == 0 || nodes.min(REPLICAS_MAX) < factor {
-            let why = format!("{} replicas asked for, {nodes} nodes available", factor);
+            let why = format!("replicas asked for: {factor}, nodes available: {nodes}");
             return Err(Error::InvalidReplicationFactor(why));
         }
         Ok(spread(self.image, 0, count, factor))
@@ -245,7 +245,7 @@ pub fn decide_create_partitions(
     let count = usize::try_from(new_count).unwrap_or(0);
     if count <= current || PARTITIONS_PER_TOPIC_MAX < count {
         let why = format!(
-            "the topic has {current} partitions; the new number must be above that and at most \
+            "partitions there are: {current}; the new number must be above that and at most \
              {PARTITIONS_PER_TOPIC_MAX}"
         );
         return Err(Error::InvalidPartitions(why));

@@ -117,21 +117,21 @@ impl Quotas {
     pub fn of(&self, user: &str, client: &str, bound: Bound) -> Option<(&Entity, u64)> {
         let named = |name: &str| Some(Who::Named(name.to_owned()));
         let default = || Some(Who::Default);
-        // Kafka's order (KIP-55).
-        let order = [
-            Entity { user: named(user), client: named(client) },
-            Entity { user: named(user), client: default() },
-            Entity { user: named(user), client: None },
-            Entity { user: default(), client: named(client) },
-            Entity { user: default(), client: default() },
-            Entity { user: default(), client: None },
-            Entity { user: None, client: named(client) },
-            Entity { user: None, client: default() },
-        ];
-        order.iter().find_map(|entity| {
-            let (entity, bounds) = self.entities.get_key_value(entity)?;
+        let found = |user: Option<Who>, client: Option<Who>| {
+            let (entity, bounds) = self.entities.get_key_value(&Entity { user, client })?;
             Some((entity, *bounds.get(&bound)?))
-        })
+        };
+        // Kafka's order (KIP-55). Whoever names a user comes last in the map: often nobody does.
+        if self.entities.last_key_value().is_some_and(|(last, _)| last.user.is_some()) {
+            for user in [named(user), default()] {
+                let clients = [named(client), default(), None].into_iter();
+                let mut found = clients.filter_map(|client| found(user.clone(), client));
+                if let Some(found) = found.next() {
+                    return Some(found);
+                }
+            }
+        }
+        found(None, named(client)).or_else(|| found(None, default()))
     }
 
     /// Whether a change fits: false if there would be more entities than there may be.

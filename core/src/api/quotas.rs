@@ -82,6 +82,24 @@ impl Shard {
         }
     }
 
+    /// How many bytes one answer to the client of a request may bring: none if it owes too much.
+    #[inline]
+    pub(crate) fn room(&mut self, slot: ReplySlot, bound: Bound) -> u64 {
+        match self.image.quotas().is_empty() {
+            true => u64::MAX,
+            false => self.room_by_quota(slot, bound),
+        }
+    }
+
+    fn room_by_quota(&mut self, slot: ReplySlot, bound: Bound) -> u64 {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(slot.connection.index) else {
+            return u64::MAX;
+        };
+        let client = connection.client_id.as_deref().unwrap_or_default();
+        self.spending.room(self.image.quotas(), client, bound, now).unwrap_or(u64::MAX)
+    }
+
     fn throttle_by_quota(&mut self, slot: ReplySlot, bound: Bound, bytes: Option<u64>) -> i32 {
         let now = self.now;
         let request = |shard: &mut Self| Some(u64::from(shard.measured(slot)?.size_bytes));

@@ -203,6 +203,8 @@ impl Shard {
         let rules = self.share_rules(&who.group);
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
         let bytes_max = u32::try_from(request.max_bytes).unwrap_or(0);
+        let room = u32::try_from(self.room(reply.slot, Bound::Fetch)).unwrap_or(u32::MAX);
+        let asks_for_none = request.is_renew_ack || request.max_records <= 0;
         let fetch = ShareFetch {
             reply,
             session: SessionId { shard: self.id, number: opened.number },
@@ -210,8 +212,8 @@ impl Shard {
             deadline: times.now.after(Duration::from_millis(wait_ms)),
             is_new: opened.is_new,
             // With records to keep for longer it gets no others (KIP-1222).
-            only_tells: opened.has_ended || request.is_renew_ack || request.max_records <= 0,
-            bytes_left: bytes_max.min(self.settings.config.fetch_bytes_max),
+            only_tells: opened.has_ended || asks_for_none || room == 0,
+            bytes_left: bytes_max.min(self.settings.config.fetch_bytes_max).min(room),
             records_left: i64::from(request.max_records),
             is_strict: request.share_acquire_mode == acquire_mode::RECORD_LIMIT,
             batch_size: i64::from(request.batch_size.max(1)),

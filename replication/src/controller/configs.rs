@@ -184,7 +184,9 @@ fn kind_of(resource: &Resource, name: &str) -> Result<Kind, Error> {
             Ok(definition.kind)
         }
         Resource::Node(_) | Resource::Cluster => config::kind_on_node(name).ok_or_else(|| {
-            Error::InvalidRequest(format!("{name:?} cannot be changed while a node runs"))
+            Error::InvalidRequest(format!(
+                "no setting named {name:?} can be changed while a node runs"
+            ))
         }),
         Resource::Group(_) => {
             let config = config::group_config(name);

@@ -4,7 +4,8 @@ use tidemill_net::kafka::alter_client_quotas::{
     AlterClientQuotasRequest, QuotaChange, QuotaChanges,
 };
 use tidemill_net::kafka::describe_client_quotas::{
-    ComponentFilter, DescribeClientQuotasRequest, QuotaEntity, entity_type, match_type,
+    ComponentFilter, DescribeClientQuotasRequest, QuotaEntity, QuotaValue, QuotasOfEntity,
+    entity_type, match_type,
 };
 
 use super::{Admin, controller};
@@ -27,6 +28,16 @@ pub struct Quota {
     pub name: String,
     /// How much.
     pub value: f64,
+}
+
+/// Whose quotas, and what they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuotasView {
+    /// Kind (`user`, `client-id`, `ip`) and name, of which there may be two at once; without a name, all
+    /// that have no quotas of their own.
+    pub of: Vec<(String, Option<String>)>,
+    /// The quotas.
+    pub quotas: Vec<Quota>,
 }
 
 impl QuotaOf {
@@ -52,17 +63,36 @@ impl Admin {
             ComponentFilter { entity_type: kind.to_owned(), match_type, matched: name.clone() };
         let request = DescribeClientQuotasRequest { components: vec![component], strict: true };
         let what = format!("cannot tell the quotas of {}", of.in_words());
-        let entries = self.call(
+        let entries = self.quota_entries(what, &request)?;
+        let values = entries.into_iter().flat_map(|entry| entry.values);
+        Ok(values.map(quota).collect())
+    }
+
+    /// All quotas that are set, of whomever.
+    pub fn all_quotas(&mut self) -> Result<Vec<QuotasView>, Error> {
+        let request = DescribeClientQuotasRequest { components: Vec::new(), strict: false };
+        let entries = self.quota_entries("cannot list the quotas".to_owned(), &request)?;
+        let views = entries.into_iter().map(|entry| QuotasView {
+            of: entry.entity.into_iter().map(|part| (part.entity_type, part.entity_name)).collect(),
+            quotas: entry.values.into_iter().map(quota).collect(),
+        });
+        Ok(views.collect())
+    }
+
+    fn quota_entries(
+        &mut self,
+        what: String,
+        request: &DescribeClientQuotasRequest,
+    ) -> Result<Vec<QuotasOfEntity>, Error> {
+        self.call(
             what,
             |_| Peer::Any,
-            &request,
+            request,
             |answer| {
                 let entries = answer.entries.clone().unwrap_or_default();
                 Some((answer.error_code, answer.error_message.clone(), entries))
             },
-        )?;
-        let values = entries.into_iter().flat_map(|entry| entry.values);
-        Ok(values.map(|quota| Quota { name: quota.key, value: quota.value }).collect())
+        )
     }
 
     /// Sets quotas, or takes them off where there is no value; all or none.
@@ -87,4 +117,8 @@ impl Admin {
             Some((altered.error_code, altered.error_message.clone(), ()))
         })
     }
+}
+
+fn quota(set: QuotaValue) -> Quota {
+    Quota { name: set.key, value: set.value }
 }
