@@ -177,6 +177,12 @@ pub(crate) fn is_compacted(settings: &Settings, image: &Image, configs: &Configs
     TopicConfig::resolve(&layers(settings, image, configs)).cleanup.compact
 }
 
+/// Whether records of a topic with these settings may be deleted because they are old, by retention
+/// or by whoever asks for it: of one that is only compacted each key's last record stays.
+pub(crate) fn may_delete(settings: &Settings, image: &Image, configs: &Configs) -> bool {
+    TopicConfig::resolve(&layers(settings, image, configs)).cleanup.delete
+}
+
 fn compaction_rules(config: &TopicConfig) -> CompactionRules {
     CompactionRules {
         when: When {

@@ -432,6 +432,8 @@ fn no_producer_number_is_given_out_twice() {
                 ..request
             };
             let again = client.ask(4, &named);
+            let torn = InitProducerIdRequest { producer_epoch: -1, ..named };
+            assert_eq!(client.ask(4, &torn).error_code, ErrorCode::InvalidRequest);
             for told in [told, again] {
                 assert_eq!((told.error_code, told.producer_epoch), (ErrorCode::None, 0));
                 assert!(0 <= told.producer_id && !seen.contains(&told.producer_id));

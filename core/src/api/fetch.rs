@@ -8,24 +8,26 @@
 //! did not need is given back when its answers are there. Without room for it the fetch waits, in
 //! order of arrival, and when its time is up it tells what it knows without records.
 //!
+//! A client with a quota is given some seconds' worth at once, and nothing while it owes too much.
+//!
 //! The first batch of the first partition that has one is returned whole, however long (KIP-74):
 //! otherwise a consumer with a small limit would ask for the same offset for ever.
+
+mod response;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::fetch::{
-    self, AbortedTransaction, DivergingEpoch, FetchPartitionResponse, FetchRequest, FetchResponse,
-};
+use tidemill_net::kafka::fetch::{self, FetchPartitionResponse, FetchRequest, FetchResponse};
 use tidemill_perf::{Kind, Stage};
 use tidemill_record::{LeaderEpoch, Offset, TopicPartition};
 use tidemill_replication::quota::Bound;
 use tidemill_runtime::edge::Instant;
-use tidemill_storage::transactions::Aborted;
 
+pub use self::response::News;
+use self::response::encode_fetch;
 use super::fetch_session::{Opened, SessionPart};
 use super::hints::wants_hint;
 use super::{Job, ReplyForm, TopicName};
@@ -35,9 +37,6 @@ use crate::message::{Answer, Call, Message, ReadAnswer, ReadCall};
 use crate::partition::Times;
 use crate::placement;
 use crate::shard::Shard;
-
-/// Zstd is known from this version on (KIP-110).
-const ZSTD_FROM: i16 = 10;
 
 /// A fetch under way.
 pub struct Fetch {
@@ -60,7 +59,7 @@ pub struct Fetch {
     held_bytes: usize,
     /// Its place among those that wait until they may read.
     queued: Option<Place>,
-    /// It has waited in vain: no records are read any more.
+    /// It has waited in vain, or its client's quota is used up: no records are read any more.
     gives_up: bool,
 }
 
@@ -194,10 +193,12 @@ impl Shard {
         self.note_request(reply.slot, Kind::Fetch, about, begun);
         let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0).min(FETCH_WAIT_MS_MAX);
         let deadline = times.now.after(Duration::from_millis(wait_ms));
-        let limit = u64::from(self.settings.config.fetch_bytes_max);
+        let room = self.room(reply.slot, Bound::Fetch);
+        let limit = u64::from(self.settings.config.fetch_bytes_max).min(room);
         let fetch = Fetch {
             reply,
-            min_bytes: u64::try_from(request.min_bytes).unwrap_or(0),
+            // Batches are given whole: what fits is more than half of the room, if there is as much.
+            min_bytes: u64::try_from(request.min_bytes).unwrap_or(0).min(room / 2),
             max_bytes: u64::try_from(request.max_bytes).unwrap_or(0).min(limit),
             read_committed: request.isolation_level == fetch::READ_COMMITTED,
             deadline,
@@ -211,7 +212,7 @@ impl Shard {
             from_disk: false,
             held_bytes: 0,
             queued: None,
-            gives_up: false,
+            gives_up: room == 0,
         };
         let job = self.jobs.insert(Job::Fetch(Box::new(fetch)));
         self.fetch_round(job, times);
@@ -501,7 +502,7 @@ impl Shard {
         if incremental || session_id != fetch::NO_SESSION {
             self.sessions.tell(session_id, times.now, |session| {
                 parts.retain_mut(|part| {
-                    let news = part.news(reply.version);
+                    let news = part.news();
                     session.told(&part.topic, part.partition, news) || !incremental
                 });
             });
@@ -526,119 +527,5 @@ impl Shard {
         };
         let encoded = encode_fetch(reply, &response);
         self.reply(reply.slot, Some(ended), encoded);
-    }
-}
-
-fn encode_fetch(reply: ReplyForm, response: &FetchResponse<'_>) -> Vec<Bytes> {
-    let mut parts = Vec::with_capacity(2 * response.partitions.len() + 1);
-    let mut out = BytesMut::with_capacity(64 + 96 * response.partitions.len());
-    response.encode(&mut out, &mut parts, reply.version, reply.correlation_id);
-    parts
-}
-
-/// What an answer would tell of a partition that a session has not told before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct News {
-    /// Records, an error or a divergence: always told.
-    pub always: bool,
-    /// High watermark, log start offset: told when they differ from what was told last.
-    pub state: Option<(Offset, Offset)>,
-}
-
-impl Part {
-    fn news(&self, version: i16) -> News {
-        let failed = News { always: true, state: None };
-        match &self.answer {
-            Some(PartAnswer::Read(read)) if !zstd_unknown(read, version) => News {
-                always: 0 < read.size_bytes || read.diverging.is_some(),
-                state: Some((read.high_watermark, read.log_start_offset)),
-            },
-            Some(_) => failed,
-            None => failed,
-        }
-    }
-
-    fn response(&mut self, version: i16, read_committed: bool) -> FetchPartitionResponse<'_> {
-        let topic = self.topic.as_ref();
-        let partition = self.partition;
-        let read = match self.answer.take() {
-            Some(PartAnswer::Read(read)) => read,
-            Some(PartAnswer::Failed(error)) => {
-                return FetchPartitionResponse::failed(
-                    topic,
-                    partition,
-                    for_version(error, version),
-                );
-            }
-            None => {
-                let error = self.id.err().unwrap_or(ErrorCode::UnknownServerError);
-                return FetchPartitionResponse::failed(topic, partition, error);
-            }
-        };
-        if zstd_unknown(&read, version) {
-            let error = ErrorCode::UnsupportedCompressionType;
-            return FetchPartitionResponse::failed(topic, partition, error);
-        }
-        FetchPartitionResponse {
-            last_stable_offset: read.last_stable_offset.0,
-            log_start_offset: read.log_start_offset.0,
-            diverging_epoch: read
-                .diverging
-                .map(|(epoch, end)| DivergingEpoch { epoch: epoch.0, end_offset: end.0 }),
-            aborted_transactions: read_committed.then(|| told_aborted(&read.aborted)),
-            records: Cow::Owned(read.batches),
-            ..FetchPartitionResponse::at(topic, partition, read.high_watermark.0)
-        }
-    }
-}
-
-/// Of one producer's transactions the client is told where each begins; where it ends, the marker
-/// says.
-fn told_aborted<'a>(aborted: &[Aborted]) -> Cow<'a, [AbortedTransaction]> {
-    let told = |aborted: &Aborted| AbortedTransaction {
-        producer_id: aborted.producer_id.0,
-        first_offset: aborted.first.0,
-    };
-    Cow::Owned(aborted.iter().map(told).collect())
-}
-
-/// Clients before version 6 know no storage error (it is told as "not leader").
-fn for_version(error: ErrorCode, version: i16) -> ErrorCode {
-    if error == ErrorCode::KafkaStorageError && version < 6 {
-        ErrorCode::NotLeaderOrFollower
-    } else {
-        error
-    }
-}
-
-/// Whether a client too old for zstd would get zstd.
-fn zstd_unknown(read: &ReadAnswer, version: i16) -> bool {
-    version < ZSTD_FROM && read.batches.iter().any(has_zstd)
-}
-
-fn has_zstd(run: &Bytes) -> bool {
-    let mut rest = &run[..];
-    while let Ok((batch, more)) = tidemill_record::Batch::parse(rest) {
-        if batch.header().compression() == tidemill_record::Codec::Zstd {
-            return true;
-        }
-        rest = more;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A consumer of before version 6 does not know the word for a failed disk.
-    #[test]
-    fn old_consumers_are_told_of_a_failed_disk_in_words_they_know() {
-        let (storage, leader) = (ErrorCode::KafkaStorageError, ErrorCode::NotLeaderOrFollower);
-        assert_eq!((for_version(storage, 5), for_version(storage, 6)), (leader, storage));
-        assert_eq!(for_version(ErrorCode::OffsetOutOfRange, 4), ErrorCode::OffsetOutOfRange);
     }
 }

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod configs;
 pub mod consumer_groups;
 pub mod coordinators;
+pub mod credentials;
 pub mod fetch;
 pub mod fetch_session;
 pub mod group_offsets;
@@ -93,8 +94,8 @@ pub enum Job {
     ProducerIdGrant,
     /// Waits until there is a topic for groups.
     FindCoordinator(Box<coordinators::Find>),
-    /// A heartbeat of the first share group, until there is a topic for what those have read.
-    ShareTopic(ReplyForm),
+    /// What is asked for the first share group, until there is a topic for what those have read.
+    ShareTopic(ReplyForm, share_groups::First),
     /// A member of a share group fetches: see [`share_fetch`].
     ShareFetch(Box<share_fetch::ShareFetch>),
     /// What share groups have read is asked about: see [`share_offsets`].
@@ -226,7 +227,7 @@ impl Shard {
             Some(Job::AutoCreate(create)) => self.finish_auto_create(*create, outcome),
             Some(Job::ProducerIdGrant) => self.producer_ids_granted(outcome, times),
             Some(Job::FindCoordinator(find)) => self.offsets_topic_made(*find, &outcome),
-            Some(Job::ShareTopic(reply)) => self.share_topic_made(reply, &outcome),
+            Some(Job::ShareTopic(reply, first)) => self.share_topic_made(reply, first, &outcome),
             Some(_) => unreachable!("only changes are proposed"),
             None => {}
         }
@@ -258,13 +259,13 @@ impl Shard {
                 | Job::AutoCreate(_)
                 | Job::ProducerId(_)
                 | Job::FindCoordinator(_)
-                | Job::ShareTopic(_),
+                | Job::ShareTopic(..),
             ) => match self.jobs.remove(id) {
                 Some(Job::Change(change)) => self.change_expired(change),
                 Some(Job::AutoCreate(create)) => self.auto_create_expired(*create),
                 Some(Job::ProducerId(reply)) => self.producer_id_expired(id, reply),
                 Some(Job::FindCoordinator(find)) => self.find_coordinator_expired(*find),
-                Some(Job::ShareTopic(reply)) => self.share_topic_awaited(reply),
+                Some(Job::ShareTopic(reply, first)) => self.share_topic_awaited(reply, first),
                 _ => unreachable!("just seen"),
             },
         }

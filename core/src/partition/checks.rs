@@ -27,22 +27,24 @@ pub(super) fn validate(batch: &[u8], rules: &Rules) -> Result<Validated, Answer>
     })
 }
 
-/// What else must hold of a batch from a client.
-pub(super) fn check(batch: &[u8], rules: &Rules, zstd_allowed: bool) -> Result<Validated, Answer> {
+/// All that must hold of a batch from a client before it is known what it is part of.
+pub(super) fn check(
+    batch: &[u8],
+    rules: &Rules,
+    zstd_allowed: bool,
+    wall_ms: i64,
+) -> Result<Validated, Answer> {
     let validated = validate(batch, rules)?;
     if validated.compression() == tidemill_record::Codec::Zstd && !zstd_allowed {
         return Err(refused(ErrorCode::UnsupportedCompressionType));
     }
-    Ok(validated)
+    let validated = check_timestamps(validated, rules, wall_ms)?;
+    check_keys(batch, validated, rules)
 }
 
 /// Whether the producer's clock is near enough to ours, as far as the header says: its latest record
 /// and its first. The records between are looked at where the topic asks for it ([`crate::rework`]).
-pub(super) fn check_timestamps(
-    batch: Validated,
-    rules: &Rules,
-    wall_ms: i64,
-) -> Result<Validated, Answer> {
+fn check_timestamps(batch: Validated, rules: &Rules, wall_ms: i64) -> Result<Validated, Answer> {
     if rules.log.timestamps == TimestampPolicy::LogAppendTime {
         return Ok(batch);
     }
@@ -67,11 +69,7 @@ pub(super) fn check_timestamps(
 }
 
 /// Whether all records have keys, where they must and it is little work to see.
-pub(super) fn check_keys(
-    batch: &[u8],
-    validated: Validated,
-    rules: &Rules,
-) -> Result<Validated, Answer> {
+fn check_keys(batch: &[u8], validated: Validated, rules: &Rules) -> Result<Validated, Answer> {
     rules.wanted.check_keys(batch, &validated).map_err(refused_inside)?;
     Ok(validated)
 }

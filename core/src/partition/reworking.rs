@@ -9,7 +9,9 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_record::TopicPartition;
 use tidemill_runtime::edge::{Chore, Done, Fault, Refusal};
 
-use super::{Home, QueuedAppend, Times, refused, validate};
+use super::appending::QueuedAppend;
+use super::checks::{refused, validate};
+use super::{Home, Times};
 use crate::message::Answer;
 use crate::rework;
 

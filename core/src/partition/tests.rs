@@ -1,12 +1,16 @@
 //! Partitions on a disk that never ends what it is asked for: what waits is bounded; and, in
 //! `compacting` and `transactions`, on one that does.
 
-use tidemill_record::{PartitionId, TopicId};
+use bytes::BytesMut;
+use tidemill_record::{PartitionId, Producer, Timestamp, TopicId};
 use tidemill_runtime::edge::{Chore, Done};
+use tidemill_storage::AppendError;
 use tidemill_storage::io::{Action, Completion, Fault, Outcome};
 use tidemill_storage::recovery::{Known, Recovery};
 
+use super::checks::refused_append;
 use super::*;
+use crate::message::Acks;
 
 mod compacting;
 mod transactions;

@@ -18,7 +18,9 @@ use tidemill_record::{
 use tidemill_storage::Log;
 use tidemill_storage::transactions::Aborted;
 
-use super::{Home, Partition, QueuedAppend, Times, check, check_keys, check_timestamps, refused};
+use super::appending::QueuedAppend;
+use super::checks::{check, refused};
+use super::{Home, Partition, Times};
 use crate::job::ReplyTo;
 use crate::limits::APPENDS_QUEUED_MAX;
 use crate::message::{Acks, Answer, InTransaction};
@@ -129,10 +131,7 @@ impl Home {
         let Incoming { batch, acks, zstd_allowed, reply_to } = incoming;
         let partition = self.partitions.get_mut(&id).expect("the caller has just seen it");
         let rules = &partition.rules;
-        let checked = check(&batch, rules, zstd_allowed)
-            .and_then(|validated| check_timestamps(validated, rules, times.wall_ms))
-            .and_then(|validated| check_keys(&batch, validated, rules));
-        let validated = match checked {
+        let validated = match check(&batch, rules, zstd_allowed, times.wall_ms) {
             Ok(validated) => validated,
             Err(answer) => return self.answers.push((reply_to, answer)),
         };

@@ -25,15 +25,17 @@ use tidemill_net::kafka::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
 };
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
-use tidemill_net::kafka::{Request, TopicRef, decode_response, encode_request};
-use tidemill_record::{NodeId, Offset, PartitionId, TopicId};
+use tidemill_net::kafka::{ErrorCode, Request, TopicRef, decode_response, encode_request};
+use tidemill_record::{NodeId, Offset, PartitionId, TopicId, TopicPartition};
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use tidemill_replication::quota::{Bound, Entity, Quotas, Who};
 use tidemill_runtime::edge::{Chore, Done, Op, SocketId, Token};
 
 use super::*;
-use crate::limits::REQUESTS_PER_CONNECTION_AND_TURN_MAX;
-use crate::message::ReadAnswer;
+use crate::coordinator::request::Request as GroupRequest;
+use crate::limits::{PROPOSALS_PER_SHARD_MAX, REQUESTS_PER_CONNECTION_AND_TURN_MAX};
+use crate::message::{Call, ReadAnswer};
+use crate::placement;
 use crate::token::token;
 
 const TOPIC: &str = "elsewhere";
@@ -447,12 +449,20 @@ fn what_is_named_many_times_is_told_once() {
     let mut scene = Scene::new(8 << 20);
     scene.make_internal(OFFSETS_TOPIC);
     scene.make_internal(TRANSACTIONS_TOPIC);
-    let named = |topic_id| MetadataRequestTopic { name: Some(TOPIC.to_owned()), topic_id };
-    let topics = (0..9).map(|number| named(TopicId([number; 16]))).collect();
-    scene.send_request(12, &MetadataRequest { topics: Some(topics), ..Default::default() });
-    let reply = scene.replies();
-    let (_, told) = decode_response::<MetadataResponse>(12, &reply[4..]).unwrap();
-    assert_eq!(told.topics.len(), 1, "an id beside the name makes it no other topic");
+    for (version, why) in [(11, "by the name"), (12, "by the id")] {
+        let named = |number: u8| match version {
+            11 => MetadataRequestTopic {
+                name: Some(TOPIC.to_owned()),
+                topic_id: TopicId([number; 16]),
+            },
+            _ => MetadataRequestTopic { name: Some(number.to_string()), topic_id: TOPIC_ID },
+        };
+        let topics = Some((1..9).map(named).collect());
+        scene.send_request(version, &MetadataRequest { topics, ..Default::default() });
+        let reply = scene.replies();
+        let (_, told) = decode_response::<MetadataResponse>(version, &reply[4..]).unwrap();
+        assert_eq!(told.topics.len(), 1, "{why} alone");
+    }
 
     let names = || ["one", "two", "one", "one"].map(str::to_owned).to_vec();
 

@@ -265,7 +265,7 @@ fn where_there_are_no_groups_none_is_found() {
     let request = AlterShareGroupOffsetsRequest { group_id: "g".to_owned(), topics: Vec::new() };
     scene.send_request(0, &request);
     let told: AlterShareGroupOffsetsResponse = scene.told(0);
-    assert_eq!(told.error_code, ErrorCode::GroupIdNotFound);
+    assert_eq!(told.error_code, ErrorCode::NotCoordinator);
     let groups_names = vec!["g".to_owned()];
     scene.send_request(2, &DeleteGroupsRequest { groups_names });
     let told: DeleteGroupsResponse = scene.told(2);
