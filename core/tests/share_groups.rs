@@ -13,6 +13,9 @@ use std::process::{Command, Output};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use process::Broker;
+use tidemill_net::kafka::alter_client_quotas::{
+    AlterClientQuotasRequest, QuotaChange, QuotaChanges,
+};
 use tidemill_net::kafka::alter_configs::operation;
 use tidemill_net::kafka::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, ShareGroupPartitionToAlter, ShareGroupTopicToAlter,
@@ -21,6 +24,7 @@ use tidemill_net::kafka::consumer_group_heartbeat::LEAVE_EPOCH;
 use tidemill_net::kafka::delete_share_group_offsets::{
     DeleteShareGroupOffsetsRequest, ShareGroupTopicToDelete,
 };
+use tidemill_net::kafka::describe_client_quotas::QuotaEntity;
 use tidemill_net::kafka::describe_configs::resource;
 use tidemill_net::kafka::describe_share_group_offsets::{
     DescribeShareGroupOffsetsRequest, ShareGroupToDescribe,
@@ -309,12 +313,50 @@ fn what_is_named_twice_is_told_once() {
     assert_eq!((parts.len(), parts[0].error_code), (1, ErrorCode::None));
     assert_eq!(progress(&described(&broker)), [(0, 2, 10, 8, 0)], "what was said first");
 
+    // Also of a group that nobody knows: it is there from then on, and its first member begins there.
+    let alter = AlterShareGroupOffsetsRequest { group_id: "next".to_owned(), topics: alter.topics };
+    assert_eq!(client.ask(0, &alter).error_code, ErrorCode::None);
+    let group = ShareGroupToDescribe { group_id: "next".to_owned(), topics: None };
+    let told = client.ask(1, &DescribeShareGroupOffsetsRequest { groups: vec![group] }).groups;
+    assert_eq!(told[0].topics[0].partitions[0].start_offset, 2);
+
     let topic = ShareGroupTopicToDelete { topic_name: TOPIC.to_owned() };
     let topics = vec![topic.clone(), topic];
     let delete = DeleteShareGroupOffsetsRequest { group_id: GROUP.to_owned(), topics };
     let told = client.ask(0, &delete).responses;
     assert_eq!((told.len(), told[0].error_code), (1, ErrorCode::None));
     assert_eq!(progress(&described(&broker)), []);
+    broker.stop();
+}
+
+/// The first share group of all may be one that is placed and has no member yet: who places it is told
+/// to come again until there is a topic for what share groups have read.
+#[test]
+fn the_first_share_group_of_all_is_placed_before_its_first_member() {
+    let mut broker = scene("share-first");
+    let mut client = Client::open(&broker);
+    let find = FindCoordinatorRequest {
+        coordinator_keys: vec![GROUP.to_owned()],
+        ..FindCoordinatorRequest::default()
+    };
+    let part = ShareGroupPartitionToAlter { partition_index: 0, start_offset: 7 };
+    let topic = ShareGroupTopicToAlter { topic_name: TOPIC.to_owned(), partitions: vec![part] };
+    let group_id = GROUP.to_owned();
+    let alter = AlterShareGroupOffsetsRequest { group_id, topics: vec![topic] };
+    let told = (0..10_000).map(|_| {
+        client.ask(4, &find);
+        let told = client.ask(0, &alter);
+        told.responses.first().map_or(told.error_code, |topic| topic.partitions[0].error_code)
+    });
+    let comes_again = |error: &ErrorCode| {
+        use ErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+        matches!(error, CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
+    };
+    let told: Vec<ErrorCode> = told.skip_while(comes_again).take(1).collect();
+    assert_eq!(told, [ErrorCode::None]);
+    let mut member = Member::join(&broker, "first");
+    assert_eq!(member.fetch(5000), [(7, 9, 1)]);
+    member.leave();
     broker.stop();
 }
 
@@ -414,4 +456,36 @@ fn progress(told: &serde_json::Value) -> Vec<(i64, i64, i64, i64, i64)> {
         (number("partition"), start, end, number("lag_records"), number("members"))
     });
     all.collect()
+}
+
+/// A member of a share group got any number of seconds' worth of its quota at once. It gets ten, or one
+/// batch, and nothing while its client owes a minute.
+#[test]
+fn a_share_fetch_brought_any_number_of_seconds_worth() {
+    let mut broker = Broker::start("share-quota", &["--shards", "1"]);
+    let mut client = Client::open(&broker);
+    client.create(TOPIC, 1);
+    let earliest = [("share.auto.offset.reset", operation::SET, Some("earliest"))];
+    assert_eq!(client.alter(resource::GROUP, GROUP, &earliest), ErrorCode::None);
+    for bytes in [4_000, 4_000, 4_000, 100_000, 10] {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(Timestamp(1000), None, Some(&vec![7; bytes]));
+        assert_eq!(client.produce(TOPIC, 0, &builder.build()).error_code, ErrorCode::None);
+    }
+    let mut first = Member::join(&broker, "first");
+    let mut second = Member::join(&broker, "second");
+    let anybody = QuotaEntity { entity_type: "client-id".to_owned(), entity_name: None };
+    let key = "consumer_byte_rate".to_owned();
+    let ops = vec![QuotaChange { key, value: 1000.0, remove: false }];
+    let entries = vec![QuotaChanges { entity: vec![anybody], ops }];
+    let quotas = AlterClientQuotasRequest { entries, validate_only: false };
+    assert_eq!(client.ask(1, &quotas).entries[0].error_code, ErrorCode::None);
+
+    let last = |given: &Given| given.last().map(|(_, last, _)| *last);
+    assert_eq!(last(&first.fetch(5000)), Some(1), "two are eight seconds' worth");
+    assert_eq!(last(&first.fetch(5000)), Some(2));
+    assert_eq!(last(&second.fetch(5000)), Some(3), "alone it is too much, and so it comes alone");
+    let mut third = Member::join(&broker, "third");
+    assert_eq!(third.fetch(i32::MAX), [], "there is one, but not for now; that is told at once");
+    broker.stop();
 }

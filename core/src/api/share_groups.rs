@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tidemill_net::kafka::alter_share_group_offsets::AlterShareGroupOffsetsResponse;
 use tidemill_net::kafka::consumer_group_describe::{DescribedAssignment, DescribedTopicPartitions};
 use tidemill_net::kafka::consumer_group_heartbeat::MemberAssignment;
 use tidemill_net::kafka::share_group_describe::{
@@ -31,6 +32,15 @@ use crate::limits::REQUEST_WAIT_MS_DEFAULT;
 use crate::partition::Times;
 use crate::shard::Shard;
 
+/// What may be asked for the first share group of all.
+#[derive(Clone, Copy, Debug)]
+pub enum First {
+    /// ShareGroupHeartbeat.
+    Heartbeat,
+    /// AlterShareGroupOffsets.
+    Alter,
+}
+
 impl Shard {
     pub(crate) fn handle_share_group_heartbeat(
         &mut self,
@@ -44,10 +54,8 @@ impl Shard {
             let response = request.error_response(ErrorCode::InvalidRequest);
             return self.reply_message(reply, &response);
         }
-        if self.image.topic_named(SHARE_STATE_TOPIC).is_none() {
-            let job = self.jobs.insert(Job::ShareTopic(reply));
-            self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
-            return self.propose(job, Proposal::ShareStateTopic, 0, times);
+        if self.waits_for_share_topic(reply, First::Heartbeat, times) {
+            return;
         }
         let rules = self.share_rules(&request.group_id);
         let topics = request.subscribed_topic_names;
@@ -66,22 +74,44 @@ impl Shard {
         self.ask_group(reply, request, Purpose::ShareHeartbeat { interval_ms }, times);
     }
 
+    /// Whether the topic of what share groups have read is not there yet; then it is asked for.
+    pub(super) fn waits_for_share_topic(
+        &mut self,
+        reply: ReplyForm,
+        first: First,
+        times: Times,
+    ) -> bool {
+        let is_missing = self.image.topic_named(SHARE_STATE_TOPIC).is_none();
+        if is_missing {
+            let job = self.jobs.insert(Job::ShareTopic(reply, first));
+            self.jobs.set_deadline(job, deadline_of(REQUEST_WAIT_MS_DEFAULT, times));
+            self.propose(job, Proposal::ShareStateTopic, 0, times);
+        }
+        is_missing
+    }
+
     /// The topic of what share groups have read was asked for.
-    pub(super) fn share_topic_made(&mut self, reply: ReplyForm, outcome: &Outcome) {
+    pub(super) fn share_topic_made(&mut self, reply: ReplyForm, first: First, outcome: &Outcome) {
         let Outcome::InternalTopic(error) = outcome else {
             unreachable!("a topic of the broker's own was to be made");
         };
         tracing::debug!(%error, "the topic of what share groups have read");
-        self.share_topic_awaited(reply);
+        self.share_topic_awaited(reply, first);
     }
 
-    /// Whether it is there now or not, the member comes again.
-    pub(super) fn share_topic_awaited(&mut self, reply: ReplyForm) {
-        let response = ShareGroupHeartbeatResponse {
-            error_code: ErrorCode::CoordinatorNotAvailable,
-            ..ShareGroupHeartbeatResponse::default()
-        };
-        self.reply_message(reply, &response);
+    /// Whether it is there now or not, who asked comes again.
+    pub(super) fn share_topic_awaited(&mut self, reply: ReplyForm, first: First) {
+        let error_code = ErrorCode::CoordinatorNotAvailable;
+        match first {
+            First::Heartbeat => {
+                let response = ShareGroupHeartbeatResponse { error_code, ..Default::default() };
+                self.reply_message(reply, &response);
+            }
+            First::Alter => {
+                let response = AlterShareGroupOffsetsResponse { error_code, ..Default::default() };
+                self.reply_message(reply, &response);
+            }
+        }
     }
 
     pub(super) fn finish_share_heartbeat(

@@ -24,7 +24,8 @@ use tidemill_net::kafka::list_offsets::LATEST;
 use tidemill_net::kafka::{ErrorCode, Request as _, TopicRef};
 use tidemill_record::{PartitionId, TopicId, TopicPartition};
 
-use super::groups::{error_of, reply_of};
+use super::groups::{error_of, is_group_name, reply_of};
+use super::share_groups::First;
 use super::{Job, ReplyForm, name_once};
 use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
 use crate::job::JobId;
@@ -212,8 +213,18 @@ impl Shard {
         request: AlterShareGroupOffsetsRequest,
         times: Times,
     ) {
-        let calls = self.describe_share(&request.group_id).into_iter().collect();
-        self.begin_share_work(reply, calls, Then::Alter(request), times);
+        let group: Arc<str> = request.group_id.as_str().into();
+        let Some(coordinator) = self.partition_of_group(&group) else {
+            return self.reply_message(reply, &request.error_response(ErrorCode::NotCoordinator));
+        };
+        if !is_group_name(&group) {
+            return self.reply_message(reply, &request.error_response(ErrorCode::InvalidGroupId));
+        }
+        if self.waits_for_share_topic(reply, First::Alter, times) {
+            return;
+        }
+        let make = Call::Group(Box::new(GroupRequest::MakeShare { group }));
+        self.begin_share_work(reply, vec![(coordinator, make)], Then::Alter(request), times);
     }
 
     fn alter_share_offsets(

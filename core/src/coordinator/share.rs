@@ -49,6 +49,8 @@ pub(super) struct Share {
     /// Changes when a topic that is read comes, goes or grows.
     topics_hash: i64,
     members: BTreeMap<MemberId, Arc<ShareSubscription>>,
+    /// What they take in memory, about.
+    bytes: usize,
 }
 
 /// What is waited for in a share group, and what its members were told.
@@ -115,10 +117,13 @@ impl Share {
             }
             ShareRecord::Epoch(None) => {}
             ShareRecord::Member(id, Some(wants)) => {
-                self.members.insert(Arc::clone(id), Arc::new(wants.clone()));
+                self.bytes += bytes_of(wants);
+                let before = self.members.insert(Arc::clone(id), Arc::new(wants.clone()));
+                self.bytes -= before.map_or(0, |wants| bytes_of(&wants));
             }
             ShareRecord::Member(id, None) => {
-                self.members.remove(id);
+                let before = self.members.remove(id);
+                self.bytes -= before.map_or(0, |wants| bytes_of(&wants));
             }
         }
     }
@@ -129,18 +134,17 @@ impl Share {
 
     /// What it takes in memory, about.
     pub(super) fn bytes(&self) -> usize {
-        let members = self.members.values().map(|wants| {
-            let topics: usize = wants.topics.iter().map(|topic| topic.len() + 16).sum();
-            size_of::<ShareSubscription>()
-                + wants.client_id.len()
-                + wants.client_host.len()
-                + topics
-        });
-        members.sum()
+        self.bytes
+    }
+
+    /// Whether that is what there is.
+    fn is_counted(&self) -> bool {
+        self.members.values().map(|wants| bytes_of(wants)).sum::<usize>() == self.bytes
     }
 
     /// From now on all members are expected to speak up: those of whom that is not expected yet.
     pub(super) fn expect_all(&self, watch: &mut ShareWatch, decision: &mut Decision<'_>) {
+        debug_assert!(self.is_counted());
         watch.seen = None;
         let session_ms = decision.set_ms("share.session.timeout.ms");
         let timeout = session_ms.map_or(SESSION, Duration::from_millis);
@@ -149,6 +153,13 @@ impl Share {
                 watch.sessions.touch(id, timeout, decision);
             }
         }
+    }
+
+    /// There is such a group from now on, with nobody in it: who begins elsewhere is there before its
+    /// first member.
+    pub(super) fn make(&self, decision: &mut Decision<'_>) {
+        let change = ShareRecord::Epoch(Some((self.epoch, self.topics_hash)));
+        self.clone().finish(vec![change], decision);
     }
 
     // Heartbeats.
@@ -273,6 +284,7 @@ impl Share {
     /// Has the group become this when the records are durable; nothing else happens to it until
     /// then.
     fn finish(self, changes: Vec<ShareRecord>, decision: &mut Decision<'_>) {
+        debug_assert!(self.is_counted());
         if changes.is_empty() {
             return;
         }
@@ -430,6 +442,11 @@ fn updated(before: Option<&Arc<ShareSubscription>>, asked: &ShareHeartbeat) -> S
         client_host: Arc::clone(&asked.client_host),
         topics: topics.unwrap_or(before.topics),
     }
+}
+
+fn bytes_of(wants: &ShareSubscription) -> usize {
+    let topics: usize = wants.topics.iter().map(|topic| topic.len() + 16).sum();
+    size_of::<ShareSubscription>() + wants.client_id.len() + wants.client_host.len() + topics
 }
 
 fn record(group: &Arc<str>, change: ShareRecord) -> Record {

@@ -206,6 +206,9 @@ impl SharePartition {
 
     /// Gives a member what it wants of what was read, as far as it is there to be given. What the
     /// log does not hold, or not for members, is archived.
+    ///
+    /// Records that have come back again and again are given in ever smaller numbers and alone
+    /// (`cautious`): one that no member survives must not take good ones with it.
     pub fn acquire(&mut self, want: &Want, rules: &Rules, now: Instant) -> Vec<Given> {
         let mut given = Vec::new();
         // It was set to another start since the read began.
@@ -229,11 +232,13 @@ impl SharePartition {
                 continue;
             }
             let limit = if want.is_strict { left } else { i64::MAX };
-            let new = self.acquire_within(next, batch.last, limit, &acquired, rules);
+            let is_first = given.is_empty();
+            let (new, goes_on) =
+                self.acquire_within(next, batch, limit, is_first, &acquired, rules);
             left -= new.iter().map(|one| one.last - one.first + 1).sum::<i64>();
             new.into_iter().for_each(|one| push_given(&mut given, one, want.batch_size));
             next = batch.last + 1;
-            if left <= 0 || self.runs.end() < next {
+            if left <= 0 || self.runs.end() < next || !goes_on {
                 break;
             }
         }
@@ -244,15 +249,18 @@ impl SharePartition {
         given
     }
 
-    /// Gives out what is available from `first` to `last`, at most `limit` records.
+    /// Gives out what is available of a batch from `first` on, at most `limit` records; and whether
+    /// more may be given with it.
     fn acquire_within(
         &mut self,
         first: i64,
-        last: i64,
+        batch: &ReadBatch,
         limit: i64,
+        is_first: bool,
         acquired: &State,
         rules: &Rules,
-    ) -> Vec<Given> {
+    ) -> (Vec<Given>, bool) {
+        let last = batch.last;
         let mut given = Vec::new();
         let mut left = limit;
         let known = self.runs.within(first, last);
@@ -265,10 +273,17 @@ impl SharePartition {
                 self.runs.set(from, to, State::Archived, run.count);
                 continue;
             }
-            let to = to.min(from.saturating_add(left - 1));
+            let few = cautious(last - batch.base + 1, run.count, rules);
+            if few.is_some() && !(is_first && given.is_empty()) {
+                return (given, false);
+            }
+            let to = to.min(from.saturating_add(left.min(few.unwrap_or(left)) - 1));
             let count = run.count + 1;
             self.runs.set(from, to, acquired.clone(), count);
             given.push(Given { first: from, last: to, count });
+            if few.is_some() {
+                return (given, false);
+            }
             left -= to - from + 1;
         }
         let room = left.min(rules.locks_max - self.runs.open()).min(last - self.runs.end() + 1);
@@ -278,7 +293,7 @@ impl SharePartition {
             self.runs.append(to, acquired.clone(), 1);
             given.push(Given { first: from, last: to, count: 1 });
         }
-        given
+        (given, true)
     }
 
     /// What nobody is to get, because there is nothing, or nothing for members.
@@ -445,6 +460,16 @@ impl SharePartition {
         changes.retain(|change| self.runs.start() <= change.last);
         changes
     }
+}
+
+/// How many records of a batch are given at once when they were given out `count` times before: all of
+/// them up to half of the deliveries there are, then ever fewer, at last one (as Kafka does since 4.2,
+/// KAFKA-17541).
+fn cautious(records: i64, count: i16, rules: &Rules) -> Option<i64> {
+    let half = (rules.deliveries_max / 2 + rules.deliveries_max % 2).max(2);
+    let halvings = count.checked_sub(half).filter(|past| 0 <= *past)? + 1;
+    let is_last = rules.deliveries_max <= count + 1;
+    Some(if is_last { 1 } else { records.checked_shr(halvings as u32).unwrap_or(0).max(1) })
 }
 
 /// What a record becomes that a member has not dealt with.

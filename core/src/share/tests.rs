@@ -196,14 +196,14 @@ fn what_was_acknowledged_is_never_given_out_again() {
 fn deliveries_are_counted_across_restarts() {
     let mut scene = Scene::begun();
     for count in 1..=rules().deliveries_max {
-        assert_eq!(scene.take("a"), [Given { first: 0, last: 9, count }]);
+        // Towards the end it comes with ever fewer others.
+        let given = scene.take("a");
+        assert_eq!((given[0].first, given[0].count), (0, count));
         scene.pass(rules().lock);
         scene.settle();
         scene.restart();
     }
-    let asked = scene.ask(Request::List { group: "g".into() });
-    let Reply::Listed(listed) = &scene.told[&asked] else { panic!("a list was asked for") };
-    assert_eq!((listed[0].start, listed[0].done_past_start), (10, 0), "after the last time");
+    assert_eq!(scene.start(), Some(1), "after the last time");
 }
 
 /// Who waits for records is told when some come back.

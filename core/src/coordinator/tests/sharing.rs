@@ -359,6 +359,38 @@ fn a_name_belongs_to_one_kind_of_group() {
     scene.stabilize(&mut [Client::new()]);
 }
 
+/// The bug: where a group begins could not be set before its first member had come, though that is
+/// when it matters.
+#[test]
+fn a_group_may_be_there_before_its_first_member() {
+    let mut scene = Scene::new();
+    let make = |scene: &mut Scene| {
+        let asked = scene.ask(Request::MakeShare { group: GROUP.into() });
+        match scene.reply(asked) {
+            Reply::ShareDescribed(made) => made.is_some(),
+            Reply::Refused(_) => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    scene.disk = Disk::Full;
+    assert!(!make(&mut scene), "it would be gone after a crash");
+    assert!(scene.described().is_none());
+    scene.disk = Disk::Takes;
+    assert!(make(&mut scene));
+    scene.crash();
+    let before = scene.log.len();
+    assert!(make(&mut scene), "again");
+    assert_eq!((scene.members(), scene.log.len()), (names(&[]), before));
+    let joining = scene.join(&Client::new());
+    assert_eq!(scene.joined(joining).error, ErrorCode::InconsistentGroupProtocol);
+    let mut sharer = Sharer::new("m");
+    scene.share(&mut sharer).unwrap();
+    assert_eq!((sharer.epoch, sharer.numbers()), (1, vec![0, 1, 2, 3]));
+
+    let (mut scene, _) = Scene::stable(1);
+    assert!(!make(&mut scene), "of another kind");
+}
+
 /// What could not be written has not happened: the member asks again.
 #[test]
 fn a_join_that_cannot_be_written_changes_nothing() {

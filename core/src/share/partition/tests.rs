@@ -124,6 +124,52 @@ fn a_record_is_given_out_only_so_often() {
     assert_eq!(scene.take("a", &[batch(0, 0), batch(1, 1)]), [(1, 1, 1)]);
 }
 
+/// The bug: a record that no member survived took all records of its batch with it, which were
+/// archived though each member would have dealt with them.
+#[test]
+fn one_record_that_nobody_can_deal_with_does_not_take_others_with_it() {
+    let mut scene = Scene::new();
+    scene.rules.deliveries_max = 5;
+    let (batches, bad) = ([batch(0, 49), batch(50, 50)], 13);
+    let (mut given, mut accepted) = (Vec::new(), 0);
+    while scene.partition.start() <= 50 {
+        let got = scene.take("a", &batches);
+        // Whoever has it with others deals with none of them.
+        let is_bad = got.iter().any(|(first, last, _)| (*first..=*last).contains(&bad));
+        let verdict = if is_bad { Verdict::Release } else { Verdict::Accept };
+        for (first, last, _) in &got {
+            scene.tell("a", *first, *last, verdict).unwrap();
+            accepted += if is_bad { 0 } else { last - first + 1 };
+        }
+        given.push(got.iter().map(|(first, last, _)| last - first + 1).sum::<i64>());
+    }
+    assert_eq!(accepted, 50, "all but the bad one");
+    assert_eq!(given[..4], [51, 51, 51, 25]);
+    assert!(given[4..29].iter().all(|count| *count == 1), "{given:?}");
+    assert_eq!(given[29..], [25, 1], "what is left, and not with others");
+}
+
+/// What comes back again and again comes alone, also behind or before what is new.
+#[test]
+fn what_comes_back_again_and_again_comes_alone() {
+    let mut scene = Scene::new();
+    scene.rules.deliveries_max = 4;
+    for _ in 0..2 {
+        scene.take("a", &[batch(5, 9)]);
+        scene.tell("a", 5, 9, Verdict::Release).unwrap();
+    }
+    let again = [batch(5, 9), batch(10, 14)];
+    assert_eq!(scene.take("a", &again), [(5, 6, 3)]);
+    assert_eq!(scene.take("b", &again), [(7, 8, 3)]);
+    assert_eq!(scene.take("c", &again), [(9, 9, 3)]);
+    assert_eq!(scene.take("d", &again), [(10, 14, 1)]);
+    scene.tell("a", 5, 6, Verdict::Release).unwrap();
+    scene.tell("d", 10, 14, Verdict::Release).unwrap();
+    assert_eq!(scene.take("a", &again), [(5, 5, 4)], "for the last time");
+    scene.rules.deliveries_max = 2;
+    assert_eq!(scene.take("b", &[batch(6, 9), batch(10, 14)]), [(10, 14, 2)], "too few to count");
+}
+
 /// What is rejected nobody gets again.
 #[test]
 fn a_rejected_record_is_archived() {

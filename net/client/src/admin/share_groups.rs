@@ -48,6 +48,8 @@ impl Admin {
                 kind: group_type::SHARE,
                 assignor: group.assignor_name,
                 coordinator,
+                epoch: Some(group.group_epoch),
+                assignment_epoch: Some(group.assignment_epoch),
                 members: group.members.into_iter().map(member_of).collect(),
             })),
             Err(error) if is_other_kind(&error) => Ok(None),
@@ -143,7 +145,10 @@ fn first_error(
 
 fn member_of(member: ShareGroupMember) -> MemberView {
     MemberView {
+        kind: group_type::SHARE,
+        epoch: Some(member.member_epoch),
         partitions: named_partitions(member.assignment),
+        target: None,
         name: member.member_id,
         instance: None,
         client: member.client_id,
