@@ -14,6 +14,9 @@ use tidemill_net::kafka::alter_configs::{IncrementalAlterConfigsRequest, operati
 use tidemill_net::kafka::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
+use tidemill_net::kafka::alter_user_scram_credentials::{
+    AlterUserScramCredentialsRequest, ScramCredentialDeletion, ScramCredentialUpsertion,
+};
 use tidemill_net::kafka::api_versions::ApiVersionsRequest;
 use tidemill_net::kafka::create_acls::{AclCreation, CreateAclsRequest};
 use tidemill_net::kafka::delete_acls::{DeleteAclsFilter, DeleteAclsRequest};
@@ -25,6 +28,9 @@ use tidemill_net::kafka::describe_quorum::{
 };
 use tidemill_net::kafka::describe_topic_partitions::{
     DescribeCursor, DescribeTopicPartitionsRequest, TopicToDescribe,
+};
+use tidemill_net::kafka::describe_user_scram_credentials::{
+    DescribeUserScramCredentialsRequest, ScramUserName,
 };
 use tidemill_net::kafka::elect_leaders::ElectLeadersRequest;
 use tidemill_net::kafka::list_config_resources::ListConfigResourcesRequest;
@@ -136,6 +142,20 @@ fn what_is_a_fact_here_is_told_as_a_config() {
         assert_eq!((config.value.as_deref(), config.read_only), (Some(value), true), "{name}");
         let set = [(name, operation::SET, Some(value))];
         assert_eq!(client.alter(resource::BROKER, "1", &set), ErrorCode::InvalidRequest, "{name}");
+    }
+}
+
+/// The bug: `kafka-configs --entity-type broker-loggers` was told that "type 8" has no configs.
+#[test]
+fn what_has_no_configs_was_told_by_a_number() {
+    let broker = Broker::start("no-configs", &["--shards", "1"]);
+    let mut client = Client::open(&broker);
+    for (kind, what) in
+        [(resource::BROKER_LOGGER, "loggers"), (resource::CLIENT_METRICS, "metrics")]
+    {
+        let told = client.configs(kind, "1", "root");
+        assert_eq!(told.results[0].error_code, ErrorCode::InvalidRequest);
+        assert!(told.results[0].error_message.as_ref().unwrap().starts_with(what), "{told:?}");
     }
 }
 
@@ -273,6 +293,49 @@ fn access_rules_are_said_to_be_disabled() {
     assert_eq!(errors, [ErrorCode::SecurityDisabled; 2]);
     let told = client.ask(3, &DeleteAclsRequest { filters: vec![DeleteAclsFilter::default()] });
     assert_eq!(told.filter_results[0].error_code, ErrorCode::SecurityDisabled);
+}
+
+/// There are no users with passwords, and there can be none: who asks for all of them is told so without
+/// an error. The bug: the question was not known, and `kafka-configs --describe --entity-type users`
+/// asks it after the quotas, so that it always failed.
+#[test]
+fn quotas_of_users_could_not_be_described_for_want_of_their_passwords() {
+    let broker = Broker::start("passwords", &[]);
+    let mut client = Client::open(&broker);
+    let name = |name: &str| ScramUserName { name: name.to_owned() };
+    for (users, expected) in [
+        (None, vec![]),
+        (Some(vec![]), vec![]),
+        (
+            Some(vec![name("b"), name("a"), name("b")]),
+            vec![("a", ErrorCode::ResourceNotFound), ("b", ErrorCode::DuplicateResource)],
+        ),
+    ] {
+        let told = client.ask(0, &DescribeUserScramCredentialsRequest { users });
+        assert_eq!(told.error_code, ErrorCode::None);
+        let results: Vec<_> = told.results.iter().map(|r| (&*r.user, r.error_code)).collect();
+        assert_eq!(results, expected);
+    }
+    let deletion = |name: &str| ScramCredentialDeletion { name: name.to_owned(), mechanism: 1 };
+    let password = |name: &str, mechanism| ScramCredentialUpsertion {
+        name: name.to_owned(),
+        mechanism,
+        iterations: 4096,
+        ..ScramCredentialUpsertion::default()
+    };
+    let change = AlterUserScramCredentialsRequest {
+        deletions: vec![deletion("a"), deletion("b")],
+        upsertions: vec![password("b", 2), password("c", 1), password("c", 2)],
+    };
+    let told = client.ask(0, &change);
+    let results: Vec<_> = told.results.iter().map(|r| (&*r.user, r.error_code)).collect();
+    let disabled = ErrorCode::SecurityDisabled;
+    assert_eq!(
+        results,
+        [("a", ErrorCode::ResourceNotFound), ("b", disabled), ("c", disabled)],
+        "each of them once"
+    );
+    assert!(told.results.iter().all(|result| result.error_message.is_some()));
 }
 
 /// The one node leads everything: no election is needed, and none that is named is left out.

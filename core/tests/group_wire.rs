@@ -400,23 +400,30 @@ fn tools_see_groups() {
     assert_eq!(told, expected);
 }
 
-/// Single offsets are deleted; a topic that is not there has its error, a group that is not there
-/// is the whole answer.
+/// Single offsets are deleted; a topic or partition that is not there has its error, a group that is
+/// not there is the whole answer.
 #[test]
 fn offsets_are_deleted_one_by_one() {
     let (_broker, mut wire, _) = scene("wire-delete");
     assert_eq!(wire.commit(9, "g", named(TOPIC, vec![offset(0, 7)])), ErrorCode::None);
-    let topic = |name: &str| OffsetDeleteRequestTopic {
+    let topic = |name: &str, partitions: &[i32]| OffsetDeleteRequestTopic {
         name: name.to_owned(),
-        partitions: vec![OffsetDeleteRequestPartition { partition_index: 0 }],
+        partitions: partitions
+            .iter()
+            .map(|number| OffsetDeleteRequestPartition { partition_index: *number })
+            .collect(),
     };
-    let mut request =
-        OffsetDeleteRequest { group_id: "g".to_owned(), topics: vec![topic(TOPIC), topic("no")] };
+    let topics = vec![topic(TOPIC, &[77, 0, -1]), topic("no", &[0])];
+    let mut request = OffsetDeleteRequest { group_id: "g".to_owned(), topics };
     let response = wire.ask(0, &request);
     assert_eq!(response.error_code, ErrorCode::None);
-    let told: Vec<ErrorCode> =
-        response.topics.iter().map(|topic| topic.partitions[0].error_code).collect();
-    assert_eq!(told, [ErrorCode::None, ErrorCode::UnknownTopicOrPartition]);
+    let told: Vec<ErrorCode> = response
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| partition.error_code))
+        .collect();
+    let unknown = ErrorCode::UnknownTopicOrPartition;
+    assert_eq!(told, [unknown, ErrorCode::None, unknown, unknown]);
     let request_of_all =
         OffsetFetchRequest { groups: vec![wanted("g", None)], ..Default::default() };
     assert!(wire.ask(8, &request_of_all).groups[0].topics.is_empty());

@@ -198,6 +198,31 @@ fn what_is_allowed_is_told_to_who_asks() {
     }
 }
 
+/// The bug: Java's client names nothing by an empty name where it asks for topics by their ids. It was
+/// told that this is no name, once for all of them: what matched its pattern could not be read.
+#[test]
+fn an_empty_name_beside_an_id_is_no_name() {
+    let broker = Broker::start("metadata-ids-unnamed", &["--shards", "1"]);
+    let mut client = Client::open(&broker);
+    client.create("a", 1);
+    client.create("b", 1);
+    let all = ask(&mut client, BY_ID, None).topics;
+    let by_id = |name: &str| {
+        let name = Some(name.to_owned());
+        let one = |topic_id| MetadataRequestTopic { topic_id, name: name.clone() };
+        let ids = all.iter().map(|topic| topic.topic_id);
+        Some(ids.chain([TopicId([9; 16])]).map(one).collect())
+    };
+    // Nor is another name looked at.
+    for name in ["", "c"] {
+        let told = ask(&mut client, BY_ID, by_id(name)).topics;
+        let told: Vec<_> = told.iter().map(|t| (t.error_code, t.name.as_deref())).collect();
+        let known = |name| (ErrorCode::None, Some(name));
+        assert_eq!(told, [known("a"), known("b"), (ErrorCode::UnknownTopicId, None)]);
+    }
+    assert_eq!(ask(&mut client, BY_ID, None).topics.len(), 2, "and none is made");
+}
+
 /// By id a topic is told with its name; one that is unknown is told by its id, without a name.
 #[test]
 fn topics_are_found_by_their_ids() {

@@ -11,6 +11,12 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use tidemill_net::kafka::find_coordinator::FindCoordinatorRequest;
 use tidemill_net::kafka::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use tidemill_net::kafka::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use tidemill_net::kafka::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use tidemill_net::kafka::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
 };
@@ -178,4 +184,62 @@ fn offsets_are_committed_for_members_only() {
     assert_eq!(told(generation, "stranger", None), ErrorCode::UnknownMemberId);
     assert_eq!(told(generation, "stranger", Some("i")), ErrorCode::FencedInstanceId);
     assert_eq!(told(generation, member, Some("i")), ErrorCode::None);
+}
+
+/// The end of a transaction undid what its group had committed, or deleted, since.
+#[test]
+fn the_end_of_a_transaction_undid_what_came_later() {
+    let (mut broker, mut client) = broker("txn-wire-overtaken");
+    find_group(&mut client);
+    let mut writer = init(&mut client);
+    let plain = OffsetCommitRequest {
+        group_id: "g".to_owned(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![OffsetCommitRequestTopic {
+            name: TOPIC.to_owned(),
+            partitions: vec![OffsetCommitRequestPartition {
+                partition_index: 0,
+                committed_offset: 20,
+                committed_leader_epoch: -1,
+                ..OffsetCommitRequestPartition::default()
+            }],
+            ..OffsetCommitRequestTopic::default()
+        }],
+        ..OffsetCommitRequest::default()
+    };
+    let delete = OffsetDeleteRequest {
+        group_id: "g".to_owned(),
+        topics: vec![OffsetDeleteRequestTopic {
+            name: TOPIC.to_owned(),
+            partitions: vec![OffsetDeleteRequestPartition { partition_index: 0 }],
+        }],
+    };
+    for (deletes, kills, expected) in
+        [(false, false, 20), (false, true, 20), (true, false, -1), (true, true, -1)]
+    {
+        assert_eq!(commit(&mut client, 5, &offsets(writer, 10)), ErrorCode::None);
+        let told = client.ask(8, &plain);
+        assert_eq!(told.topics[0].partitions[0].error_code, ErrorCode::None);
+        if deletes {
+            let told = client.ask(0, &delete);
+            assert_eq!(told.topics[0].partitions[0].error_code, ErrorCode::None);
+        }
+        if kills {
+            broker.kill();
+            broker.run();
+            client = Client::open(&broker);
+            find_group(&mut client);
+        }
+        let ended = patiently(|| {
+            let told = end(&mut client, NEWER_END, writer, true);
+            (told.error_code, told)
+        });
+        writer = producer(ended.1.producer_id, ended.1.producer_epoch);
+        settle(&mut client);
+        let found = patiently(|| match committed(&mut client, 8, true) {
+            Ok(offset) => (ErrorCode::None, offset),
+            Err(error) => (error, -2),
+        });
+        assert_eq!(found, (ErrorCode::None, expected), "{deletes} {kills}");
+    }
 }

@@ -10,15 +10,19 @@
 mod process;
 mod wire;
 
+use process::Broker;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::add_partitions_to_txn::{
     AddPartitionsToTxnRequest, AddPartitionsToTxnTransaction,
 };
 use tidemill_net::kafka::api_versions::ApiVersionsRequest;
 use tidemill_net::kafka::describe_producers::DescribeProducersRequest;
-use tidemill_net::kafka::describe_transactions::state;
+use tidemill_net::kafka::describe_transactions::{DescribeTransactionsRequest, state};
 use tidemill_net::kafka::fetch::READ_COMMITTED;
+use tidemill_net::kafka::find_coordinator::{FindCoordinatorRequest, key_type};
 use tidemill_net::kafka::init_producer_id::InitProducerIdRequest;
+use tidemill_net::kafka::list_transactions::ListTransactionsRequest;
+use tidemill_net::kafka::metadata::MetadataRequest;
 use tidemill_net::kafka::write_txn_markers::{WritableTxnMarker, WriteTxnMarkersRequest};
 use tidemill_record::{Batch, BatchBuilder, Codec, Producer, ProducerEpoch, ProducerId, Sequence};
 use wire::Client;
@@ -139,9 +143,9 @@ fn an_end_may_be_asked_for_again_from_anywhere() {
 }
 
 /// A transaction whose time is over is aborted under a higher epoch: its producer is fenced, in the
-/// words that its version knows.
+/// words that its version knows, until it asks for that epoch; and for good when another has come.
 #[test]
-fn a_producer_whose_time_is_over_is_fenced() {
+fn a_producer_whose_time_is_over_is_fenced_until_it_asks_for_the_next_epoch() {
     let (_broker, mut client) = broker("txn-wire-late");
     let told = init_with(&mut client, 4, &init_request(2_000));
     let writer = producer(told.producer_id, told.producer_epoch);
@@ -159,14 +163,18 @@ fn a_producer_whose_time_is_over_is_fenced() {
     }
     let late = produce(&mut client, OLDER_PRODUCE, &batch(writer, 1, 1)).0;
     assert_eq!(late, ErrorCode::InvalidProducerEpoch, "Produce has no word of its own");
-    for (version, error) in [(3, ErrorCode::InvalidProducerEpoch), (4, ErrorCode::ProducerFenced)] {
-        let (producer_id, producer_epoch) = (writer.id.0, writer.epoch.0);
-        let named = InitProducerIdRequest { producer_id, producer_epoch, ..init_request(60_000) };
-        assert_eq!(init_with(&mut client, version, &named).error_code, error);
+    let (producer_id, producer_epoch) = (writer.id.0, writer.epoch.0);
+    let named = InitProducerIdRequest { producer_id, producer_epoch, ..init_request(60_000) };
+    for version in [3, 4] {
+        let told = init_with(&mut client, version, &named);
+        assert_eq!(told.error_code, ErrorCode::None);
+        assert_eq!((told.producer_id, told.producer_epoch), (writer.id.0, writer.epoch.0 + 1));
     }
     let next = init(&mut client);
-    assert_eq!(next.id, writer.id);
-    assert!(writer.epoch < next.epoch);
+    assert_eq!(next, producer(writer.id.0, writer.epoch.0 + 2));
+    for (version, error) in [(3, ErrorCode::InvalidProducerEpoch), (4, ErrorCode::ProducerFenced)] {
+        assert_eq!(init_with(&mut client, version, &named).error_code, error);
+    }
 }
 
 /// The newer flow: brokers tell that they follow it; a batch adds its partition by itself; each end
@@ -268,6 +276,24 @@ fn timeouts_and_names_are_checked() {
     assert_ne!(ids[0].producer_id, ids[1].producer_id);
 }
 
+/// When the last transaction began is told until the next one begins, also once it is complete.
+#[test]
+fn when_a_transaction_began_was_not_told_once_it_was_complete() {
+    let (_broker, mut client) = broker("txn-wire-began");
+    let writer = init(&mut client);
+    let began = |client: &mut Client| {
+        let request = DescribeTransactionsRequest { transactional_ids: vec![ID.to_owned()] };
+        client.ask(0, &request).transaction_states.remove(0).transaction_start_time_ms
+    };
+    assert_eq!(began(&mut client), -1, "none has begun");
+    produce(&mut client, NEWER_PRODUCE, &batch(writer, 0, 1));
+    let open = began(&mut client);
+    assert!(0 < open);
+    assert_eq!(end(&mut client, NEWER_END, writer, true).error_code, ErrorCode::None);
+    settle(&mut client);
+    assert_eq!(began(&mut client), open);
+}
+
 // Administrators.
 
 /// A transaction that nobody will end is seen in its partition and can be ended there by hand: with
@@ -303,6 +329,49 @@ fn an_administrator_sees_and_ends_what_hangs() {
     assert_eq!(write(1, &marker(writer.epoch.0)), ErrorCode::None);
     assert_eq!(open(&mut client), -1);
     assert_eq!(end_offset(&mut client, READ_COMMITTED), 3);
+}
+
+/// What every broker of the cluster lists, put together as it is, names each transactional id once, and
+/// from the one that looks after it: Kafka's admin client takes it so. The bug: every shard listed all,
+/// so that `kafka-transactions list` showed each of them once for each shard.
+#[test]
+fn a_transaction_was_listed_once_for_each_shard() {
+    const IDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for (routing, brokers) in [("owner", 2), ("node", 1)] {
+        let name = format!("txn-wire-listed-{routing}");
+        let set = format!("tidemill.routing={routing}");
+        let broker = Broker::start(&name, &["--shards", "2", "--set", &set]);
+        let mut client = Client::open(&broker);
+        for id in IDS {
+            let request = InitProducerIdRequest {
+                transactional_id: Some(id.to_owned()),
+                ..init_request(60_000)
+            };
+            assert_eq!(init_with(&mut client, 4, &request).error_code, ErrorCode::None);
+        }
+        let find = FindCoordinatorRequest {
+            coordinator_keys: IDS.map(str::to_owned).to_vec(),
+            key_type: key_type::TRANSACTION,
+            ..FindCoordinatorRequest::default()
+        };
+        let found = client.ask(4, &find).coordinators.into_iter();
+        let by_coordinator: Vec<_> = found.map(|found| (found.key, found.node_id)).collect();
+
+        let nobody = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+        let nodes = client.ask(9, &nobody).brokers;
+        assert_eq!(nodes.len(), brokers);
+        let mut listed = Vec::new();
+        for node in &nodes {
+            let mut client = Client::at(&format!("{}:{}", node.host, node.port));
+            let told = client.ask(0, &ListTransactionsRequest::default());
+            assert_eq!(told.error_code, ErrorCode::None);
+            assert!(!told.transaction_states.is_empty(), "each of them looks after some");
+            let ids = told.transaction_states.into_iter().map(|one| one.transactional_id);
+            listed.extend(ids.map(|id| (id, node.node_id)));
+        }
+        listed.sort();
+        assert_eq!(listed, by_coordinator, "{routing}");
+    }
 }
 
 // Numbers of batches.

@@ -35,6 +35,12 @@ pub enum Mistake {
     PassOverReleased,
     /// A share group forgets in a crash how often records were given out.
     ForgetDeliveries,
+    /// A group that is upgraded begins with the first generation again.
+    BeginAnew,
+    /// A group that is upgraded gives away what its members read.
+    GiveWhatIsRead,
+    /// Who is silent in a group that is classic again is not missed, and nobody shares out anew.
+    MissNobody,
 }
 
 #[cfg(feature = "mistakes")]

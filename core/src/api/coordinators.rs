@@ -2,19 +2,24 @@
 //!
 //! That is the shard where the partition of `__consumer_offsets` or `__transaction_state` is at home
 //! that the name hashes to. The first to ask has that topic made, and waits for it.
+//!
+//! Also: which of them this shard tells of when it is asked to list all it looks after.
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::find_coordinator::{
     Coordinator, FindCoordinatorRequest, FindCoordinatorResponse, key_type,
 };
+use tidemill_record::TopicPartition;
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use super::groups::is_group_name;
 use super::transactions::is_transactional_id;
 use super::{Job, ReplyForm, deadline_of};
+use crate::config::Routing;
 use crate::controller::{Outcome, Proposal};
 use crate::limits::REQUEST_WAIT_MS_DEFAULT;
 use crate::partition::Times;
+use crate::placement;
 use crate::shard::Shard;
 
 /// A question for a coordinator that waits until there is one.
@@ -66,6 +71,15 @@ impl Shard {
         let found = keys.map(|key| self.coordinator_of(key, request.key_type, unknown));
         let response = FindCoordinatorResponse::of(found.collect());
         self.reply_message(reply, &response);
+    }
+
+    /// Whether a list that is asked of this shard tells of what is kept in this partition.
+    ///
+    /// Clients ask every broker they know for what it looks after itself, and some put the answers
+    /// together as they are: where each shard is told as a broker, it tells of its own only.
+    pub(super) fn lists_what_is_in(&self, partition: TopicPartition) -> bool {
+        self.settings.endpoints.routing() == Routing::Node
+            || placement::home(partition, self.settings.shards) == self.id
     }
 
     fn coordinator_of(&self, key: &str, kind: i8, unknown: ErrorCode) -> Coordinator {

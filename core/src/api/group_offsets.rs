@@ -355,13 +355,11 @@ impl Shard {
         }
         let (mut known, mut topics) = (Vec::new(), Vec::new());
         for topic in &request.topics {
-            match self.image.topic_named(&topic.name) {
-                Some(found) => {
-                    let partitions = topic.partitions.iter().map(|p| p.partition_index).collect();
-                    topics.push((Arc::clone(&found.name), partitions));
-                    known.push(ErrorCode::None);
-                }
-                None => known.push(ErrorCode::UnknownTopicOrPartition),
+            for partition in topic.partitions.iter().map(|partition| partition.partition_index) {
+                let found = self.find_partition(TopicRef::Name(&topic.name), partition);
+                known.push(found.err().unwrap_or(ErrorCode::None));
+                let named = found.ok().and_then(|found| self.image.topic(found.topic));
+                topics.extend(named.map(|named| (Arc::clone(&named.name), vec![partition])));
             }
         }
         let group = request.group_id.as_str().into();
@@ -386,9 +384,11 @@ impl Shard {
         });
         let mut results = merge(known, told);
         let topics = request.topics.into_iter().map(|topic| {
-            let partitions = topic.partitions.iter().map(|partition| partition.partition_index);
-            let error = results.next().expect("one for each topic");
-            TopicErrors { topic: topic.name, partitions: PartitionError::each(partitions, error) }
+            let partitions = topic.partitions.into_iter().map(|partition| PartitionError {
+                partition_index: partition.partition_index,
+                error_code: results.next().expect("one for each partition"),
+            });
+            TopicErrors { topic: topic.name, partitions: partitions.collect() }
         });
         let topics = topics.collect();
         self.reply_message(reply, &OffsetDeleteResponse { topics, ..Default::default() });

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_net::kafka::acl::operation::{self, bit};
 use tidemill_net::kafka::consumer_group_describe::ConsumerGroupDescribeRequest;
 use tidemill_net::kafka::delete_groups::{
     DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse,
@@ -33,7 +34,6 @@ use tidemill_record::{Producer, TopicPartition};
 
 use super::group_offsets::{CommitAnswer, FetchedGroup};
 use super::{Collect, Job, ReplyForm, name_once};
-use crate::config::Routing;
 use crate::coordinator::request::{
     Description, Heartbeat, Join, Joined, Leave, List, MemberDescription, Protocol, Reply, Request,
     Sync, Synced, Who,
@@ -41,15 +41,17 @@ use crate::coordinator::request::{
 use crate::limits::{CLIENT_ID_BYTES_IN_GROUP, GROUP_NAME_BYTES_MAX};
 use crate::message::{Answer, Call, GroupQuestion, InTransaction};
 use crate::partition::Times;
-use crate::placement;
 use crate::shard::Shard;
 
 /// Before this version the name of a protocol cannot be null.
 const NULL_PROTOCOL_FROM: i16 = 7;
 
-/// What a client may do with a group while there is no authorizer: read, delete, describe. Each is
-/// the bit of its number among Kafka's operations.
-pub(super) const ALLOWED_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+/// What a client may do with a group while there is no authorizer: all that Kafka 4.3 knows of one.
+pub(super) const ALLOWED_OPERATIONS: i32 = bit(operation::READ)
+    | bit(operation::DELETE)
+    | bit(operation::DESCRIBE)
+    | bit(operation::DESCRIBE_CONFIGS)
+    | bit(operation::ALTER_CONFIGS);
 
 /// Which reply the answers of coordinators make.
 pub enum Purpose {
@@ -214,15 +216,11 @@ impl Shard {
         times: Times,
     ) {
         let list = List { states: request.states_filter, types: request.types_filter };
-        // Clients ask every broker they know for its own groups, and some put the answers together
-        // as they are: where each shard is told as a broker, it tells those it looks after.
-        let by_shard = self.settings.endpoints.routing() == Routing::Owner;
-        let is_here = |at: &TopicPartition| placement::home(*at, self.settings.shards) == self.id;
-        let asked = self.partitions_of_groups().into_iter();
-        let asked: Vec<_> = asked
-            .filter(|partition| !by_shard || is_here(partition))
-            .map(|partition| Some((partition, Request::List(list.clone()))))
-            .collect();
+        let all = self.partitions_of_groups().into_iter();
+        let asked = all
+            .filter(|partition| self.lists_what_is_in(*partition))
+            .map(|partition| Some((partition, Request::List(list.clone()))));
+        let asked = asked.collect();
         self.ask_coordinators(reply, asked, Purpose::List, times);
     }
 

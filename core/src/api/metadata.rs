@@ -27,6 +27,9 @@ use crate::shard::Shard;
 /// Below this version a request cannot forbid the making of topics, and means to allow it.
 const AUTO_CREATE_IN_REQUEST_FROM: i16 = 4;
 
+/// Topics are asked for by their ids from here on, whatever name is beside them.
+const IDS_FROM: i16 = 12;
+
 /// A request whose unknown topics are being made.
 pub struct AutoCreate {
     reply: ReplyForm,
@@ -37,9 +40,14 @@ impl Shard {
     pub(crate) fn handle_metadata(
         &mut self,
         reply: ReplyForm,
-        request: MetadataRequest,
+        mut request: MetadataRequest,
         times: Times,
     ) {
+        if IDS_FROM <= reply.version {
+            // Java's client says an empty name beside an id.
+            let by_id = request.topics.iter_mut().flatten().filter(|one| !one.topic_id.is_zero());
+            by_id.for_each(|one| one.name = None);
+        }
         let allowed = self.settings.config.auto_create_topics
             && (reply.version < AUTO_CREATE_IN_REQUEST_FROM || request.allow_auto_topic_creation);
         let missing = if allowed { self.missing_topics(&request) } else { Vec::new() };
@@ -117,7 +125,7 @@ impl Shard {
                 topics
                     .iter()
                     .filter(|topic| match topic.name.as_deref() {
-                        // An id beside a name makes no difference.
+                        // Before ids were asked for, one beside a name makes no difference.
                         Some(name) => seen.insert((Some(name), TopicId::ZERO)),
                         None => seen.insert((None, topic.topic_id)),
                     })

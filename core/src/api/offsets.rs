@@ -18,12 +18,13 @@ use tidemill_net::kafka::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopicResult,
 };
 use tidemill_net::kafka::{ErrorCode, TopicRef};
-use tidemill_record::{LeaderEpoch, TopicPartition};
+use tidemill_record::{LeaderEpoch, TopicId, TopicPartition};
 
 use super::{Collect, Job, Purpose, ReplyForm, deadline_of};
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
+use crate::topic_rules;
 
 /// What is asked of one named partition.
 pub(super) struct Asked<'a> {
@@ -211,9 +212,17 @@ impl Shard {
             if writes && self.is_of_coordinators(id.topic) {
                 return Err(ErrorCode::InvalidTopicException);
             }
+            if matches!(asked.call, Call::Trim { .. }) && !self.may_delete_of(id.topic) {
+                return Err(ErrorCode::PolicyViolation);
+            }
             Ok((id, asked.call))
         };
         asked.map(find).collect()
+    }
+
+    fn may_delete_of(&self, topic: TopicId) -> bool {
+        let topic = self.image.topic(topic).expect("a partition that was found has a topic");
+        topic_rules::may_delete(&self.settings, &self.image, &topic.configs)
     }
 
     /// Makes a job of one call per partition; those that do not exist are answered at once.

@@ -6,8 +6,10 @@
 
 use std::collections::VecDeque;
 
-use tidemill_net::kafka::ErrorCode;
-use tidemill_net::kafka::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
+use tidemill_net::kafka::init_producer_id::{
+    InitProducerIdRequest, InitProducerIdResponse, NO_PRODUCER_EPOCH, NO_PRODUCER_ID,
+};
+use tidemill_net::kafka::{ErrorCode, Request};
 
 use tidemill_record::TopicPartition;
 
@@ -44,6 +46,10 @@ impl Shard {
         request: &InitProducerIdRequest,
         times: Times,
     ) {
+        let has_id = request.producer_id != NO_PRODUCER_ID;
+        if has_id != (request.producer_epoch != NO_PRODUCER_EPOCH) {
+            return self.reply_message(reply, &request.error_response(ErrorCode::InvalidRequest));
+        }
         if let Some(id) = request.transactional_id.as_deref() {
             return self.handle_init_transactions(reply, request, id, times);
         }

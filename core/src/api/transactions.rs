@@ -18,7 +18,7 @@ use tidemill_net::kafka::describe_transactions::{
 };
 use tidemill_net::kafka::end_txn::{EndTxnRequest, EndTxnResponse, NEW_EPOCH_FROM};
 use tidemill_net::kafka::init_producer_id::{
-    InitProducerIdRequest, InitProducerIdResponse, NO_PRODUCER_EPOCH, NO_PRODUCER_ID,
+    InitProducerIdRequest, InitProducerIdResponse, NO_PRODUCER_ID,
 };
 use tidemill_net::kafka::list_transactions::{
     ListTransactionsRequest, ListTransactionsResponse, ListedTransaction,
@@ -82,11 +82,10 @@ impl Shard {
         id: &str,
         times: Times,
     ) {
-        let has_id = request.producer_id != NO_PRODUCER_ID;
-        let has_epoch = request.producer_epoch != NO_PRODUCER_EPOCH;
-        if !is_transactional_id(id) || has_id != has_epoch {
+        if !is_transactional_id(id) {
             return self.reply_message(reply, &request.error_response(ErrorCode::InvalidRequest));
         }
+        let has_id = request.producer_id != NO_PRODUCER_ID;
         let expected = producer(request.producer_id, request.producer_epoch);
         let asked = Request::Init {
             id: id.into(),
@@ -234,7 +233,9 @@ impl Shard {
             open_for_ms: Some(request.duration_filter).filter(|least| 0 <= *least),
         };
         let all = self.partitions_of_transactions().into_iter().filter(|_| !nothing);
-        let asked = all.map(|partition| Some((partition, Request::List(filter.clone()))));
+        let asked = all
+            .filter(|partition| self.lists_what_is_in(*partition))
+            .map(|partition| Some((partition, Request::List(filter.clone()))));
         let asked = asked.collect();
         self.ask_all_transactions(reply, asked, Purpose::List(unknown), times);
     }
@@ -460,7 +461,6 @@ fn error_of(reply: &Reply) -> ErrorCode {
 }
 
 fn told_state(transactional_id: String, state: &State) -> TransactionState {
-    let is_open = state.status == Status::Ongoing || state.status.is_prepared();
     let mut topics: Vec<TopicPartitions> = Vec::new();
     for (topic, partition) in &state.partitions {
         match topics.last_mut() {
@@ -473,7 +473,8 @@ fn told_state(transactional_id: String, state: &State) -> TransactionState {
         transactional_id,
         transaction_state: state.status.name().to_owned(),
         transaction_timeout_ms: state.timeout_ms,
-        transaction_start_time_ms: state.started_ms.filter(|_| is_open).unwrap_or(-1),
+        // Also once it is complete, until the next one begins.
+        transaction_start_time_ms: state.started_ms.unwrap_or(-1),
         producer_id: state.producer.id.0,
         producer_epoch: state.producer.epoch.0,
         topics,

@@ -116,10 +116,16 @@ impl Layers {
     /// Lays all settings of a TOML text over what is known so far. Dots in names may be written
     /// as dots or as TOML tables: both mean the same.
     pub fn read_toml(&mut self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        let hint = match path.extension() {
+            Some(java) if java == "properties" => {
+                "settings stand in a TOML file here, text in quotes"
+            }
+            _ => "text stands in quotes",
+        };
         let table = DeTable::parse(text).map_err(|e| ConfigError::BadToml {
             path: path.to_owned(),
             line: line_of(text, e.span().map_or(0, |span| span.start)),
-            reason: format!("{} (text stands in quotes: name = \"text\")", e.message()),
+            reason: format!("{} ({hint}: name = \"text\")", e.message()),
         })?;
         self.lay_table("", table.get_ref(), text, path)
     }
@@ -305,6 +311,10 @@ pub(super) mod tests {
         );
         let error = laid("log.dir = /data").unwrap_err();
         assert!(error.to_string().contains("text stands in quotes"), "{error}");
+        let java = Layers::default()
+            .read_toml("process.roles=broker,controller", Path::new("server.properties"))
+            .unwrap_err();
+        assert!(java.to_string().contains("settings stand in a TOML file here"), "{java}");
         assert!(laid("num.partitions = ").is_err());
         assert!(Layers::default().assign("num.partitions").is_err());
     }

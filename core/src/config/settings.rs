@@ -50,7 +50,7 @@ static TABLES: [&[Setting]; 5] =
     [node::PLACE, topics::TOPICS, coordinators::GROUPS, coordinators::TRANSACTIONS, node::MEANS];
 
 /// All settings, in the order in which they are explained to people.
-pub fn all() -> impl Iterator<Item = &'static Setting> {
+pub fn all() -> impl Iterator<Item = &'static Setting> + Clone {
     TABLES.into_iter().flatten()
 }
 
@@ -67,24 +67,33 @@ pub fn nearest(wrong: &str) -> Option<&'static str> {
     nearest_of(wrong, all)
 }
 
-/// The one of `names` that is most like `wrong`, if any is like it at all.
-pub(crate) fn nearest_of(
+/// The one of `names` that is most like `wrong`, if any is like it at all; or else the only one that
+/// goes on where `wrong` ends at a dot.
+pub(crate) fn nearest_of<'a>(
     wrong: &str,
-    names: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
-    let wrong = wrong.replace(['_', '-'], ".").to_ascii_lowercase();
-    let wrong: String = wrong.chars().take(limits::SETTING_NAME_BYTES_MAX).collect();
-
-    let (distance, name) = names
-        .map(|name| {
-            (
-                edits_between(&wrong, name.strip_prefix("tidemill.").unwrap_or(name))
-                    .min(edits_between(&wrong, name)),
-                name,
-            )
-        })
-        .min_by_key(|(distance, _)| *distance)?;
-    (distance <= wrong.len() / 3).then_some(name)
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Option<&'a str> {
+    let plain = |name: &str| name.replace(['_', '-'], ".").to_ascii_lowercase();
+    let wrong: String = plain(wrong).chars().take(limits::SETTING_NAME_BYTES_MAX).collect();
+    let distance_to = |name: &str| {
+        let name = plain(name);
+        let short = name.strip_prefix("tidemill.").unwrap_or(&name);
+        edits_between(&wrong, short).min(edits_between(&wrong, &name))
+    };
+    let nearest = names.clone().map(|name| (distance_to(name), name));
+    let (distance, name) = nearest.min_by_key(|(distance, _)| *distance)?;
+    if distance <= wrong.len() / 3 {
+        return Some(name);
+    }
+    let goes_on = |name: &&str| {
+        let name = plain(name);
+        let short = name.strip_prefix("tidemill.").unwrap_or(&name);
+        [&*name, short]
+            .iter()
+            .any(|name| name.strip_prefix(&*wrong).is_some_and(|rest| rest.starts_with('.')))
+    };
+    let mut longer = names.filter(goes_on);
+    longer.next().filter(|_| longer.next().is_none())
 }
 
 /// How many letters must be inserted, removed or replaced to turn one text into the other.
@@ -108,6 +117,16 @@ mod tests {
     use tidemill_replication::metadata::Configs;
 
     use super::*;
+
+    /// It was told that no name is like it, though only its end was missing.
+    #[test]
+    fn a_name_cut_short_at_a_dot_is_completed_if_only_one_goes_on_there() {
+        assert_eq!(nearest("tidemill.admin"), Some("tidemill.admin.listener"));
+        assert_eq!(nearest("admin"), Some("tidemill.admin.listener"));
+        assert_eq!(nearest("log.retention.mss"), Some("log.retention.ms"));
+        assert_eq!(nearest("group"), None, "many go on");
+        assert_eq!(nearest("nonsense.altogether"), None);
+    }
 
     /// A default that its own setting refuses would only be met by the first user.
     #[test]

@@ -321,9 +321,13 @@ impl Shard {
                 format!("a group's name has at most {GROUP_NAME_BYTES_MAX} bytes"),
             )),
             resource::GROUP => Ok(Resource::Group(name.into())),
-            other => {
-                Err(Error::InvalidRequest(format!("resources of type {other} have no configs")))
+            resource::BROKER_LOGGER => {
+                Err(Error::InvalidRequest("loggers have no configs here".to_owned()))
             }
+            resource::CLIENT_METRICS => {
+                Err(Error::InvalidRequest("metrics of clients have no configs here".to_owned()))
+            }
+            other => Err(Error::InvalidRequest(format!("there are no resources of type {other}"))),
         }
     }
 }

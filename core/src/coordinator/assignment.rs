@@ -19,6 +19,9 @@ use super::request::MemberId;
 /// Some partitions, by topic. No topic is without partitions.
 pub type Partitions = BTreeMap<TopicId, BTreeSet<i32>>;
 
+/// No partitions.
+static NOTHING: Partitions = Partitions::new();
+
 /// How partitions are shared out.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Assignor {
@@ -49,24 +52,24 @@ impl Assignor {
 
 /// A member that wants partitions.
 #[derive(Clone, Debug)]
-pub struct Subscriber {
+pub struct Subscriber<'a> {
     /// Its name.
-    pub member: MemberId,
+    pub member: &'a MemberId,
     /// Its name across restarts.
-    pub instance: Option<Arc<str>>,
-    /// The topics it wants.
-    pub topics: BTreeSet<TopicId>,
-    /// What it was to have before.
-    pub before: Partitions,
+    pub instance: Option<&'a Arc<str>>,
+    /// The topics it wants: one set of all who want the same, best.
+    pub topics: Arc<BTreeSet<TopicId>>,
+    /// What it was to have before, if it was there.
+    pub before: Option<&'a Partitions>,
 }
 
-/// Shares the partitions of `topics` out: of each it is told how many there are. Every subscriber
-/// is in the result, also without partitions.
+/// Shares the partitions of `topics` out: of each it is told how many there are. Of every subscriber
+/// it tells the share, or none if that is what it was before.
 pub fn assign(
     assignor: Assignor,
-    subscribers: &[Subscriber],
+    subscribers: &[Subscriber<'_>],
     topics: &BTreeMap<TopicId, i32>,
-) -> BTreeMap<MemberId, Partitions> {
+) -> Vec<Option<Partitions>> {
     match assignor {
         Assignor::Uniform => uniform(subscribers, topics),
         Assignor::Range => range(subscribers, topics),
@@ -76,33 +79,32 @@ pub fn assign(
 // Range.
 
 fn range(
-    subscribers: &[Subscriber],
+    subscribers: &[Subscriber<'_>],
     topics: &BTreeMap<TopicId, i32>,
-) -> BTreeMap<MemberId, Partitions> {
-    let mut sorted: Vec<&Subscriber> = subscribers.iter().collect();
+) -> Vec<Option<Partitions>> {
+    let mut sorted: Vec<(usize, &Subscriber<'_>)> = subscribers.iter().enumerate().collect();
     // Static members first, by the name that stays: then a restart moves nothing.
-    sorted.sort_by_key(|s| (s.instance.is_none(), s.instance.as_ref(), &s.member));
-    let mut shares: BTreeMap<MemberId, Partitions> =
-        sorted.iter().map(|s| (Arc::clone(&s.member), Partitions::new())).collect();
+    sorted.sort_by_key(|(_, s)| (s.instance.is_none(), s.instance, s.member));
+    let mut shares = vec![Partitions::new(); subscribers.len()];
     for (topic, count) in topics {
-        let wanting: Vec<&&Subscriber> =
-            sorted.iter().filter(|s| s.topics.contains(topic)).collect();
+        let wanting = sorted.iter().filter(|(_, s)| s.topics.contains(topic));
+        let wanting: Vec<usize> = wanting.map(|(index, _)| *index).collect();
         let Ok(among) = i32::try_from(wanting.len()) else { continue };
         if among == 0 {
             continue;
         }
         let (each, extra) = (count / among, count % among);
         let mut next = 0;
-        for (turn, subscriber) in (0..).zip(wanting) {
+        for (turn, index) in (0..).zip(wanting) {
             let end = next + each + i32::from(turn < extra);
             if next < end {
-                let share = shares.get_mut(&subscriber.member).expect("everybody has one");
-                share.insert(*topic, (next..end).collect());
+                shares[index].insert(*topic, (next..end).collect());
             }
             next = end;
         }
     }
-    shares
+    let all = subscribers.iter().zip(shares);
+    all.map(|(one, share)| (*one.before.unwrap_or(&NOTHING) != share).then_some(share)).collect()
 }
 
 // Uniform.
@@ -110,48 +112,65 @@ fn range(
 /// One partition.
 type Place = (TopicId, i32);
 
+/// Of each partition, by its number, whether somebody has it.
+type Taken = BTreeMap<TopicId, Vec<bool>>;
+
 fn uniform(
-    subscribers: &[Subscriber],
+    subscribers: &[Subscriber<'_>],
     topics: &BTreeMap<TopicId, i32>,
-) -> BTreeMap<MemberId, Partitions> {
-    let mut shares = keep(subscribers, topics);
-    let taken: BTreeSet<Place> = shares.iter().flatten().copied().collect();
+) -> Vec<Option<Partitions>> {
+    let nobody = |count: &i32| vec![false; usize::try_from(*count).unwrap_or(0)];
+    let mut taken: Taken = topics.iter().map(|(topic, count)| (*topic, nobody(count))).collect();
+    let mut shares = keep(subscribers, &mut taken);
     let alike = subscribers.windows(2).all(|pair| pair[0].topics == pair[1].topics);
     let is_wanted = |topic: &TopicId| subscribers.iter().any(|s| s.topics.contains(topic));
-    let mut free: Vec<Place> = topics
+    let mut free: Vec<Place> = taken
         .iter()
         .filter(|(topic, _)| is_wanted(topic))
-        .flat_map(|(topic, count)| (0..*count).map(move |number| (*topic, number)))
-        .filter(|place| !taken.contains(place))
+        .flat_map(|(topic, taken)| (0..).zip(taken).map(move |(n, taken)| ((*topic, n), *taken)))
+        .filter_map(|(place, is_taken)| (!is_taken).then_some(place))
         .collect();
     if alike {
         share_evenly(&mut shares, &mut free, topics);
     } else {
         share_by_wishes(subscribers, &mut shares, free);
     }
-    let partitions = |share: Vec<Place>| {
-        let mut partitions = Partitions::new();
-        for (topic, number) in share {
-            partitions.entry(topic).or_default().insert(number);
-        }
-        partitions
-    };
-    let members = subscribers.iter().map(|subscriber| Arc::clone(&subscriber.member));
-    members.zip(shares.into_iter().map(partitions)).collect()
+    let all = subscribers.iter().zip(shares);
+    all.map(|(one, share)| changed(one.before.unwrap_or(&NOTHING), &share)).collect()
+}
+
+/// A share, if it is another one than before.
+fn changed(before: &Partitions, share: &[Place]) -> Option<Partitions> {
+    let had = before.iter().flat_map(|(topic, numbers)| numbers.iter().map(|n| (*topic, *n)));
+    // What was kept is in the order in which it was.
+    if had.eq(share.iter().copied()) {
+        return None;
+    }
+    let mut partitions = Partitions::new();
+    for (topic, number) in share {
+        partitions.entry(*topic).or_default().insert(*number);
+    }
+    (partitions != *before).then_some(partitions)
 }
 
 /// What each member had before, as far as it still wants it and it is still there.
-fn keep(subscribers: &[Subscriber], topics: &BTreeMap<TopicId, i32>) -> Vec<Vec<Place>> {
-    let mut taken: BTreeSet<Place> = BTreeSet::new();
+fn keep(subscribers: &[Subscriber<'_>], taken: &mut Taken) -> Vec<Vec<Place>> {
     let mut kept = Vec::with_capacity(subscribers.len());
     for subscriber in subscribers {
-        let wanted =
-            subscriber.before.iter().filter(|(topic, _)| subscriber.topics.contains(topic));
-        let places = wanted.flat_map(|(topic, numbers)| {
-            let count = topics.get(topic).copied().unwrap_or(0);
-            numbers.iter().filter(move |number| **number < count).map(|number| (*topic, *number))
-        });
-        kept.push(places.filter(|place| taken.insert(*place)).collect());
+        let mut share = Vec::new();
+        for (topic, numbers) in subscriber.before.unwrap_or(&NOTHING) {
+            let wanted = taken.get_mut(topic).filter(|_| subscriber.topics.contains(topic));
+            let Some(taken) = wanted else { continue };
+            for number in numbers {
+                let place = usize::try_from(*number).ok().and_then(|at| taken.get_mut(at));
+                if let Some(is_taken) = place
+                    && !std::mem::replace(is_taken, true)
+                {
+                    share.push((*topic, *number));
+                }
+            }
+        }
+        kept.push(share);
     }
     kept
 }
@@ -197,10 +216,14 @@ fn share_evenly(shares: &mut [Vec<Place>], free: &mut Vec<Place>, topics: &BTree
 
 /// Members want different topics: free partitions go to whoever has least of those who want them,
 /// the ones that few want first; then whoever has two more than another one passes one on.
-fn share_by_wishes(subscribers: &[Subscriber], shares: &mut [Vec<Place>], mut free: Vec<Place>) {
+fn share_by_wishes(
+    subscribers: &[Subscriber<'_>],
+    shares: &mut [Vec<Place>],
+    mut free: Vec<Place>,
+) {
     let wanting = |topic: TopicId| {
         let wants =
-            move |(_, subscriber): &(usize, &Subscriber)| subscriber.topics.contains(&topic);
+            move |(_, subscriber): &(usize, &Subscriber<'_>)| subscriber.topics.contains(&topic);
         subscribers.iter().enumerate().filter(wants).map(|(index, _)| index)
     };
     let mut counts: BTreeMap<TopicId, usize> = BTreeMap::new();
@@ -214,7 +237,9 @@ fn share_by_wishes(subscribers: &[Subscriber], shares: &mut [Vec<Place>], mut fr
         }
     }
     // Each pass moves what can be moved towards those who have less; that ends, since the sum of
-    // squares falls with every move.
+    // squares falls with every move. Who has least of those who want a topic is looked for once
+    // between two moves.
+    let mut poorest: BTreeMap<TopicId, Option<usize>> = BTreeMap::new();
     loop {
         let mut moved = false;
         for rich in 0..shares.len() {
@@ -222,11 +247,12 @@ fn share_by_wishes(subscribers: &[Subscriber], shares: &mut [Vec<Place>], mut fr
             while 0 < at {
                 at -= 1;
                 let (topic, _) = shares[rich][at];
-                let poorest = wanting(topic).min_by_key(|index| shares[*index].len());
-                let Some(poorest) = poorest else { continue };
-                if shares[poorest].len() + 1 < shares[rich].len() {
+                let find = || wanting(topic).min_by_key(|index| shares[*index].len());
+                let Some(poor) = *poorest.entry(topic).or_insert_with(find) else { continue };
+                if shares[poor].len() + 1 < shares[rich].len() {
                     let place = shares[rich].remove(at);
-                    shares[poorest].push(place);
+                    shares[poor].push(place);
+                    poorest.clear();
                     moved = true;
                 }
             }
@@ -246,13 +272,44 @@ mod tests {
         TopicId([number; 16])
     }
 
-    fn subscriber(name: &str, topics: &[u8]) -> Subscriber {
-        Subscriber {
-            member: name.into(),
+    /// A member, and what it was told last.
+    struct Member {
+        name: MemberId,
+        instance: Option<Arc<str>>,
+        topics: BTreeSet<TopicId>,
+        before: Option<Partitions>,
+    }
+
+    fn subscriber(name: &str, topics: &[u8]) -> Member {
+        Member {
+            name: name.into(),
             instance: None,
             topics: topics.iter().map(|number| topic(*number)).collect(),
-            before: Partitions::new(),
+            before: None,
         }
+    }
+
+    /// What each member has from then on.
+    fn assign(
+        assignor: Assignor,
+        members: &[Member],
+        topics: &BTreeMap<TopicId, i32>,
+    ) -> BTreeMap<MemberId, Partitions> {
+        let subscribers = members.iter().map(|member| Subscriber {
+            member: &member.name,
+            instance: member.instance.as_ref(),
+            topics: Arc::new(member.topics.clone()),
+            before: member.before.as_ref(),
+        });
+        let subscribers: Vec<Subscriber<'_>> = subscribers.collect();
+        let shares = super::assign(assignor, &subscribers, topics);
+        assert_eq!(shares.len(), members.len());
+        let has = |(member, share): (&Member, Option<Partitions>)| {
+            assert!(share.is_none() || share != member.before, "what is as before is not told");
+            let share = share.or_else(|| member.before.clone()).unwrap_or_default();
+            (Arc::clone(&member.name), share)
+        };
+        members.iter().zip(shares).map(has).collect()
     }
 
     fn count(partitions: &Partitions) -> usize {
@@ -260,21 +317,21 @@ mod tests {
     }
 
     /// How many partitions are with another member than before.
-    fn moved(subscribers: &[Subscriber], after: &BTreeMap<MemberId, Partitions>) -> usize {
+    fn moved(members: &[Member], after: &BTreeMap<MemberId, Partitions>) -> usize {
         let has = |member: &MemberId, topic: &TopicId, number: &i32| {
             after[member].get(topic).is_some_and(|numbers| numbers.contains(number))
         };
-        let lost = subscribers.iter().flat_map(|s| {
-            let all = s.before.iter();
+        let lost = members.iter().flat_map(|s| {
+            let all = s.before.iter().flatten();
             let all = all.flat_map(|(topic, numbers)| numbers.iter().map(move |n| (topic, n)));
-            all.filter(|(topic, number)| !has(&s.member, topic, number))
+            all.filter(|(topic, number)| !has(&s.name, topic, number))
         });
         lost.count()
     }
 
-    fn go_on(subscribers: &mut [Subscriber], shares: &BTreeMap<MemberId, Partitions>) {
-        for subscriber in subscribers {
-            subscriber.before = shares.get(&subscriber.member).cloned().unwrap_or_default();
+    fn go_on(members: &mut [Member], shares: &BTreeMap<MemberId, Partitions>) {
+        for member in members {
+            member.before = shares.get(&member.name).cloned();
         }
     }
 
@@ -318,7 +375,7 @@ mod tests {
     #[test]
     fn range_goes_by_the_names_that_stay() {
         let topics = BTreeMap::from([(topic(1), 2)]);
-        let named = |member: &str, instance: &str| Subscriber {
+        let named = |member: &str, instance: &str| Member {
             instance: Some(instance.into()),
             ..subscriber(member, &[1])
         };
@@ -351,7 +408,7 @@ mod tests {
         for _ in 0..300 {
             let topics: BTreeMap<TopicId, i32> =
                 (0..1 + below(4)).map(|n| (topic(n as u8), below(6) as i32)).collect();
-            let mut members: Vec<Subscriber> = (0..1 + below(5))
+            let mut members: Vec<Member> = (0..1 + below(5))
                 .map(|n| {
                     let wanted: Vec<u8> = (0..4).filter(|_| below(3) != 0).collect();
                     subscriber(&format!("m{n}"), &wanted)
@@ -372,14 +429,14 @@ mod tests {
 
     fn check(
         assignor: Assignor,
-        members: &[Subscriber],
+        members: &[Member],
         topics: &BTreeMap<TopicId, i32>,
         shares: &BTreeMap<MemberId, Partitions>,
     ) {
         assert_eq!(shares.len(), members.len());
-        let mut owners: BTreeMap<Place, &Subscriber> = BTreeMap::new();
+        let mut owners: BTreeMap<Place, &Member> = BTreeMap::new();
         for member in members {
-            for (topic, numbers) in &shares[&member.member] {
+            for (topic, numbers) in &shares[&member.name] {
                 assert!(member.topics.contains(topic));
                 assert!(!numbers.is_empty());
                 for number in numbers {
@@ -394,8 +451,8 @@ mod tests {
                 let owner = owners.get(&(*topic, number));
                 assert_eq!(owner.is_some(), !wanting.is_empty());
                 if let (Some(owner), Assignor::Uniform) = (owner, assignor) {
-                    let least = wanting.iter().map(|m| count(&shares[&m.member])).min().unwrap();
-                    assert!(count(&shares[&owner.member]) <= least + 1);
+                    let least = wanting.iter().map(|m| count(&shares[&m.name])).min().unwrap();
+                    assert!(count(&shares[&owner.name]) <= least + 1);
                 }
             }
         }

@@ -12,7 +12,9 @@
 //! gone. So at no time do two members read a partition, and nobody waits for a round of everybody.
 //!
 //! All of [`Consumer`] outlives the process, and changes only by [`Consumer::replay`]: a decision
-//! works on a copy, which takes the place of the original when its records are durable.
+//! works on a copy, which takes the place of the original when its records are durable. A copy costs
+//! nothing ([`super::fork_map`]), and what concerns all members is counted ([`tally`]), so that what
+//! one member does costs the same in a large group. Sharing out alone looks at everybody ([`shares`]).
 //!
 //! Members that speak the classic protocol may be among the others ([`super::migration`]): what they
 //! ask is in [`classic_members`].
@@ -23,24 +25,29 @@ mod classic_members;
 mod heartbeat;
 mod migration;
 mod reconcile;
+mod shares;
+mod tally;
+mod topics;
 
 pub(super) use heartbeat::Refusal;
 pub(super) use migration::Upgraded;
+pub(super) use topics::hash_of_topics;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use regex::{Regex, RegexBuilder};
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::consumer_group_heartbeat::STATIC_LEAVE_EPOCH as AWAY;
 use tidemill_net::kafka::describe_groups::{group_type, state};
 use tidemill_record::TopicId;
-use tidemill_replication::metadata::{Image, Topic};
+use tidemill_replication::metadata::Image;
 
-use super::assignment::{Assignor, Partitions};
+use self::tally::Tally;
+use super::assignment::Partitions;
 use super::decision::Decision;
-use super::member::said_bytes;
+use super::fork_map::ForkMap;
 use super::record::{ClassicMember, ConsumerRecord, Current, Record, State, Subscription};
 use super::request::{
     Commit, ConsumerDescription, ConsumerMemberDescription, Listed, MemberId, SharedPartitions,
@@ -48,8 +55,9 @@ use super::request::{
 use super::session::Sessions;
 use super::timers::{Alarm, TimerId, Timers};
 
-/// How much memory a pattern of topics may take when it is made ready.
-const REGEX_BYTES_MAX: usize = 1 << 20;
+/// What a partition takes in memory that is held, and that a member has, about.
+const HELD_BYTES: usize = 64;
+const SINCE_BYTES: usize = 32;
 
 /// What is remembered of a group.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,13 +66,15 @@ pub(super) struct Consumer {
     /// Changes when a topic that is read comes, goes or grows.
     topics_hash: i64,
     assignment_epoch: i32,
-    members: BTreeMap<MemberId, Arc<Member>>,
-    /// How many of them speak the newer protocol.
-    speak_newer: usize,
-    targets: BTreeMap<MemberId, Arc<Partitions>>,
-    statics: BTreeMap<Arc<str>, MemberId>,
+    members: ForkMap<MemberId, Arc<Member>>,
+    /// The members, counted.
+    tally: Tally,
+    targets: ForkMap<MemberId, Arc<Partitions>>,
+    statics: ForkMap<Arc<str>, MemberId>,
     /// By how many members each partition is held.
-    held: BTreeMap<(TopicId, i32), u32>,
+    held: ForkMap<(TopicId, i32), usize>,
+    /// What members and shares take in memory, about.
+    bytes: usize,
 }
 
 /// A member of the group.
@@ -86,12 +96,16 @@ pub(super) struct Watch {
     revocations: BTreeMap<MemberId, (TimerId, i32)>,
     /// The metadata it was last compared with.
     seen: Option<u64>,
+    /// The epoch, and what members take in memory, in which a group of classic members alone could
+    /// not become a classic one.
+    stays: Option<(i32, usize)>,
 }
 
 impl Watch {
     /// Nothing is waited for any more.
     pub(super) fn end(&mut self, timers: &mut Timers) {
         self.sessions.end(timers);
+        self.stays = None;
         for (timer, _) in std::mem::take(&mut self.revocations).into_values() {
             timers.cancel(&mut Some(timer));
         }
@@ -152,17 +166,26 @@ impl Consumer {
                 if let Some(instance) = &wants.instance {
                     self.statics.insert(Arc::clone(instance), Arc::clone(id));
                 }
-                let old = self.members.get(id).map(|member| &member.wants);
-                self.speak_newer -= usize::from(old.is_some_and(Subscription::speaks_newer));
-                self.speak_newer += usize::from(wants.speaks_newer());
-                let member = self.members.entry(Arc::clone(id)).or_default();
-                Arc::make_mut(member).wants = wants.clone();
+                self.tally.comes(wants);
+                self.bytes += Tally::bytes_of(wants);
+                if let Some(member) = self.members.get_mut(id) {
+                    self.tally.goes(&member.wants);
+                    self.bytes -= Tally::bytes_of(&member.wants);
+                    Arc::make_mut(member).wants = wants.clone();
+                } else {
+                    let member = Member { wants: wants.clone(), ..Member::default() };
+                    self.members.insert(Arc::clone(id), Arc::new(member));
+                    self.bytes += size_of::<Member>();
+                }
             }
             ConsumerRecord::Member(id, None) => self.remove(id),
             ConsumerRecord::Target(id, Some(share)) => {
+                self.bytes += bytes_of(share);
+                self.bytes -= self.targets.get(id).map_or(0, |share| bytes_of(share));
                 self.targets.insert(Arc::clone(id), Arc::new(share.clone()));
             }
             ConsumerRecord::Target(id, None) => {
+                self.bytes -= self.targets.get(id).map_or(0, |share| bytes_of(share));
                 self.targets.remove(id);
             }
             ConsumerRecord::Current(id, has) => self.hold(id, has.clone().unwrap_or_default()),
@@ -171,8 +194,10 @@ impl Consumer {
 
     fn remove(&mut self, id: &MemberId) {
         self.hold(id, Current::default());
-        let Some(member) = self.members.remove(id) else { return };
-        self.speak_newer -= usize::from(member.wants.speaks_newer());
+        let Some(member) = self.members.get(id).cloned() else { return };
+        self.members.remove(id);
+        self.tally.goes(&member.wants);
+        self.bytes -= size_of::<Member>() + Tally::bytes_of(&member.wants);
         if let Some(instance) = &member.wants.instance
             && self.statics.get(instance) == Some(id)
         {
@@ -184,23 +209,50 @@ impl Consumer {
     fn hold(&mut self, id: &MemberId, has: Current) {
         let Some(member) = self.members.get_mut(id) else { return };
         for place in held_by(&member.has) {
-            if let Some(count) = self.held.get_mut(&place) {
-                *count -= 1;
-                if *count == 0 {
-                    self.held.remove(&place);
-                }
-            }
+            self.held.count_down(&place);
         }
         for place in held_by(&has) {
-            *self.held.entry(place).or_default() += 1;
+            self.held.count_up(&place);
         }
         let member = Arc::make_mut(member);
         // Whoever is away or joins comes back as somebody new.
         let was_in = 0 < member.has.epoch;
         let known = |place: &(TopicId, i32)| member.since.get(place).copied().filter(|_| was_in);
         let since = held_by(&has).map(|place| (place, known(&place).unwrap_or(has.epoch)));
-        member.since = since.collect();
+        let since: BTreeMap<_, _> = since.collect();
+        self.bytes += SINCE_BYTES * since.len();
+        self.bytes -= SINCE_BYTES * member.since.len();
+        member.since = since;
         member.has = has;
+    }
+
+    /// It is what its group has become: its copies are gone.
+    pub(super) fn settle(&mut self) {
+        let settled = [
+            self.tally.settle(),
+            self.members.settle(),
+            self.targets.settle(),
+            self.statics.settle(),
+            self.held.settle(),
+        ];
+        debug_assert_eq!(settled, [true; 5], "nobody else decides meanwhile");
+        debug_assert!(self.is_counted());
+    }
+
+    /// Whether all that is counted is what there is.
+    fn is_counted(&self) -> bool {
+        let (mut tally, mut held) = (Tally::default(), ForkMap::default());
+        for member in self.members.values() {
+            tally.comes(&member.wants);
+            held_by(&member.has).for_each(|place| held.count_up(&place));
+        }
+        let members = self.members.values().map(|member| {
+            let since = SINCE_BYTES * member.since.len();
+            size_of::<Member>() + Tally::bytes_of(&member.wants) + since
+        });
+        let targets = self.targets.values().map(|share| bytes_of(share));
+        let bytes: usize = members.chain(targets).sum();
+        tally == self.tally && held == self.held && bytes == self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -209,24 +261,16 @@ impl Consumer {
 
     /// What it takes in memory, about.
     pub(super) fn bytes(&self) -> usize {
-        let members = self.members.values().map(|member| {
-            let wants = &member.wants;
-            let topics: usize = wants.topics.iter().map(|topic| topic.len() + 16).sum();
-            let classic = wants.classic.as_ref();
-            let said = classic.map_or(0, |classic| said_bytes(&classic.protocols));
-            let client = wants.client_id.len() + wants.client_host.len();
-            size_of::<Member>() + client + topics + said + 32 * member.since.len()
-        });
-        let targets = self.targets.values().map(|share| bytes_of(share));
-        members.sum::<usize>() + targets.sum::<usize>() + 64 * self.held.len()
+        self.bytes + HELD_BYTES * self.held.len()
     }
 
     /// From now on all members are expected to speak up, and to give up what they are to: those of
     /// whom that is not expected yet. So it is when the state was replayed; and when a change could
     /// not be written, by which somebody would have been out.
     pub(super) fn expect_all(&self, watch: &mut Watch, decision: &mut Decision<'_>) {
-        watch.seen = None;
-        for (id, member) in &self.members {
+        debug_assert!(self.is_counted());
+        (watch.seen, watch.stays) = (None, None);
+        for (id, member) in self.members.iter() {
             if !watch.sessions.has(id) {
                 watch.touch(id, member.wants.classic.as_ref(), decision);
             }
@@ -234,80 +278,6 @@ impl Consumer {
                 watch.await_revocation(id, member, decision);
             }
         }
-    }
-
-    // Topics.
-
-    /// The topics that each member wants and that there are; the pattern of `early` not counted.
-    fn topics_of_members<'a>(
-        &self,
-        early: Option<&MemberId>,
-        image: &'a Image,
-    ) -> BTreeMap<&MemberId, BTreeMap<TopicId, &'a Arc<Topic>>> {
-        let mut by_regex: BTreeMap<&str, Vec<&'a Arc<Topic>>> = BTreeMap::new();
-        let mut all = BTreeMap::new();
-        for (id, member) in &self.members {
-            let named = member.wants.topics.iter().filter_map(|name| image.topic_named(name));
-            let mut topics: BTreeMap<TopicId, &Arc<Topic>> =
-                named.map(|topic| (topic.id, topic)).collect();
-            if let Some(regex) = member.wants.pattern().filter(|_| early != Some(id)) {
-                let matching = by_regex.entry(regex).or_insert_with(|| matching(regex, image));
-                topics.extend(matching.iter().map(|topic| (topic.id, *topic)));
-            }
-            all.insert(id, topics);
-        }
-        all
-    }
-
-    /// A number that changes with the topics that are read, and when the pattern of a member that
-    /// was `early` comes to count.
-    fn hash_topics(&self, early: Option<&MemberId>, image: &Image) -> i64 {
-        let hash = hash_of_topics(&self.topics_read(early, image));
-        if early.is_some() { !hash } else { hash }
-    }
-
-    /// All topics that are read and that there are; the pattern of `early` not counted.
-    fn topics_read<'a>(
-        &self,
-        early: Option<&MemberId>,
-        image: &'a Image,
-    ) -> BTreeMap<TopicId, &'a Arc<Topic>> {
-        let names = self.members.values().flat_map(|member| &member.wants.topics);
-        let names: BTreeSet<&Arc<str>> = names.collect();
-        let named = names.into_iter().filter_map(|name| image.topic_named(name));
-        let others = self.members.iter().filter(|(id, _)| early != Some(id));
-        let patterns: BTreeSet<&str> =
-            others.filter_map(|(_, member)| member.wants.pattern()).collect();
-        let matching = patterns.into_iter().flat_map(|regex| matching(regex, image));
-        named.chain(matching).map(|topic| (topic.id, topic)).collect()
-    }
-
-    /// The patterns that members give, each once.
-    fn patterns(&self) -> BTreeSet<&str> {
-        self.members.values().filter_map(|member| member.wants.pattern()).collect()
-    }
-
-    /// Tells of topics whether a member reads them.
-    pub(super) fn readers(&self) -> impl Fn(&str) -> bool {
-        let names = self.members.values().flat_map(|member| &member.wants.topics);
-        let names: BTreeSet<&str> = names.map(|name| &**name).collect();
-        let patterns: Vec<Regex> =
-            self.patterns().into_iter().filter_map(|regex| compile(regex).ok()).collect();
-        move |topic| names.contains(topic) || patterns.iter().any(|regex| regex.is_match(topic))
-    }
-
-    fn assignor(&self) -> Assignor {
-        let asked = self.members.values().filter_map(|member| member.wants.assignor.as_deref());
-        let asked: Vec<Assignor> = asked.filter_map(Assignor::from_name).collect();
-        let votes = |assignor: &Assignor| asked.iter().filter(|one| *one == assignor).count();
-        // The first of those that most ask for: nobody asks, and it is the default.
-        let mut best = Assignor::default();
-        for assignor in Assignor::ALL {
-            if votes(&best) < votes(&assignor) {
-                best = assignor;
-            }
-        }
-        best
     }
 
     // Looking.
@@ -353,7 +323,7 @@ impl Consumer {
             state: self.state(),
             epoch: self.epoch,
             assignment_epoch: self.assignment_epoch,
-            assignor: self.assignor().name(),
+            assignor: self.tally.assignor().name(),
             members: members.collect(),
         }
     }
@@ -413,10 +383,8 @@ impl Consumer {
         group: &'a Arc<str>,
         after: Option<&MemberId>,
     ) -> impl Iterator<Item = (&'a MemberId, Vec<Record>)> {
-        use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let members = self.members.range::<MemberId, _>((from, Bound::Unbounded));
-        members.map(move |(id, member)| {
+        self.members.range_from(from).map(move |(id, member)| {
             let wants = ConsumerRecord::Member(Arc::clone(id), Some(member.wants.clone()));
             let target = self.targets.get(id);
             let target =
@@ -449,19 +417,6 @@ impl Member {
     }
 }
 
-/// A number that changes when one of these topics comes, goes or grows.
-pub(super) fn hash_of_topics(topics: &BTreeMap<TopicId, &Arc<Topic>>) -> i64 {
-    // FNV-1a, by Fowler, Noll and Vo. Nobody is to be deceived: only changes must show.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for (id, topic) in topics {
-        let partitions = topic.partitions.len() as u32;
-        for byte in id.0.into_iter().chain(partitions.to_be_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    if topics.is_empty() { 0 } else { hash as i64 }
-}
-
 fn record(group: &Arc<str>, change: ConsumerRecord) -> Record {
     Record::Consumer { group: Arc::clone(group), change }
 }
@@ -473,18 +428,4 @@ fn held_by(has: &Current) -> impl Iterator<Item = (TopicId, i32)> {
 
 fn bytes_of(partitions: &Partitions) -> usize {
     partitions.values().map(|numbers| 64 + 16 * numbers.len()).sum()
-}
-
-/// All topics whose whole name matches.
-fn matching<'a>(regex: &str, image: &'a Image) -> Vec<&'a Arc<Topic>> {
-    let Ok(regex) = compile(regex) else { return Vec::new() };
-    image.topics().filter(|topic| regex.is_match(&topic.name)).collect()
-}
-
-/// Makes a pattern of topics ready. As in Kafka it must match the whole name.
-fn compile(regex: &str) -> Result<Regex, regex::Error> {
-    let build = |regex: &str| RegexBuilder::new(regex).size_limit(REGEX_BYTES_MAX).build();
-    // It must be one by itself: `a)|(?:b` would close what is put around it here.
-    build(regex)?;
-    build(&format!("^(?:{regex})$"))
 }

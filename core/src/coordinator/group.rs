@@ -8,7 +8,7 @@
 mod changing;
 mod unknown;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
@@ -17,7 +17,7 @@ use tidemill_record::ProducerId;
 use super::classic::Classic;
 use super::consumer::{Consumer, Watch};
 use super::decision::{Becomes, Decision};
-use super::offsets::{self, Offsets, PendingKey, UnusedSince};
+use super::offsets::{self, Kept, Offsets, UnusedSince};
 use super::record::{ConsumerRecord, GroupState, Record, ShareRecord};
 use super::request::{
     ByTopic, FetchOffsets, Joined, Listed, MemberId, Reply, Request, ShareHeartbeat,
@@ -76,9 +76,7 @@ pub(super) enum Part {
     /// A member of a group of the newer kind.
     Member(MemberId),
     /// An offset.
-    Offset(Arc<str>, i32),
-    /// An offset that was committed in a transaction.
-    Pending(PendingKey),
+    Offset(Kept),
 }
 
 impl Event {
@@ -228,6 +226,9 @@ impl Group {
                 Becomes::Consumer(consumer) => Kind::Consumer(consumer),
                 Becomes::Share(share) => Kind::Share(share),
             };
+            if let Kind::Consumer(consumer) = &mut self.kind {
+                consumer.settle();
+            }
         }
     }
 
@@ -359,7 +360,7 @@ impl Group {
                 Reply::Alive(consumer.classic_heartbeat(&heartbeat, &mut self.watch, decision))
             }
             (Kind::Consumer(consumer), Request::Leave(leave)) => {
-                Reply::Left(consumer.leave_classic(&leave, &mut self.watch, decision))
+                Reply::Left(consumer.leave_named(&leave, &mut self.watch, decision))
             }
             // Nobody shares out what all read.
             (Kind::Share(_), Request::Join(join)) => {
@@ -407,8 +408,8 @@ impl Group {
                 match allowed {
                     Err(error) => Reply::Refused(error),
                     Ok(()) => {
-                        let producer = Some(producer);
-                        Reply::Committed(commit_offsets(commit.offsets, producer, decision))
+                        let within = Some((producer, self.offsets.next_order()));
+                        Reply::Committed(commit_offsets(commit.offsets, within, decision))
                     }
                 }
             }
@@ -419,6 +420,7 @@ impl Group {
             (Kind::Consumer(_) | Kind::Share(_), Request::Describe { .. }) => {
                 Reply::Described(None)
             }
+            (_, Request::MakeShare { .. }) => self.make_share(decision),
             (Kind::Share(share), Request::DescribeShare { .. }) => {
                 let described = share.describe(&self.share_watch, decision.image);
                 Reply::ShareDescribed(Some(Box::new(described)))
@@ -438,12 +440,31 @@ impl Group {
         decision.reply(reply_to, reply);
     }
 
-    fn share_heartbeat(&mut self, asked: &ShareHeartbeat, decision: &mut Decision<'_>) -> Reply {
+    /// Nothing is known of it yet: it may become what it is wanted to be.
+    fn is_new(&self) -> bool {
+        let is_vacant = matches!(&self.kind, Kind::Classic(classic) if classic.is_vacant());
+        is_vacant && self.remembered.is_none() && self.offsets.is_empty()
+    }
+
+    fn make_share(&mut self, decision: &mut Decision<'_>) -> Reply {
         let nobody = Share::default();
-        let is_new = self.remembered.is_none() && self.offsets.is_empty();
         let share = match &self.kind {
             Kind::Share(share) => share,
-            Kind::Classic(classic) if classic.is_vacant() && is_new && asked.joins() => &nobody,
+            Kind::Classic(_) if self.is_new() => {
+                nobody.make(decision);
+                &nobody
+            }
+            Kind::Classic(_) | Kind::Consumer(_) => return Reply::ShareDescribed(None),
+        };
+        let described = share.describe(&self.share_watch, decision.image);
+        Reply::ShareDescribed(Some(Box::new(described)))
+    }
+
+    fn share_heartbeat(&mut self, asked: &ShareHeartbeat, decision: &mut Decision<'_>) -> Reply {
+        let nobody = Share::default();
+        let share = match &self.kind {
+            Kind::Share(share) => share,
+            Kind::Classic(_) if self.is_new() && asked.joins() => &nobody,
             Kind::Classic(_) | Kind::Consumer(_) => {
                 let message = format!("Group {} is not a share group.", asked.group);
                 return Reply::Heard(Err((ErrorCode::GroupIdNotFound, message)));
@@ -499,16 +520,19 @@ impl Group {
             return Reply::Refused(error);
         }
         let (mut results, is_read) = (Vec::new(), self.readers());
+        let mut gone: BTreeMap<Arc<str>, BTreeSet<i32>> = BTreeMap::new();
         for (topic, partitions) in topics {
             if is_read(topic) {
                 results.push(ErrorCode::GroupSubscribedToTopic);
                 continue;
             }
-            let known = partitions.iter().filter(|p| self.offsets.get(topic, **p).is_some());
-            let removed = known.map(|p| offsets::removed(decision.group, topic, *p));
-            decision.outcome.records.extend(removed);
+            gone.entry(Arc::clone(topic)).or_default().extend(partitions);
             results.push(ErrorCode::None);
         }
+        let goes = |topic: &Arc<str>, partition: i32| {
+            gone.get(topic).is_some_and(|partitions| partitions.contains(&partition))
+        };
+        decision.outcome.records.extend(self.offsets.remove(decision.group, goes));
         Reply::OffsetsDeleted(results)
     }
 
@@ -564,13 +588,8 @@ impl Group {
     }
 
     fn topic_deleted(&self, topic: &Arc<str>, decision: &mut Decision<'_>) {
-        let group = decision.group;
-        let of_topic = self.offsets.iter().filter(|(name, _, _)| *name == topic);
-        let removed = of_topic.map(|(_, partition, _)| offsets::removed(group, topic, partition));
-        let pending = self.offsets.pending_after(None).map(|(key, _)| key);
-        let pending = pending.filter(|(_, name, _)| name == topic);
-        let pending = pending.map(|key| offsets::pending_removed(group, key));
-        decision.outcome.records.extend(removed.chain(pending));
+        let of_topic = |name: &Arc<str>, _| name == topic;
+        decision.outcome.records.extend(self.offsets.remove(decision.group, of_topic));
     }
 
     // Writing anew.
@@ -608,45 +627,21 @@ impl Group {
         };
         let members = members.into_iter().flatten().chain(shares.into_iter().flatten());
         let members = members.map(|(id, records)| (Part::Member(Arc::clone(id)), records));
-        let place = match after {
-            Some(Part::Offset(topic, partition)) => Some((Arc::clone(topic), *partition)),
+        let last_offset = match after {
+            Some(Part::Offset(kept)) => Some(kept.clone()),
             _ => None,
         };
-        let pending_place = match after {
-            Some(Part::Pending(key)) => Some(key.clone()),
-            _ => None,
-        };
-        let with_offsets = pending_place.is_none();
-        let pending = self.offsets.pending_after(pending_place).map(|(key, committed)| {
-            let (producer, topic, partition) = key;
-            let record = Record::Pending {
-                group: Arc::clone(group),
-                producer: *producer,
-                topic: Arc::clone(topic),
-                partition: *partition,
-                committed: committed.clone(),
-            };
-            (Part::Pending(key.clone()), vec![record])
-        });
-        let offsets = self.offsets.after(place).filter(move |_| with_offsets);
-        let offsets = offsets.map(|(topic, partition, committed)| {
-            let record = Record::Offset {
-                group: Arc::clone(group),
-                topic: Arc::clone(topic),
-                partition,
-                committed: committed.clone(),
-            };
-            (Part::Offset(Arc::clone(topic), partition), vec![record])
-        });
-        itself.into_iter().chain(members).chain(offsets).chain(pending)
+        let offsets = self.offsets.remembered_after(group, last_offset);
+        let offsets = offsets.map(|(kept, record)| (Part::Offset(kept), vec![record]));
+        itself.into_iter().chain(members).chain(offsets)
     }
 }
 
-/// Writes the offsets that may be kept, in a producer's transaction if there is one, and tells of
-/// each how it went.
+/// Writes the offsets that may be kept, within a producer's transaction and with their number there
+/// if there is one, and tells of each how it went.
 fn commit_offsets(
     offsets: Vec<(Arc<str>, i32, offsets::Committed)>,
-    producer: Option<ProducerId>,
+    within: Option<(ProducerId, i64)>,
     decision: &mut Decision<'_>,
 ) -> Vec<ErrorCode> {
     let mut results = Vec::with_capacity(offsets.len());
@@ -656,9 +651,12 @@ fn commit_offsets(
             continue;
         }
         let group = Arc::clone(decision.group);
-        decision.outcome.records.push(match producer {
-            None => Record::Offset { group, topic, partition, committed },
-            Some(producer) => Record::Pending { group, producer, topic, partition, committed },
+        decision.outcome.records.push(match within {
+            None => Record::Offset { group, topic, partition, committed, overtakes: None },
+            Some((producer, order)) => {
+                let order = Some(order);
+                Record::Pending { group, producer, topic, partition, committed, order }
+            }
         });
         results.push(ErrorCode::None);
     }

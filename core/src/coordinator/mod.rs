@@ -30,6 +30,7 @@ mod classic;
 mod concerned;
 mod consumer;
 mod decision;
+mod fork_map;
 mod group;
 mod member;
 mod migration;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_record::ProducerId;
 use tidemill_runtime::edge::Instant;
+use tidemill_storage::mistake::{self, Mistake};
 
 use self::concerned::Concerned;
 use self::decision::{Becomes, Decision, IfRefused, Outcome};
@@ -315,7 +317,7 @@ impl Coordinate for Coordinator {
         if let Some(number) = ends_transaction {
             self.transaction_ended(number, None);
         }
-        if is_classic_again {
+        if is_classic_again && !mistake::is_made(Mistake::MissNobody) {
             self.decide(&group, now, Group::loaded);
         }
         if ends {

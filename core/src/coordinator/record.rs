@@ -7,7 +7,8 @@
 //!
 //! Strings have a length of 16 bits, bytes one of 32. The layouts are those that Kafka's group
 //! coordinator writes, so that its tools (a log dump with the offsets decoder, say) read ours. We
-//! read what we write: nobody else writes to this topic.
+//! read what we write: nobody else writes to this topic. What Kafka has no record for is drawn in
+//! `docs/formats/offsets.md`.
 //!
 //! Start reading at [`Record`].
 
@@ -50,6 +51,9 @@ pub enum Record {
         partition: i32,
         /// The offset.
         committed: Committed,
+        /// Up to which number it overtakes what was committed in transactions that are open; none if
+        /// it overtakes all there are.
+        overtakes: Option<i64>,
     },
     /// A committed offset is forgotten.
     OffsetRemoved {
@@ -72,6 +76,8 @@ pub enum Record {
         partition: i32,
         /// The offset.
         committed: Committed,
+        /// Its number among what the group has committed in transactions; older logs have none.
+        order: Option<i64>,
     },
     /// The transaction has ended.
     PendingRemoved {
@@ -178,7 +184,7 @@ impl Record {
 
 impl LogRecord for Record {
     fn encode(&self) -> (BytesMut, Option<BytesMut>) {
-        let mut key = BytesMut::new();
+        let mut key = BytesMut::with_capacity(SMALL);
         let mut out = Writer::new(&mut key);
         match self {
             Self::Offset { group, topic, partition, .. }
@@ -214,9 +220,8 @@ impl LogRecord for Record {
             }
         }
         let value = match self {
-            Self::Offset { committed, .. } | Self::Pending { committed, .. } => {
-                Some(encode_offset(committed))
-            }
+            Self::Offset { committed, overtakes: order, .. }
+            | Self::Pending { committed, order, .. } => Some(encode_offset(committed, *order)),
             Self::Group { state, .. } => Some(encode_group(state)),
             Self::Consumer { change, .. } => change.value(),
             Self::Share { change, .. } => change.value(),
@@ -236,8 +241,8 @@ impl LogRecord for Record {
                 let partition = key.i32()?;
                 Ok(match value {
                     Some(value) => {
-                        let committed = decode_offset(value)?;
-                        Self::Offset { group, topic, partition, committed }
+                        let (committed, overtakes) = decode_offset(value)?;
+                        Self::Offset { group, topic, partition, committed, overtakes }
                     }
                     None => Self::OffsetRemoved { group, topic, partition },
                 })
@@ -249,8 +254,8 @@ impl LogRecord for Record {
                 let partition = key.i32()?;
                 Ok(match value {
                     Some(value) => {
-                        let committed = decode_offset(value)?;
-                        Self::Pending { group, producer, topic, partition, committed }
+                        let (committed, order) = decode_offset(value)?;
+                        Self::Pending { group, producer, topic, partition, committed, order }
                     }
                     None => Self::PendingRemoved { group, producer, topic, partition },
                 })
@@ -276,8 +281,13 @@ impl LogRecord for Record {
     }
 }
 
-fn encode_offset(committed: &Committed) -> BytesMut {
-    let mut value = BytesMut::new();
+/// Most keys, and values of offsets, fit into so many bytes; both are made for each partition that is
+/// committed.
+const SMALL: usize = 64;
+
+/// The number, if there is one, is ours: it comes behind what Kafka's readers look at.
+fn encode_offset(committed: &Committed, order: Option<i64>) -> BytesMut {
+    let mut value = BytesMut::with_capacity(SMALL);
     let mut out = Writer::new(&mut value);
     out.i16(if committed.expire_ms.is_some() { OFFSET_VALUE_EXPIRING } else { OFFSET_VALUE });
     out.i64(committed.offset);
@@ -289,22 +299,27 @@ fn encode_offset(committed: &Committed) -> BytesMut {
     if let Some(expire_ms) = committed.expire_ms {
         out.i64(expire_ms);
     }
+    if let Some(order) = order {
+        out.i64(order);
+    }
     value
 }
 
-fn decode_offset(value: &[u8]) -> Result<Committed, DecodeError> {
+fn decode_offset(value: &[u8]) -> Result<(Committed, Option<i64>), DecodeError> {
     let mut value = Reader::new(value);
     let version = value.i16()?;
     if version != OFFSET_VALUE && version != OFFSET_VALUE_EXPIRING {
         return Err(DecodeError::Unknown { what: "version of a value", found: version });
     }
-    Ok(Committed {
+    let committed = Committed {
         offset: value.i64()?,
         leader_epoch: if version == OFFSET_VALUE { value.i32()? } else { -1 },
         metadata: value.string(false)?.into(),
         commit_ms: value.i64()?,
         expire_ms: if version == OFFSET_VALUE_EXPIRING { Some(value.i64()?) } else { None },
-    })
+    };
+    let order = if value.is_empty() { None } else { Some(value.i64()?) };
+    Ok((committed, order))
 }
 
 fn encode_group(state: &GroupState) -> BytesMut {
@@ -377,7 +392,16 @@ mod tests {
                 commit_ms: 1000,
                 expire_ms,
             },
+            overtakes: None,
         }
+    }
+
+    fn pending(order: Option<i64>) -> Record {
+        let Record::Offset { group, topic, partition, committed, .. } = offset(None) else {
+            unreachable!("it is one")
+        };
+        let producer = ProducerId(9);
+        Record::Pending { group, producer, topic, partition, committed, order }
     }
 
     fn group() -> Record {
@@ -420,6 +444,30 @@ mod tests {
         );
     }
 
+    /// As drawn in `docs/formats/offsets.md`. What was written before there were numbers is read as
+    /// it was; Kafka's tools read an offset with a number as one without.
+    #[test]
+    fn an_offset_of_a_transaction_has_its_number_behind_it() {
+        let (key, value) = pending(Some(5)).encode();
+        assert_eq!(&key[..], b"\x03\xe9\0\x01g\0\0\0\0\0\0\0\x09\0\x01t\0\0\0\x07");
+        let value = value.unwrap();
+        let (_, of_kafka) = offset(None).encode();
+        let (before, number) = value.split_at(value.len() - 8);
+        assert_eq!((before, number), (&of_kafka.unwrap()[..], &b"\0\0\0\0\0\0\0\x05"[..]));
+        assert_eq!(Record::decode(&key, Some(&value)), Ok(pending(Some(5))));
+        assert_eq!(Record::decode(&key, Some(before)), Ok(pending(None)));
+        for cut in 1..8 {
+            assert!(Record::decode(&key, Some(&value[..value.len() - cut])).is_err());
+        }
+
+        let Record::Offset { group, topic, partition, committed, .. } = offset(Some(9)) else {
+            unreachable!("it is one")
+        };
+        let record = Record::Offset { group, topic, partition, committed, overtakes: Some(5) };
+        let (key, value) = record.encode();
+        assert_eq!(Record::decode(&key, value.as_deref()), Ok(record));
+    }
+
     /// The bytes are those of Kafka's schemas GroupMetadataKey 2 and GroupMetadataValue 3.
     #[test]
     fn a_group_is_written_as_kafka_writes_it() {
@@ -437,6 +485,7 @@ mod tests {
     #[test]
     fn records_are_read_back_and_never_believed() {
         let removed = [
+            pending(None),
             Record::OffsetRemoved { group: "g".into(), topic: "t".into(), partition: 7 },
             Record::GroupRemoved { group: "g".into() },
         ];

@@ -66,6 +66,11 @@ pub enum Request {
         /// Which group.
         group: Arc<str>,
     },
+    /// AlterShareGroupOffsets: the group is there from now on, and is described.
+    MakeShare {
+        /// Which group.
+        group: Arc<str>,
+    },
     /// DeleteGroups, for one group.
     Delete {
         /// Which group.
@@ -91,6 +96,7 @@ impl Request {
             Self::Describe { group }
             | Self::DescribeConsumer { group }
             | Self::DescribeShare { group }
+            | Self::MakeShare { group }
             | Self::Delete { group } => Some(group),
             Self::List(_) | Self::EndTransaction { .. } => None,
         }

@@ -7,6 +7,7 @@ mod committing;
 mod consuming;
 mod joining;
 mod migrating;
+mod overtaking;
 mod sharing;
 mod statics;
 mod transacting;
@@ -47,6 +48,7 @@ enum Disk {
 }
 
 struct Scene {
+    rules: Arc<Rules>,
     coordinator: Logged<Coordinator>,
     times: Times,
     image: Image,
@@ -91,11 +93,13 @@ impl Scene {
     /// A log that is written anew when it has grown by so much.
     fn with_log(rules: Rules, rewrite_bytes: usize) -> Self {
         let times = Times { now: Instant { nanos: 1 }, wall_ms: 1_000_000 };
-        let coordinator = Coordinator::new(Arc::new(rules), 7);
+        let rules = Arc::new(rules);
+        let coordinator = Coordinator::new(Arc::clone(&rules), 7);
         let mut coordinator = Logged::new(coordinator, rewrite_bytes);
         let image = image();
         coordinator.loaded(0, Now { times, image: &image });
         Self {
+            rules,
             coordinator,
             times,
             image,
@@ -146,13 +150,18 @@ impl Scene {
 
     /// What is under way becomes durable.
     fn settle(&mut self) {
-        while let Some((number, records)) = self.under_way.pop_front() {
-            let base_offset = Offset(self.log.len() as i64);
-            self.log.extend(records);
-            let now = Now { times: self.times, image: &self.image };
-            self.coordinator.appended(number, base_offset, now);
-        }
+        while self.settle_next() {}
         self.write();
+    }
+
+    /// The first of what is under way becomes durable; whether there is any.
+    fn settle_next(&mut self) -> bool {
+        let Some((number, records)) = self.under_way.pop_front() else { return false };
+        let base_offset = Offset(self.log.len() as i64);
+        self.log.extend(records);
+        let now = Now { times: self.times, image: &self.image };
+        self.coordinator.appended(number, base_offset, now);
+        true
     }
 
     fn pass(&mut self, time: Duration) {
@@ -312,7 +321,8 @@ impl Scene {
     /// The process ends here; another one takes up what is durable.
     fn crash(&mut self) {
         self.under_way.clear();
-        self.coordinator = Logged::new(Coordinator::new(Arc::new(rules()), 8), 1 << 30);
+        let coordinator = Coordinator::new(Arc::clone(&self.rules), 8);
+        self.coordinator = Logged::new(coordinator, 1 << 30);
         for record in self.log.clone() {
             self.coordinator.replay(record);
         }

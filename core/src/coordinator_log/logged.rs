@@ -19,6 +19,9 @@ use super::{Coordinate, LogRecord, Now, Write};
 use crate::job::ReplyTo;
 use crate::limits::GROUP_APPEND_BYTES;
 
+/// Most batches are no larger: a commit of ten partitions has about 1 KiB.
+const BATCH_BYTES_USUAL: usize = 2048;
+
 /// A coordinator, and the log of its partition as far as it concerns it.
 pub struct Logged<C: Coordinate> {
     /// Who decides.
@@ -163,7 +166,8 @@ impl<C: Coordinate> Logged<C> {
         if self.unsent.is_empty() || waits {
             return None;
         }
-        let mut builder = BatchBuilder::new(Codec::None);
+        let memory = BytesMut::with_capacity(BATCH_BYTES_USUAL);
+        let mut builder = BatchBuilder::reusing(memory, Codec::None);
         let (mut bytes, mut writes) = (0, Vec::new());
         while let Some(write) = self.unsent.front() {
             let records = write.records();

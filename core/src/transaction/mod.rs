@@ -535,7 +535,7 @@ impl Coordinator {
                 return self.set_timer(id, Some(at));
             }
             tracing::info!(%id, "a transaction is aborted: its time is over");
-            let next = state::fence(state, times.wall_ms);
+            let next = state::time_out(state, times.wall_ms);
             return self.write(id, Some(next), None);
         }
         if !state.status.is_prepared() {

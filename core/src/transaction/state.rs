@@ -165,7 +165,7 @@ pub fn init(
         Status::Ongoing => {
             // What is open is aborted first; the client comes again.
             let refused = Reply::Refused(ErrorCode::ConcurrentTransactions);
-            Decision::Write(Box::new(fence(state, now_ms)), refused)
+            Decision::Write(Box::new(fence(state, None, now_ms)), refused)
         }
         // It was told before, and has not heard.
         _ if is_repeated => Decision::Reply(Reply::Producer(state.producer)),
@@ -174,12 +174,21 @@ pub fn init(
     }
 }
 
-/// An open transaction is aborted by somebody else than its producer, who may write no more.
-pub fn fence(state: &State, now_ms: i64) -> State {
+/// The time of an open transaction is over: it is aborted. Its producer may go on from there, when
+/// it has heard; that is not told apart from an end whose answer it missed.
+pub fn time_out(state: &State, now_ms: i64) -> State {
+    // The last epoch of all is for fencing: nobody goes on under it.
+    let previous = Some(state.producer).filter(|producer| !is_exhausted(producer.epoch));
+    fence(state, previous, now_ms)
+}
+
+/// An open transaction is aborted by somebody else than its producer, who may write no more unless
+/// it is the one that is told to go on.
+fn fence(state: &State, previous: Option<Producer>, now_ms: i64) -> State {
     assert!(state.status == Status::Ongoing, "there is something to abort");
     State {
         producer: next_epoch(state.producer),
-        previous: None,
+        previous,
         status: Status::PrepareAbort,
         updated_ms: now_ms,
         ..state.clone()

@@ -323,6 +323,71 @@ fn a_transaction_ends_with_its_time() {
     assert_eq!(scene.status(), Some(Status::PrepareAbort), "also behind a restart");
 }
 
+/// The bug: a producer whose transaction had run out of time was fenced for ever, so that one long
+/// pause ended the application. It lost the transaction, and goes on under the next epoch: in the
+/// newer flow by aborting it, in either one by asking for that epoch, also behind a restart.
+#[test]
+fn a_producer_whose_time_was_over_goes_on() {
+    let next = producer(101, 1);
+    let timed_out = || {
+        let mut scene = Scene::new();
+        let from = scene.begin();
+        assert_eq!(scene.told(add(from, 0, true)), Reply::Done);
+        scene.wait(i64::from(TIMEOUT_MS));
+        (scene, from)
+    };
+    let (mut scene, from) = timed_out();
+    assert_eq!(scene.end_newer(from, false), refused(ErrorCode::ConcurrentTransactions));
+    assert_eq!(scene.confirm(), [(0, next, Outcome::Abort)]);
+    assert_eq!(scene.end_newer(from, true), refused(ErrorCode::InvalidTxnState), "it is lost");
+    for _ in 0..2 {
+        assert_eq!(scene.end_newer(from, false), Reply::Producer(next));
+        scene.restart();
+    }
+    assert_eq!(scene.add(from, 0), refused(ErrorCode::ProducerFenced));
+    assert_eq!(scene.add(next, 0), Reply::Done);
+
+    let (mut scene, from) = timed_out();
+    assert_eq!(scene.init_as(Some(from)), refused(ErrorCode::ConcurrentTransactions));
+    scene.confirm();
+    for _ in 0..2 {
+        assert_eq!(scene.init_as(Some(from)), Reply::Producer(next));
+        scene.restart();
+    }
+
+    // Somebody else who takes over ends it for good.
+    let (mut scene, from) = timed_out();
+    scene.confirm();
+    assert_eq!(scene.init(), Reply::Producer(producer(101, 2)));
+    for told in [scene.init_as(Some(from)), scene.end_newer(from, false), scene.init_as(Some(next))]
+    {
+        assert_eq!(told, refused(ErrorCode::ProducerFenced));
+    }
+}
+
+/// Under the last epoch of all nobody writes: it is there to fence with.
+#[test]
+fn a_producer_whose_epochs_are_used_up_does_not_go_on_when_its_time_is_over() {
+    let open = |epoch| State {
+        producer: producer(101, epoch),
+        previous: None,
+        next: None,
+        timeout_ms: TIMEOUT_MS,
+        status: Status::Ongoing,
+        partitions: [part(0)].into(),
+        is_newer: true,
+        updated_ms: 0,
+        started_ms: Some(0),
+    };
+    let timed_out = |epoch| {
+        let state = state::time_out(&open(epoch), 1);
+        (state.producer, state.previous)
+    };
+    let last = i16::MAX;
+    assert_eq!(timed_out(last - 2), (producer(101, last - 1), Some(producer(101, last - 2))));
+    assert_eq!(timed_out(last - 1), (producer(101, last), None));
+}
+
 /// The bug: how long a transaction may stay open was worked out anew from the time of day whenever
 /// something was added and when its timer rang: a clock that was set back held it open.
 #[test]

@@ -96,7 +96,7 @@ impl Consumer {
     ) -> Result<(), ErrorCode> {
         let rules = decision.rules;
         let is_new = !self.members.contains_key(known);
-        let said = self.said_by_others(known) + said_bytes(&join.protocols);
+        let said = self.tally.said_by_others(self.said_by(known)) + said_bytes(&join.protocols);
         if (is_new && rules.members_max <= self.members.len()) || rules.record_bytes_max < said {
             return Err(ErrorCode::GroupMaxSizeReached);
         }
@@ -106,15 +106,14 @@ impl Consumer {
     /// Whether a member can work with the other classic ones: nobody knows when they are to share out
     /// among themselves again.
     fn suits(&self, join: &Join, known: &MemberId) -> bool {
-        let others = self.members.iter().filter(|(id, _)| *id != known);
-        let others: Vec<&[Protocol]> = others
-            .filter_map(|(_, member)| member.wants.classic.as_ref())
-            .map(|classic| &classic.protocols[..])
-            .collect();
-        let is_of_all = |protocol: &Protocol| {
-            others.iter().all(|all| all.iter().any(|other| other.name == protocol.name))
-        };
+        let own = self.said_by(known);
+        let is_of_all = |protocol: &Protocol| self.tally.others_know(&protocol.name, own);
         &*join.protocol_type == PROTOCOL_TYPE && join.protocols.iter().any(is_of_all)
+    }
+
+    /// What a member has said, if it is a classic one.
+    fn said_by(&self, id: &MemberId) -> Option<&ClassicMember> {
+        self.members.get(id)?.wants.classic.as_ref()
     }
 
     /// The name under which a member is let in.
@@ -152,14 +151,15 @@ impl Consumer {
             Ok(found) => found,
             Err(error) => return Synced::refused(error),
         };
-        let Some(protocol) = classic.protocols.first() else {
+        // Who joined while the group was a classic one was told what that had chosen.
+        let is_meant = |protocol: &&Protocol| {
+            sync.protocol.as_ref().is_none_or(|said| **said == *protocol.name)
+        };
+        let is_other_type = sync.protocol_type.as_ref().is_some_and(|it| **it != *PROTOCOL_TYPE);
+        let protocol = classic.protocols.iter().find(is_meant).filter(|_| !is_other_type);
+        let Some(protocol) = protocol else {
             return Synced::refused(ErrorCode::InconsistentGroupProtocol);
         };
-        let differs =
-            |said: &Option<Arc<str>>, is: &str| said.as_ref().is_some_and(|said| &**said != is);
-        if differs(&sync.protocol_type, PROTOCOL_TYPE) || differs(&sync.protocol, &protocol.name) {
-            return Synced::refused(ErrorCode::InconsistentGroupProtocol);
-        }
         watch.touch(id, Some(classic), decision);
         // Who has to give something up is told what is left of its share first.
         if member.has.epoch < self.epoch && member.has.state != State::Unrevoked {
@@ -206,9 +206,12 @@ impl Consumer {
     /// Looks whether the group goes on as it is: it is classic again if it can be, and enters another
     /// epoch if its topics are others. Where nobody speaks the newer protocol, nobody else looks.
     fn looks_again(&self, watch: &mut Watch, decision: &mut Decision<'_>) -> bool {
-        if let Some(classic) = self.downgraded(decision) {
-            Draft::finish_as(classic, self, decision);
-            return true;
+        if self.is_classic() && watch.stays != Some((self.epoch, self.bytes)) {
+            if let Some(classic) = self.downgraded(decision) {
+                Draft::finish_as(classic, self, decision);
+                return true;
+            }
+            watch.stays = Some((self.epoch, self.bytes));
         }
         let seen = Some(decision.image.records_replayed());
         if watch.seen == seen {
@@ -237,8 +240,8 @@ impl Consumer {
         })
     }
 
-    /// Classic members go, by their own wish or an operator's.
-    pub(in crate::coordinator) fn leave_classic(
+    /// Members go that LeaveGroup names: classic ones by their own wish, others by an operator's.
+    pub(in crate::coordinator) fn leave_named(
         &self,
         leave: &Leave,
         watch: &mut Watch,
@@ -254,7 +257,7 @@ impl Consumer {
             };
             let named = named.ok_or(ErrorCode::UnknownMemberId);
             let found = named.and_then(|id| {
-                draft.group.classic(&id, instance.as_ref())?;
+                draft.group.named(&id, instance.as_ref())?;
                 Ok(id)
             });
             if let Ok(id) = &found {
@@ -274,12 +277,8 @@ impl Consumer {
         results
     }
 
-    /// The classic member of this name, which still has the name it has across restarts.
-    fn classic(
-        &self,
-        id: &MemberId,
-        instance: Option<&Arc<str>>,
-    ) -> Result<(&Member, &ClassicMember), ErrorCode> {
+    /// The member of this name, which still has the name it has across restarts.
+    fn named(&self, id: &MemberId, instance: Option<&Arc<str>>) -> Result<&Member, ErrorCode> {
         if let Some(instance) = instance {
             match self.statics.get(instance) {
                 None => return Err(ErrorCode::UnknownMemberId),
@@ -287,7 +286,16 @@ impl Consumer {
                 Some(_) => {}
             }
         }
-        let member = self.members.get(id).ok_or(ErrorCode::UnknownMemberId)?;
+        self.members.get(id).map(|member| &**member).ok_or(ErrorCode::UnknownMemberId)
+    }
+
+    /// The same, if it is a classic one.
+    fn classic(
+        &self,
+        id: &MemberId,
+        instance: Option<&Arc<str>>,
+    ) -> Result<(&Member, &ClassicMember), ErrorCode> {
+        let member = self.named(id, instance)?;
         let classic = member.wants.classic.as_ref().ok_or(ErrorCode::UnknownMemberId)?;
         Ok((member, classic))
     }

@@ -2,24 +2,24 @@
 //!
 //! A heartbeat is answered in three steps: the member becomes what it says it is; if that changes
 //! what is read, or by whom, the group enters its next epoch and everything is shared out; and the
-//! member takes its next step towards its share. Most heartbeats change nothing, and cost nothing.
+//! member takes its next step towards its share. Most heartbeats change nothing, and cost nothing:
+//! neither they nor a member's steps look at the other members.
 //!
 //! Who asks for names and a pattern at once is given the names first, as in Kafka, and clients expect
 //! it: the pattern counts from the group's next step on, if nobody else gives it already.
 //!
 //! Start reading at [`Consumer::heartbeat`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::consumer_group_heartbeat::{JOIN_EPOCH as JOIN, LEAVE_EPOCH as LEAVE};
-use tidemill_record::TopicId;
 use tidemill_replication::metadata::Image;
 
 use super::reconcile::Goal;
-use super::{AWAY, Consumer, Member, Watch, compile, record};
-use crate::coordinator::assignment::{Assignor, Partitions, Subscriber, assign};
+use super::topics::compile;
+use super::{AWAY, Consumer, Member, Watch, record};
+use crate::coordinator::assignment::{Assignor, Partitions};
 use crate::coordinator::decision::{Becomes, Decision};
 use crate::coordinator::record::{ConsumerRecord, Current, State, Subscription};
 use crate::coordinator::request::{ConsumerHeartbeat, Heard, MemberId};
@@ -94,9 +94,9 @@ impl ConsumerHeartbeat {
             JOIN if self.owned.as_ref().is_none_or(|owned| !owned.is_empty()) => {
                 return invalid("TopicPartitions must be empty when (re-)joining.");
             }
-            JOIN if self.topics.as_ref().is_none_or(Vec::is_empty)
-                && self.regex.as_deref().is_none_or(str::is_empty) =>
-            {
+            // It may not know yet which topics: a client that looks for them itself by a pattern
+            // joins with no names, and says them later.
+            JOIN if self.topics.is_none() && self.regex.is_none() => {
                 return invalid(
                     "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when \
                      (re-)joining.",
@@ -161,8 +161,10 @@ impl Consumer {
         let wants_other = draft.update(&id, asked);
         let is_early = wants_other && self.is_early(&draft.group.members[&id].wants);
         let early = is_early.then_some(&id);
-        if wants_other || watch.seen != seen {
-            draft.next_epoch_if(wants_other, early, image);
+        // Nobody is in epoch 0, not even who wants nothing yet.
+        let due = wants_other || draft.group.epoch == 0;
+        if due || watch.seen != seen {
+            draft.next_epoch_if(due, early, image);
         }
         draft.share_out(early, image);
         draft.reconcile(&id, asked.owned.as_ref());
@@ -185,12 +187,6 @@ impl Consumer {
         };
         draft.finish(decision);
         Ok(heard)
-    }
-
-    /// Whether a pattern does not count yet: it comes with names, and nobody has given it.
-    fn is_early(&self, wants: &Subscription) -> bool {
-        let new = wants.pattern().is_some_and(|pattern| !self.patterns().contains(pattern));
-        new && !wants.topics.is_empty()
     }
 
     /// The answer to a heartbeat that changes nothing.
@@ -382,34 +378,6 @@ impl Draft {
             let epoch = self.group.epoch.checked_add(1).unwrap_or(1);
             self.write(ConsumerRecord::Epoch(Some((epoch, hash))));
         }
-    }
-
-    /// Makes the shares of this epoch, if they are not made.
-    pub(super) fn share_out(&mut self, early: Option<&MemberId>, image: &Image) {
-        if self.group.assignment_epoch == self.group.epoch {
-            return;
-        }
-        let wanted = self.group.topics_of_members(early, image);
-        let topics: BTreeMap<TopicId, i32> = wanted
-            .values()
-            .flatten()
-            .map(|(id, topic)| (*id, topic.partitions.len() as i32))
-            .collect();
-        let subscribers: Vec<Subscriber> = wanted
-            .into_iter()
-            .map(|(id, topics)| Subscriber {
-                member: Arc::clone(id),
-                instance: self.group.members[id].wants.instance.clone(),
-                topics: topics.into_keys().collect(),
-                before: self.group.targets.get(id).map(|s| (**s).clone()).unwrap_or_default(),
-            })
-            .collect();
-        for (id, share) in assign(self.group.assignor(), &subscribers, &topics) {
-            if self.group.targets.get(&id).is_none_or(|before| **before != share) {
-                self.write(ConsumerRecord::Target(id, Some(share)));
-            }
-        }
-        self.write(ConsumerRecord::TargetEpoch(Some(self.group.epoch)));
     }
 
     /// The member takes its next step.

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 
 use tidemill_replication::metadata::Image;
+use tidemill_storage::mistake::{self, Mistake};
 
 use super::heartbeat::Draft;
 use super::{Consumer, record};
 use crate::coordinator::assignment::Partitions;
 use crate::coordinator::classic::Classic;
 use crate::coordinator::decision::{Becomes, Decision};
-use crate::coordinator::member::said_bytes;
 use crate::coordinator::migration::{CannotUpgrade, Migrant, Said, share_of, told};
 use crate::coordinator::record::{
     ClassicMember, ConsumerRecord, Current, MemberState, Record, State, Subscription,
 };
-use crate::coordinator::request::{MemberId, Protocol};
+use crate::coordinator::request::MemberId;
 use crate::coordinator_log::LogRecord as _;
 use crate::limits::GROUP_NAME_BYTES_MAX;
 
@@ -38,7 +38,8 @@ impl Upgraded {
         bytes_max: usize,
     ) -> Result<Self, CannotUpgrade> {
         // Nobody is told of a generation before the first. An epoch of 0 is that of who joins.
-        let epoch = classic.generation().max(1);
+        let begins_anew = mistake::is_made(Mistake::BeginAnew);
+        let epoch = if begins_anew { 1 } else { classic.generation().max(1) };
         let mut draft = Draft::of(&Consumer::default());
         draft.write(ConsumerRecord::Epoch(Some((epoch, 0))));
         draft.write(ConsumerRecord::TargetEpoch(Some(epoch)));
@@ -98,7 +99,11 @@ fn settle(
         epoch,
         previous_epoch: epoch,
         state: State::Stable,
-        assigned: share.clone(),
+        assigned: if mistake::is_made(Mistake::GiveWhatIsRead) {
+            Partitions::new()
+        } else {
+            share.clone()
+        },
         revoking: Partitions::new(),
     };
     draft.write(ConsumerRecord::Member(Arc::clone(&id), Some(wants)));
@@ -143,8 +148,10 @@ impl Consumer {
     /// classic ones.
     pub(super) fn downgraded(&self, decision: &Decision<'_>) -> Option<Classic> {
         let rules = decision.rules;
-        let is_due = rules.downgrades && !self.members.is_empty() && self.speak_newer == 0;
-        if !is_due || rules.members_max < self.members.len() {
+        if !rules.downgrades || !self.is_classic() || !self.tally.has_protocol_in_common() {
+            return None;
+        }
+        if rules.members_max < self.members.len() {
             return None;
         }
         let migrants: Vec<Migrant> = self
@@ -152,12 +159,6 @@ impl Consumer {
             .iter()
             .map(|(id, member)| self.migrant(id, &member.wants, decision.image))
             .collect::<Option<_>>()?;
-        let first = &migrants[0].protocols;
-        let is_known = |protocol: &Protocol, migrant: &Migrant| {
-            migrant.protocols.iter().any(|other| other.name == protocol.name)
-        };
-        let in_common = |protocol: &&Protocol| migrants.iter().all(|one| is_known(protocol, one));
-        first.iter().find(in_common)?;
         let classic = Classic::of_migrants(migrants, self.epoch, decision.times.wall_ms);
         // All members, one that has just gone too, are written off in three records each.
         let group = decision.group.len();
@@ -169,6 +170,11 @@ impl Consumer {
     /// The group's epoch.
     pub(in crate::coordinator) fn epoch(&self) -> i32 {
         self.epoch
+    }
+
+    /// Whether it has members, and all speak the classic protocol.
+    pub(super) fn is_classic(&self) -> bool {
+        !self.members.is_empty() && self.tally.classic() == self.members.len()
     }
 
     /// Whether all members have their shares of the group's epoch.
@@ -193,12 +199,5 @@ impl Consumer {
             assignment: told(share, said, image),
         };
         Some(Migrant { state, protocols: classic.protocols.clone() })
-    }
-
-    /// What its classic members have said, in bytes, but for one of them.
-    pub(super) fn said_by_others(&self, id: &MemberId) -> usize {
-        let others = self.members.iter().filter(|(other, _)| *other != id);
-        let classic = others.filter_map(|(_, member)| member.wants.classic.as_ref());
-        classic.map(|classic| said_bytes(&classic.protocols)).sum()
     }
 }

@@ -31,10 +31,13 @@ impl Group {
         asked: &ConsumerHeartbeat,
         decision: &mut Decision<'_>,
     ) -> Reply {
-        let nobody = Consumer::default();
-        let consumer = match &self.kind {
+        let nobody;
+        let consumer: &Consumer = match &self.kind {
             Kind::Consumer(consumer) => consumer,
-            Kind::Classic(classic) if asked.joins() && classic.was_never_shared() => &nobody,
+            Kind::Classic(classic) if asked.joins() && classic.was_never_shared() => {
+                nobody = Consumer::default();
+                &nobody
+            }
             Kind::Classic(_) => return self.upgrade(asked, decision),
             Kind::Share(_) => return no_consumer_group(asked),
         };

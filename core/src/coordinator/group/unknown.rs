@@ -8,6 +8,7 @@ impl Request {
     /// Whether it may lead to something new being kept.
     pub(in crate::coordinator) fn grows(&self) -> bool {
         matches!(self, Self::Join(_) | Self::Commit(_) | Self::CommitInTransaction(..))
+            || matches!(self, Self::MakeShare { .. })
             || matches!(self, Self::ConsumerHeartbeat(heartbeat) if heartbeat.joins())
             || matches!(self, Self::ShareHeartbeat(heartbeat) if heartbeat.joins())
     }
@@ -21,6 +22,7 @@ impl Request {
             }
             Self::ConsumerHeartbeat(heartbeat) => heartbeat.joins(),
             Self::ShareHeartbeat(heartbeat) => heartbeat.joins(),
+            Self::MakeShare { .. } => true,
             _ => false,
         }
     }
@@ -47,7 +49,7 @@ impl Request {
             Self::DeleteOffsets(_) => Reply::Refused(ErrorCode::GroupIdNotFound),
             Self::Describe { .. } => Reply::Described(None),
             Self::DescribeConsumer { .. } => Reply::ConsumerDescribed(None),
-            Self::DescribeShare { .. } => Reply::ShareDescribed(None),
+            Self::DescribeShare { .. } | Self::MakeShare { .. } => Reply::ShareDescribed(None),
             Self::Delete { .. } => Reply::Deleted(ErrorCode::GroupIdNotFound),
             Self::FetchOffsets(_) | Self::List(_) | Self::EndTransaction { .. } => {
                 unreachable!("answered before")

@@ -383,6 +383,44 @@ fn a_pattern_cannot_leave_its_brackets() {
     assert_eq!(reader.owned.len(), 1);
 }
 
+/// The bug: a client that looks for topics by a pattern of its own joined before it had found any, and
+/// was refused for good. It says what it has found with a later heartbeat.
+#[test]
+fn a_reader_may_join_before_it_knows_what_to_read() {
+    let mut scene = Scene::new();
+    let mut reader = Reader { topics: Vec::new(), ..Reader::new("m") };
+    scene.live(&mut reader).unwrap();
+    assert_eq!((reader.epoch, reader.owns()), (1, vec![]));
+    scene.crash();
+    scene.live(&mut reader).unwrap();
+    assert!(reader.owns().is_empty());
+    reader.topics = vec!["t".into()];
+    scene.live(&mut reader).unwrap();
+    assert_eq!(reader.owns(), [0, 1, 2, 3]);
+    let unsaid = ConsumerHeartbeat { topics: None, ..Reader::new("n").says_all() };
+    assert_eq!(scene.beat(unsaid).unwrap_err(), ErrorCode::InvalidRequest);
+}
+
+/// The bug: a member whose machine was gone for good could not be taken out by an operator, if it spoke
+/// the newer protocol.
+#[test]
+fn an_operator_takes_out_members_by_either_name() {
+    let (mut scene, mut readers) = Scene::of_readers(3);
+    readers[2].instance = Some("i".into());
+    scene.leave(&[("m2", None)]);
+    (readers[2].epoch, readers[2].owned) = (0, Partitions::new());
+    scene.settle_readers(&mut readers);
+    let told = scene.leave(&[("m0", None), ("", Some("i")), ("", Some("j")), ("m7", None)]);
+    let (done, unknown) = (ErrorCode::None, ErrorCode::UnknownMemberId);
+    assert_eq!(told, [done, done, unknown, unknown]);
+    assert_eq!(scene.leave(&[("m1", Some("i"))]), [unknown]);
+    scene.crash();
+    assert_eq!(scene.describe_consumer().members.len(), 1);
+    assert_eq!(scene.live(&mut readers[0]).unwrap_err(), unknown);
+    scene.settle_readers(&mut readers[1..2]);
+    assert_eq!(readers[1].owns(), [0, 1, 2, 3]);
+}
+
 /// What members ask for that there is not, or that contradicts itself, is refused with its reason.
 #[test]
 fn what_cannot_be_is_refused() {
@@ -519,8 +557,27 @@ fn a_group_of_readers_is_written_anew_and_deleted() {
     }
     let deleted = scene.delete();
     assert!(matches!(scene.reply(deleted), Reply::Deleted(ErrorCode::None)));
+    assert_eq!((scene.coordinator.count(), scene.coordinator.bytes()), (0, 0));
     scene.crash();
     assert_eq!((scene.coordinator.count(), scene.coordinator.bytes()), (0, 0));
+}
+
+/// What a group takes in memory follows what its members want, before a crash and after it.
+#[test]
+fn memory_follows_what_readers_want() {
+    let (mut scene, mut readers) = Scene::of_readers(3);
+    let before = scene.coordinator.bytes();
+    readers[0].topics = ["t", "u", "t"].map(Arc::from).to_vec();
+    (readers[0].regex, readers[0].assignor) = (Some("t.*".into()), Some("range".into()));
+    scene.settle_readers(&mut readers);
+    let with_more = scene.coordinator.bytes();
+    assert!(before < with_more);
+    scene.crash();
+    assert_eq!(scene.coordinator.bytes(), with_more);
+    readers[0].topics = vec!["t".into()];
+    (readers[0].regex, readers[0].assignor) = (Some("".into()), Some("uniform".into()));
+    scene.settle_readers(&mut readers);
+    assert_eq!(scene.coordinator.bytes(), before);
 }
 
 /// A full disk kept the end of a silent member from being written, and the member stayed for ever,

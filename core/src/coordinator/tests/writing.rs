@@ -250,11 +250,7 @@ fn a_log_that_repeats_itself_is_cut() {
         for round in 0..crash_after {
             let commit = scene.commit_as(member.clone(), &[("t", 1, 10 + round)]);
             while scene.is_waiting(commit) {
-                let (number, records) = scene.under_way.pop_front().expect("something is");
-                let base_offset = Offset(scene.log.len() as i64);
-                scene.log.extend(records);
-                let now = Now { times: scene.times, image: &scene.image };
-                scene.coordinator.appended(number, base_offset, now);
+                assert!(scene.settle_next(), "something is under way");
                 scene.write();
             }
         }
