@@ -312,7 +312,7 @@ fn failures_say_cause_and_fix() {
 
     producer.send(Record::to(Arc::clone(&topic)).partition(7).value("lost")).unwrap();
     let error = producer.flush().unwrap_err();
-    assert!(error.to_string().contains("the topic has 1 partitions"), "{error}");
+    assert!(error.to_string().contains("the topic has 1 partition"), "{error}");
 
     producer.send(Record::to("not allowed!").value("lost")).unwrap();
     let error = producer.close().unwrap_err();

@@ -8,30 +8,9 @@ mod process;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use process::Broker;
-use tidemill_client::{Admin, GroupOffsets};
-
-fn tidemill(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-/// Standard output of a command that must succeed.
-fn output(arguments: &[&str], input: &str) -> String {
-    let output = tidemill(arguments, input);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
+use process::{Broker, output, tidemill};
 
 fn json(arguments: &[&str]) -> serde_json::Value {
     serde_json::from_str(&output(arguments, "")).unwrap()
@@ -120,7 +99,7 @@ fn settings_of_everything_are_set_shown_and_taken_off() {
     assert!(all.contains("consumer.session.timeout.ms = 45000    [default]"), "{all}");
     let wrong = ["config", "set", "group", "readers", "-X", "consumer.session.timeout.ms=1"];
     assert!(complaint(&[&wrong[..], &at].concat()).contains("45000"));
-    let nobody = [&["config", "get", "topic"][..], &at].concat();
+    let nobody = [&["config", "set", "topic", "-X", "retention.ms=1"][..], &at].concat();
     assert_eq!(tidemill(&nobody, "").status.code(), Some(2));
     for name in ["nosuch.setting", "retention.ms=5"] {
         let wrong = ["config", "delete", "topic", "words", "-X", name];
@@ -131,6 +110,108 @@ fn settings_of_everything_are_set_shown_and_taken_off() {
         let told = complaint(&[&["config"], wrong, &at].concat());
         assert!(told.contains("there is no broker 7") && told.contains("there is 1"), "{told}");
     }
+}
+
+/// Nobody could tell which clients, groups or topics something is set of without knowing their names.
+#[test]
+fn what_is_set_is_listed_without_a_name() {
+    let broker = Broker::start("commands-config-list", &["--shards", "2"]);
+    let at = ["-b", &broker.address()];
+    let run = |arguments: &[&str]| output(&[&["config"], arguments, &at[..]].concat(), "");
+    let listed = |of: &str| run(&["get", of]);
+    for of in ["topic", "broker", "group", "user", "client"] {
+        assert_eq!(listed(of), format!("nothing is set of any {of}\n"));
+    }
+    for topic in ["plain", "words"] {
+        output(&[&["topic", "create", topic][..], &at].concat(), "");
+    }
+    run(&["set", "topic", "words", "-X", "retention.ms=60000"]);
+    assert_eq!(listed("topic"), "topic words: retention.ms = 60000\n");
+    // Of a group that was never seen, too.
+    run(&["set", "group", "readers", "-X", "consumer.session.timeout.ms=50000"]);
+    assert_eq!(listed("group"), "group readers: consumer.session.timeout.ms = 50000\n");
+    run(&["set", "client", "loader", "-X", "producer_byte_rate=1000"]);
+    run(&["set", "client", "-X", "consumer_byte_rate=2000"]);
+    let told = listed("client");
+    assert!(told.contains("client loader: producer_byte_rate = 1000\n"), "{told}");
+    let others = "clients without quotas of their own: consumer_byte_rate = 2000\n";
+    assert!(told.contains(others) && told.lines().count() == 2, "{told}");
+    assert_eq!(listed("user"), "nothing is set of any user\n");
+    // Each shard is told to clients as a broker: what is set on one is set on all, and listed once.
+    run(&["set", "broker", "-X", "log.retention.ms=70000"]);
+    let told = run(&["set", "broker", "65537", "-X", "max.connections=500"]);
+    assert_eq!(told, "broker 1 with all its shards: max.connections is 500\n");
+    let told = listed("broker");
+    assert_eq!(told, "all brokers: log.retention.ms = 70000\nbroker 1: max.connections = 500\n");
+    let told = json(&[&["config", "get", "client", "--output", "json"], &at[..]].concat());
+    let of_loader = told.as_array().unwrap().iter().find(|row| row["client"] == "loader");
+    assert_eq!(of_loader.unwrap()["value"], "1000", "{told}");
+}
+
+/// A misspelled name was called one that cannot be changed, or just unknown; a topic that is not there
+/// was to be made.
+#[test]
+fn a_name_that_nothing_has_is_told_with_the_one_that_was_meant() {
+    let broker = Broker::start("commands-names", &["--shards", "1"]);
+    let at = ["-b", &broker.address()];
+    let complaint = |arguments: &[&str]| complaint(&[arguments, &at[..]].concat());
+    output(&[&["topic", "create", "words"][..], &at].concat(), "");
+    for (of, wrong, meant) in [
+        (&["broker"][..], "log.retention.mss", "log.retention.ms"),
+        (&["broker", "1"], "max.conections", "max.connections"),
+        (&["group", "readers"], "consumer.sesion.timeout.ms", "consumer.session.timeout.ms"),
+        (&["client", "loader"], "producer_byterate", "producer_byte_rate"),
+        (&["topic", "words"], "retention.mss", "retention.ms"),
+    ] {
+        let setting = format!("{wrong}=5");
+        let told = complaint(&[&["config", "set"], of, &["-X", &setting]].concat());
+        assert!(told.contains(wrong) && told.contains(&format!("did you mean {meant}?")), "{told}");
+    }
+    let told = complaint(&["config", "set", "broker", "-X", "nonsense=1"]);
+    let list = format!("`tidemill config get broker 1 --all -b {}`", at[1]);
+    assert!(told.contains("there is no setting nonsense") && told.contains(&list), "{told}");
+    let told = complaint(&["config", "set", "broker", "-X", "num.partitions=3"]);
+    assert!(told.contains("can be changed while a node runs"), "{told}");
+
+    let reset = ["group", "reset", "readers", "--to", "beginning", "-t"];
+    for command in [&["config", "get", "topic"][..], &["topic", "describe"], &reset] {
+        let told = complaint(&[command, &["wordz"]].concat());
+        assert!(told.contains("no topic wordz") && told.contains("did you mean words?"), "{told}");
+        let told = complaint(&[command, &["zzz"]].concat());
+        assert!(told.contains(&format!("`tidemill topic list -b {}`", at[1])), "{told}");
+    }
+}
+
+/// A mistyped name became a topic without a word, even if nothing was sent to it.
+#[test]
+fn a_topic_is_made_with_its_first_record_and_that_is_said() {
+    let broker = Broker::start("commands-first-record", &["--shards", "1"]);
+    let at = ["-b", &broker.address()];
+    let run = |arguments: &[&str], input: &str| {
+        let output = tidemill(&[arguments, &at[..]].concat(), input);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let told = run(&["produce", "-t", "nope"], "");
+    assert!(told.contains("nothing was sent, and no topic nope was made"), "{told}");
+    let listed = json(&[&["topic", "list", "--output", "json"], &at[..]].concat());
+    assert_eq!(listed, serde_json::json!([]));
+    let told = run(&["produce", "-t", "words"], "one\ntwo\n");
+    assert_eq!(told, "tidemill: there was no topic words: it is made, with 1 partition\n");
+    assert_eq!(run(&["produce", "-t", "words"], ""), "");
+    let read = output(&[&["consume", "-t", "words", "-e"], &at[..]].concat(), "");
+    assert_eq!(read, "one\ntwo\n");
+
+    // Kafka takes it, but who sends to such a topic waits for what cannot come.
+    let told = run(&["topic", "create", "safe", "-X", "min.insync.replicas=2"], "");
+    let warning = "min.insync.replicas is 2, but safe has 1 replica";
+    assert!(told.contains(warning), "{told}");
+    for command in [["topic", "configure", "safe"], ["config", "set", "topic"]] {
+        let named = if command[0] == "config" { &["safe"][..] } else { &[] };
+        let told = run(&[&command, named, &["-X", "min.insync.replicas=2"]].concat(), "");
+        assert!(told.contains(warning), "{told}");
+    }
+    assert_eq!(run(&["topic", "configure", "safe", "-X", "min.insync.replicas=1"], ""), "");
 }
 
 /// Settings are set, deleted, appended to and subtracted from; all of a command or nothing. A
@@ -300,6 +381,11 @@ fn records_go_in_come_out_and_are_seen_on_disk() {
     let first: serde_json::Value = serde_json::from_str(batches.lines().next().unwrap()).unwrap();
     assert_eq!(first["base_offset"], 0, "{first}");
     assert!(output(&["inspect", "segment", segment, "--records"], "").contains("two"));
+    // What a shell makes of *.log; and a directory is no damaged file.
+    let both = output(&["inspect", "segment", segment, segment], "");
+    assert_eq!(both.matches(&format!("{segment}\n")).count(), 2, "{both}");
+    let told = complaint(&["inspect", "segment", data.to_str().unwrap()]);
+    assert!(told.contains("is a directory") && told.contains("name a file in it"), "{told}");
 
     let metadata = &files(&data.join("metadata"), ".log")[0];
     let entries = output(&["inspect", "metadata", metadata.to_str().unwrap()], "");
@@ -424,64 +510,4 @@ fn a_misspelled_setting_is_told_with_the_one_that_was_meant() {
     let settings = json(&["config", "--set", "num.partitions=7", "--output", "json"]);
     let partitions = settings.as_array().unwrap().iter().find(|s| s["name"] == "num.partitions");
     assert_eq!(partitions.unwrap()["value"], 7);
-}
-
-/// A group from its first commit to its end: it is listed, how far it is behind is told in records and
-/// in seconds, its offsets are set, and it is deleted.
-#[test]
-fn a_group_is_listed_described_reset_and_deleted() {
-    let broker = Broker::start("commands-group", &["--shards", "2"]);
-    let address = broker.address();
-    let at = ["--bootstrap-server", address.as_str()];
-    let run = |arguments: &[&str], input: &str| output(&[arguments, &at[..]].concat(), input);
-    let told = |arguments: &[&str]| json(&[arguments, &["--output", "json"], &at[..]].concat());
-    run(&["topic", "create", "words", "-p", "2"], "");
-    run(&["produce", "-t", "words", "-p", "0"], "one\ntwo\nthree\n");
-    let mut admin = Admin::open(&address).unwrap();
-    let committed: GroupOffsets = [(("words".into(), 0), 1), (("words".into(), 1), 0)].into();
-    admin.commit_group_offsets("readers", &committed).unwrap();
-
-    let listed = told(&["group", "list"]);
-    let expected = serde_json::json!([{"name": "readers", "state": "Empty", "type": "classic", "protocol_type": ""}]);
-    assert_eq!(listed, expected);
-    assert!(run(&["group", "list"], "").lines().any(|line| line.starts_with("readers  Empty")));
-
-    let described = told(&["group", "describe", "readers"]);
-    assert_eq!(described["state"], "Empty");
-    let [behind, even] = &described["partitions"].as_array().unwrap()[..] else {
-        panic!("{described}")
-    };
-    let of = |row: &serde_json::Value| (row["offset"].clone(), row["lag_records"].clone());
-    assert_eq!(of(behind), (1.into(), 2.into()));
-    let seconds = behind["lag_seconds"].as_f64().unwrap();
-    assert!((0.0..60.0).contains(&seconds), "{seconds}");
-    assert_eq!(of(even), (0.into(), 0.into()));
-    assert_eq!(even["lag_seconds"], 0.0);
-    let text = run(&["group", "describe", "readers"], "");
-    assert!(text.starts_with("readers  Empty  0 members  type classic"), "{text}");
-    assert!(text.contains("LAG_S"), "{text}");
-
-    let reset = ["group", "reset", "readers", "--to", "end"];
-    let dry = run(&[&reset[..], &["--dry-run"]].concat(), "");
-    assert!(dry.contains("nothing was changed"), "{dry}");
-    assert_eq!(admin.group_offsets("readers").unwrap(), committed);
-    run(&reset, "");
-    let after = admin.group_offsets("readers").unwrap();
-    assert_eq!(after.values().copied().collect::<Vec<_>>(), [3, 0]);
-    run(&["group", "reset", "readers", "-t", "words", "-p", "0", "--to", "-1"], "");
-    let after = admin.group_offsets("readers").unwrap();
-    assert_eq!(after.values().copied().collect::<Vec<_>>(), [2, 0]);
-
-    let missing = ["group", "reset", "readers", "-t", "missing", "--to", "end"];
-    let told_missing = complaint(&[&missing[..], &at[..]].concat());
-    assert!(told_missing.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{told_missing}");
-
-    assert_eq!(run(&["group", "delete", "readers"], ""), "deleted readers\n");
-    let gone = [&["group", "describe", "readers"][..], &at[..]].concat();
-    assert!(complaint(&gone).contains("no group readers"));
-    assert_eq!(told(&["group", "list"]), serde_json::json!([]));
-    let again = complaint(&[&["group", "delete", "readers"][..], &at[..]].concat());
-    assert!(again.contains("there is no such group") && again.contains("fix:"), "{again}");
-    // What would help was told for the usual broker, where there may be none.
-    assert!(again.contains(&format!("`tidemill group list -b {}`", at[1])), "{again}");
 }

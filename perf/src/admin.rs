@@ -129,7 +129,8 @@ impl Admin {
             .map_err(|cause| AdminError::Unreachable { address: self.address.clone(), cause })?;
         let wrong = |why: &str| AdminError::NotTheDocument { path, why: why.to_owned() };
         let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        let end = end.ok_or_else(|| wrong("the answer is no HTTP"))?;
+        let end = end
+            .ok_or_else(|| wrong("the answer is no HTTP: is that the port of Kafka's clients?"))?;
         let head = String::from_utf8_lossy(&answer[..end]);
         let mut lines = head.split("\r\n");
         let status = lines.next().unwrap_or_default();

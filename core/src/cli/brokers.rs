@@ -12,6 +12,7 @@ use tidemill_client::{
 };
 
 use super::failure::Failure;
+use crate::config::settings::nearest_of;
 
 /// How we call ourselves.
 const CLIENT_ID: &str = "tidemill-cli";
@@ -72,12 +73,32 @@ impl Bootstrap {
     pub(super) fn topic(&self, admin: &mut Admin, name: &str) -> Result<TopicView, Failure> {
         admin.topic(name).map_err(|error| match error.kind() {
             ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition) => {
-                let mut failure = Failure::from(error);
-                failure.explanation.what = format!("no topic {name}");
-                failure.fix(format!("make it with `tidemill topic create {name}{}`", self.flag()))
+                self.no_topic(admin, name, error)
             }
             _ => self.failure(error),
         })
+    }
+
+    /// A topic that is not there: mistyped, or not made yet.
+    pub(super) fn no_topic(&self, admin: &mut Admin, name: &str, error: Error) -> Failure {
+        let flag = self.flag();
+        // Only to help: if it cannot be told, nothing is lost.
+        let topics = admin.topics().unwrap_or_default();
+        let meant = nearest_of(name, topics.keys().map(|topic| &**topic));
+        let fix = match meant {
+            Some(meant) => {
+                format!(
+                    "did you mean {meant}? `tidemill topic create {name}{flag}` makes a new one"
+                )
+            }
+            None => format!(
+                "`tidemill topic list{flag}` names those there are, `tidemill topic create \
+                 {name}{flag}` makes it"
+            ),
+        };
+        let mut failure = Failure::from(error);
+        failure.explanation.what = format!("no topic {name}");
+        failure.fix(fix)
     }
 
     /// The partitions that were asked for, all if none were; they exist.

@@ -1,6 +1,9 @@
 //! `tidemill config get | set | delete`: what is set on topics, brokers and groups of any Kafka cluster,
 //! and the quotas of its clients, as `kafka-configs` has it.
 
+mod listing;
+mod names;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use tidemill_client::kafka::describe_configs::{DescribeConfigsResourceResult, source};
@@ -8,7 +11,9 @@ use tidemill_client::{Admin, ConfigChange, ConfigResource, Quota, QuotaOf};
 
 use super::brokers::Bootstrap;
 use super::failure::Failure;
+use super::topic::warn_of_replicas;
 use super::{Output, print_line};
+use crate::limits::SHARD_ID_STRIDE;
 
 /// `tidemill config COMMAND …`
 #[derive(Debug, Subcommand)]
@@ -26,8 +31,8 @@ pub(super) enum ConfigCommand {
 struct Whose {
     /// What they belong to.
     of: Of,
-    /// Its name; of a broker its id. Without one: all brokers, or all users or clients that have no
-    /// quotas of their own.
+    /// Its name; of a broker its id. Without one, `get` tells what is set of any of them, and `set` and
+    /// `delete` mean all brokers, or all users or clients that have no quotas of their own.
     name: Option<String>,
 }
 
@@ -117,7 +122,10 @@ impl ConfigCommand {
 
 impl Whose {
     fn target(&self) -> Result<Target, Failure> {
-        let missing = |what: &str| Failure::usage(format!("which {what}?"));
+        let missing = |what: &str| {
+            let fix = format!("name it: `tidemill config … {what} NAME`");
+            Failure::usage(format!("which {what}?")).fix(fix)
+        };
         Ok(match (self.of, &self.name) {
             (Of::Topic, Some(name)) => Target::Resource(ConfigResource::Topic(name.clone())),
             (Of::Topic, None) => return Err(missing("topic")),
@@ -160,20 +168,39 @@ impl Whose {
             (None, _) => format!("{kind}s without quotas of their own"),
         }
     }
+
+    /// The same once something is set: each shard of a tidemill is told to clients as a broker, but
+    /// what is set on it is set on its node.
+    fn in_words_at(&self, admin: &mut Admin) -> String {
+        let id = self.name.as_deref().and_then(|name| name.parse().ok());
+        let Some(id) = id.filter(|id: &i32| self.of == Of::Broker && SHARD_ID_STRIDE <= *id) else {
+            return self.in_words();
+        };
+        let configs = admin.describe_configs(&ConfigResource::Node(id)).unwrap_or_default();
+        match configs.iter().any(|config| config.name.starts_with("tidemill.")) {
+            true => format!("broker {} with all its shards", id % SHARD_ID_STRIDE),
+            false => self.in_words(),
+        }
+    }
 }
 
 impl Get {
     fn run(self) -> Result<(), Failure> {
+        if self.whose.name.is_none() && !self.all {
+            return self.list();
+        }
         let (mut admin, target) = self.whose.reach(&self.bootstrap)?;
-        let rows: Vec<(String, String, &str)> = match target {
+        let rows: Vec<(String, String, &str)> = match &target {
             Target::Resource(resource) => {
-                let all = admin.describe_configs(&resource);
-                let all = all.map_err(|error| self.bootstrap.failure(error))?;
+                let all = admin.describe_configs(resource);
+                let all = all.map_err(|error| {
+                    names::refused(&self.bootstrap, &mut admin, &target, error, [].into_iter())
+                })?;
                 all.into_iter().filter(|config| self.all || is_own(self.whose.of, config)).map(told)
             }
             .collect(),
             Target::Quota(of) => {
-                let quotas = admin.quotas(&of).map_err(|error| self.bootstrap.failure(error))?;
+                let quotas = admin.quotas(of).map_err(|error| self.bootstrap.failure(error))?;
                 let row = |quota: Quota| (quota.name, quota.value.to_string(), "set");
                 quotas.into_iter().map(row).collect()
             }
@@ -223,13 +250,13 @@ impl Set {
     fn run(self) -> Result<(), Failure> {
         let Self { whose, settings, bootstrap } = self;
         let (mut admin, target) = whose.reach(&bootstrap)?;
-        let done = match target {
+        let done = match &target {
             Target::Resource(resource) => {
                 let change = |(name, value): &(String, String)| {
                     ConfigChange::Set(name.clone(), value.clone())
                 };
                 let changes: Vec<_> = settings.iter().map(change).collect();
-                admin.alter_configs(&resource, &changes)
+                admin.alter_configs(resource, &changes)
             }
             Target::Quota(of) => {
                 let quota = |(name, value): &(String, String)| match value.parse() {
@@ -237,39 +264,18 @@ impl Set {
                     Err(_) => Err(Failure::usage(format!("{name}: {value} is no number"))),
                 };
                 let changes = settings.iter().map(quota).collect::<Result<Vec<_>, _>>()?;
-                admin.alter_quotas(&of, &changes)
+                admin.alter_quotas(of, &changes)
             }
         };
-        done.map_err(|error| bootstrap.failure(error))?;
-        let whose = whose.in_words();
+        let names = settings.iter().map(|(name, _)| name.as_str());
+        done.map_err(|error| names::refused(&bootstrap, &mut admin, &target, error, names))?;
+        if let Target::Resource(ConfigResource::Topic(topic)) = &target {
+            warn_of_replicas(&mut admin, topic, &settings);
+        }
+        let whose = whose.in_words_at(&mut admin);
         settings
             .iter()
             .try_for_each(|(name, value)| print_line(&format!("{whose}: {name} is {value}")))
-    }
-}
-
-/// Brokers take anything off that nobody knows, as if it had been set.
-fn check_names(
-    bootstrap: &Bootstrap,
-    admin: &mut Admin,
-    of: &ConfigResource,
-    names: &[String],
-) -> Result<(), Failure> {
-    let mut of_whom = vec![of.clone()];
-    if let ConfigResource::Nodes = of {
-        // Of all brokers some brokers tell only what is set.
-        let cluster = admin.cluster().map_err(|error| bootstrap.failure(error))?;
-        of_whom.extend(cluster.nodes.keys().next().map(|id| ConfigResource::Node(*id)));
-    }
-    let mut known = Vec::new();
-    for of in &of_whom {
-        known.extend(admin.describe_configs(of).map_err(|error| bootstrap.failure(error))?);
-    }
-    match names.iter().find(|name| !known.iter().any(|config| config.name == **name)) {
-        None => Ok(()),
-        Some(unknown) => Err(Failure::usage(format!("there is no setting {unknown}")).fix(
-            format!("`tidemill config get --all …{}` names those there are", bootstrap.flag()),
-        )),
     }
 }
 
@@ -277,19 +283,20 @@ impl Delete {
     fn run(self) -> Result<(), Failure> {
         let Self { whose, settings, bootstrap } = self;
         let (mut admin, target) = whose.reach(&bootstrap)?;
-        let done = match target {
+        let names = || settings.iter().map(String::as_str);
+        let done = match &target {
             Target::Resource(resource) => {
-                check_names(&bootstrap, &mut admin, &resource, &settings)?;
+                names::check(&bootstrap, &mut admin, &target, names())?;
                 let changes = settings.iter().cloned().map(ConfigChange::Reset);
-                admin.alter_configs(&resource, &changes.collect::<Vec<_>>())
+                admin.alter_configs(resource, &changes.collect::<Vec<_>>())
             }
             Target::Quota(of) => {
                 let changes = settings.iter().map(|name| (name.clone(), None));
-                admin.alter_quotas(&of, &changes.collect::<Vec<_>>())
+                admin.alter_quotas(of, &changes.collect::<Vec<_>>())
             }
         };
-        done.map_err(|error| bootstrap.failure(error))?;
-        let whose = whose.in_words();
+        done.map_err(|error| names::refused(&bootstrap, &mut admin, &target, error, names()))?;
+        let whose = whose.in_words_at(&mut admin);
         settings
             .iter()
             .try_for_each(|name| print_line(&format!("{whose}: {name} is not set any more")))

@@ -1,30 +1,24 @@
 //! `tidemill group`: list, describe, reset and delete groups of any Kafka cluster.
 //!
-//! How far a group is behind is told in records and in seconds: the age of the first record that it
-//! has not committed. That record is read for it, one per partition.
+//! Start reading at [`GroupCommand`]; what `describe` tells is in `group/describe.rs`.
 
+mod describe;
+mod members;
 mod share;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tidemill_client::kafka::ErrorCode;
 use tidemill_client::kafka::describe_groups::group_type;
-use tidemill_client::{
-    Admin, Consumer, ConsumerConfig, Error, ErrorKind, GroupOffsets, GroupView, ListedGroup,
-    MemberView, Start,
-};
+use tidemill_client::{Admin, Error, ErrorKind, GroupOffsets, GroupView, ListedGroup};
 
 use super::brokers::Bootstrap;
 use super::failure::Failure;
 use super::offsets::{Partitions, Place, parse_place};
 use super::{Output, counted, print_line, print_table};
-
-/// How long the records that tell a group's delay are waited for, all together.
-const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is shown where there is nothing.
 const NOTHING: &str = "-";
@@ -35,7 +29,7 @@ pub(super) enum GroupCommand {
     /// List all groups with their states.
     List(List),
     /// Show a group's members, its offsets, and how far it is behind, in records and in seconds.
-    Describe(Named),
+    Describe(describe::Named),
     /// Set the offsets of a group that nobody is in, or where a share group begins.
     Reset(Reset),
     /// Delete groups that nobody is in, and all they have committed.
@@ -45,17 +39,6 @@ pub(super) enum GroupCommand {
 /// `tidemill group list …`
 #[derive(Args, Debug)]
 pub(super) struct List {
-    #[command(flatten)]
-    output: Output,
-    #[command(flatten)]
-    bootstrap: Bootstrap,
-}
-
-/// `tidemill group describe …`
-#[derive(Args, Debug)]
-pub(super) struct Named {
-    /// The group.
-    name: String,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -132,173 +115,6 @@ impl List {
     }
 }
 
-/// One partition of a group: how far it has come, and whose it is.
-struct Row<'a> {
-    topic: Arc<str>,
-    partition: i32,
-    /// The next record to consume, if anything was committed.
-    committed: Option<i64>,
-    end: i64,
-    /// The age of the first record that was not committed.
-    behind: Option<Duration>,
-    member: Option<&'a MemberView>,
-}
-
-impl Row<'_> {
-    fn lag(&self) -> Option<i64> {
-        self.committed.map(|committed| (self.end - committed).max(0))
-    }
-
-    fn lag_seconds(&self) -> Option<f64> {
-        match (self.lag(), self.behind) {
-            (Some(0), _) => Some(0.0),
-            (_, behind) => behind.map(|behind| behind.as_secs_f64()),
-        }
-    }
-}
-
-impl Named {
-    fn run(self) -> Result<(), Failure> {
-        let mut admin = self.bootstrap.admin(false)?;
-        let group = find(&self.bootstrap, &mut admin, &self.name)?;
-        if group.kind == group_type::SHARE {
-            return self.tell_share_group(&mut admin, &group);
-        }
-        let committed = admin.group_offsets(&self.name);
-        let committed = committed.map_err(|error| self.bootstrap.failure(error))?;
-        let rows = self.rows(&mut admin, &group, &committed)?;
-        if self.output.is_json() {
-            return print_line(&self.as_json(&group, &rows).to_string());
-        }
-        self.tell_group(&group)?;
-        let cells = rows.iter().map(|row| {
-            let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
-            vec![
-                row.topic.to_string(),
-                row.partition.to_string(),
-                or_nothing(row.committed.map(|offset| offset.to_string())),
-                row.end.to_string(),
-                or_nothing(row.lag().map(|lag| lag.to_string())),
-                or_nothing(row.lag_seconds().map(|seconds| format!("{seconds:.1}"))),
-                or_nothing(row.member.map(|member| member.name.clone())),
-                or_nothing(row.member.map(|member| member.host.clone())),
-            ]
-        });
-        let heads = ["TOPIC", "PARTITION", "OFFSET", "END", "LAG", "LAG_S", "MEMBER", "HOST"];
-        print_table(&heads, cells.collect())
-    }
-
-    /// What there is to say of the group as a whole.
-    fn tell_group(&self, group: &GroupView) -> Result<(), Failure> {
-        let members = counted(group.members.len() as u64, "member", "members");
-        let assignor = match group.assignor.as_str() {
-            "" => String::new(),
-            assignor => format!("  assignor {assignor}"),
-        };
-        let Self { name, .. } = self;
-        let GroupView { state, kind, coordinator, .. } = group;
-        print_line(&format!(
-            "{name}  {state}  {members}  type {kind}{assignor}  coordinator {coordinator}"
-        ))
-    }
-
-    /// Every partition that the group has committed for, or a member reads.
-    fn rows<'a>(
-        &self,
-        admin: &mut Admin,
-        group: &'a GroupView,
-        committed: &GroupOffsets,
-    ) -> Result<Vec<Row<'a>>, Failure> {
-        let mut owners: BTreeMap<(Arc<str>, i32), &MemberView> = BTreeMap::new();
-        for member in &group.members {
-            let read = member.partitions.iter();
-            owners.extend(read.map(|(topic, number)| ((topic.as_str().into(), *number), member)));
-        }
-        let all: BTreeSet<&(Arc<str>, i32)> = committed.keys().chain(owners.keys()).collect();
-        let ends = self.ends_of(admin, &all)?;
-        let lags =
-            committed.iter().filter(|(at, offset)| ends.get(at).is_some_and(|e| *offset < e));
-        let lagging: Vec<(Arc<str>, i32, i64)> =
-            lags.map(|((topic, number), offset)| (Arc::clone(topic), *number, *offset)).collect();
-        let ages = ages_of(&self.bootstrap, lagging)?;
-        let rows = all.into_iter().map(|at| Row {
-            topic: Arc::clone(&at.0),
-            partition: at.1,
-            committed: committed.get(at).copied(),
-            end: ends.get(at).copied().unwrap_or(0),
-            behind: ages.get(at).copied(),
-            member: owners.get(at).copied(),
-        });
-        Ok(rows.collect())
-    }
-
-    /// Where these partitions end.
-    fn ends_of(
-        &self,
-        admin: &mut Admin,
-        all: &BTreeSet<&(Arc<str>, i32)>,
-    ) -> Result<GroupOffsets, Failure> {
-        let mut ends = GroupOffsets::new();
-        let topics: BTreeSet<&Arc<str>> = all.iter().map(|(topic, _)| topic).collect();
-        for topic in topics {
-            let of_topic = all.iter().filter(|(name, _)| name == topic);
-            let numbers: Vec<i32> = of_topic.map(|(_, number)| *number).collect();
-            let bootstrap = &self.bootstrap;
-            let mut partitions = Partitions::new(bootstrap, admin, topic, &numbers);
-            let found = partitions.ends()?.into_iter();
-            ends.extend(found.map(|(number, end)| ((Arc::clone(topic), number), end)));
-        }
-        Ok(ends)
-    }
-
-    fn as_json(&self, group: &GroupView, rows: &[Row<'_>]) -> serde_json::Value {
-        let partitions: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                json!({
-                    "topic": *row.topic,
-                    "partition": row.partition,
-                    "offset": row.committed,
-                    "end_offset": row.end,
-                    "lag_records": row.lag(),
-                    "lag_seconds": row.lag_seconds(),
-                    "member": row.member.map(|member| &member.name),
-                })
-            })
-            .collect();
-        self.group_as_json(group, &partitions)
-    }
-
-    fn group_as_json(
-        &self,
-        group: &GroupView,
-        partitions: &[serde_json::Value],
-    ) -> serde_json::Value {
-        let members: Vec<_> = group
-            .members
-            .iter()
-            .map(|member| {
-                json!({
-                    "name": member.name,
-                    "instance": member.instance,
-                    "client": member.client,
-                    "host": member.host,
-                    "partitions": member.partitions.len(),
-                })
-            })
-            .collect();
-        json!({
-            "name": self.name,
-            "state": group.state,
-            "type": group.kind,
-            "assignor": group.assignor,
-            "coordinator": group.coordinator,
-            "members": members,
-            "partitions": partitions,
-        })
-    }
-}
-
 /// A group of any kind; it exists.
 fn find(bootstrap: &Bootstrap, admin: &mut Admin, name: &str) -> Result<GroupView, Failure> {
     if let Some(found) = find_any(bootstrap, admin, name)? {
@@ -337,45 +153,6 @@ pub(super) fn check_that_it_is_no_share_group(
             ));
     }
     Ok(())
-}
-
-/// How old the first record from each of these offsets on is, where there is one.
-fn ages_of(
-    bootstrap: &Bootstrap,
-    offsets: Vec<(Arc<str>, i32, i64)>,
-) -> Result<BTreeMap<(Arc<str>, i32), Duration>, Failure> {
-    let mut ages = BTreeMap::new();
-    if offsets.is_empty() {
-        return Ok(ages);
-    }
-    let config = ConsumerConfig {
-        cluster: bootstrap.cluster(false),
-        // The first batch comes whole in any case.
-        partition_bytes: 1,
-        // What was committed may have been deleted meanwhile.
-        reset: Some(Start::Earliest),
-        ..ConsumerConfig::default()
-    };
-    let mut consumer = Consumer::open(config).map_err(|error| bootstrap.failure(error))?;
-    let count = offsets.len();
-    let starts = offsets.into_iter().map(|(topic, at, offset)| (topic, at, Start::Offset(offset)));
-    consumer.assign(starts);
-    let until = Instant::now() + READ_WITHIN;
-    while ages.len() < count && Instant::now() < until {
-        let left = until.saturating_duration_since(Instant::now());
-        let records = consumer.poll(left).map_err(|error| bootstrap.failure(error))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for record in records {
-            let at = (Arc::clone(&record.topic), record.partition);
-            if ages.contains_key(&at) {
-                continue;
-            }
-            let made = Duration::from_millis(u64::try_from(record.timestamp_ms).unwrap_or(0));
-            ages.insert(at, now.saturating_sub(made));
-            consumer.pause(&record.topic, record.partition).map_err(|e| bootstrap.failure(e))?;
-        }
-    }
-    Ok(ages)
 }
 
 impl Reset {

@@ -44,8 +44,9 @@ pub(super) enum InspectCommand {
 /// `tidemill inspect segment …`
 #[derive(Args, Debug)]
 pub(super) struct Segment {
-    /// The file.
-    file: PathBuf,
+    /// The file; may be several.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Show the records in the batches too.
     #[arg(long)]
     records: bool,
@@ -87,6 +88,8 @@ impl InspectCommand {
 /// Prints what was found, one line each, and counts.
 struct Findings {
     json: bool,
+    /// Where they are found, if there are several such places.
+    file: Option<String>,
     sound: u64,
     damaged: u64,
     /// The first line that could not be printed.
@@ -95,7 +98,7 @@ struct Findings {
 
 impl Findings {
     fn new(output: &Output) -> Self {
-        Self { json: output.is_json(), sound: 0, damaged: 0, failure: None }
+        Self { json: output.is_json(), file: None, sound: 0, damaged: 0, failure: None }
     }
 
     /// Tells of one thing, in words and as fields.
@@ -103,7 +106,15 @@ impl Findings {
         if self.failure.is_some() {
             return;
         }
-        let printed = if self.json { print_line(&fields.to_string()) } else { print_line(words) };
+        let printed = match (self.json, &self.file) {
+            (false, _) => print_line(words),
+            (true, None) => print_line(&fields.to_string()),
+            (true, Some(file)) => {
+                let mut fields = fields.clone();
+                fields["file"] = json!(file);
+                print_line(&fields.to_string())
+            }
+        };
         self.failure = printed.err();
     }
 
@@ -126,31 +137,49 @@ impl Findings {
 }
 
 impl Segment {
+    /// Looks into all of them; ends with the first failure, the others are told where they occur.
     fn run(self) -> Result<(), Failure> {
-        if self.file.extension().is_some_and(|extension| extension == "index") {
-            let what = format!("{} is the index of a segment", self.file.display());
+        let mut outcome = Ok(());
+        for (place, path) in self.files.iter().enumerate() {
+            if 1 < self.files.len() && !self.output.is_json() {
+                let gap = if place == 0 { "" } else { "\n" };
+                print_line(&format!("{gap}{}", path.display()))?;
+            }
+            match (self.inspect(path), &outcome) {
+                (Err(failure), Err(_)) => eprintln!("tidemill: {failure}"),
+                (Err(failure), Ok(())) => outcome = Err(failure),
+                (Ok(()), _) => {}
+            }
+        }
+        outcome
+    }
+
+    fn inspect(&self, path: &Path) -> Result<(), Failure> {
+        if path.extension().is_some_and(|extension| extension == "index") {
+            let what = format!("{} is the index of a segment", path.display());
             return Err(Failure::usage(what).fix("the segment itself ends in .log"));
         }
-        let (file, size) = open(&self.file)?;
-        let stem = self.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let (file, size) = open(path)?;
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let named = stem.and_then(|stem| match stem.parse() {
             Ok(base) => Some((Offset(base), 0)),
             Err(_) => segment_named(&stem),
         });
         let (base, compaction) = named.ok_or_else(|| {
-            Failure::usage(format!("{} is not named after an offset", self.file.display()))
+            Failure::usage(format!("{} is not named after an offset", path.display()))
                 .fix("a copy keeps the name: <offset of the first record>.log")
         })?;
         let mut findings = Findings::new(&self.output);
+        findings.file = (1 < self.files.len()).then(|| path.display().to_string());
         let mut inspection = match compaction {
             0 => SegmentInspection::new(base, size),
             _ => SegmentInspection::with_gaps(base, size),
         };
         while let Some((position, size)) = inspection.next_read() {
-            let bytes = read(&self.file, &file, position, size as usize)?;
+            let bytes = read(path, &file, position, size as usize)?;
             inspection.take(&bytes, |thing| self.tell(&thing, &mut findings));
         }
-        findings.end("batch", "batches", &self.file)
+        findings.end("batch", "batches", path)
     }
 
     fn tell(&self, thing: &SegmentThing<'_>, findings: &mut Findings) {
@@ -444,7 +473,8 @@ fn told(record: &MetadataRecord) -> String {
         MetadataRecord::TopicCreated { id, name, partitions, configs } => {
             let configs: String =
                 configs.iter().map(|(name, value)| format!(", {name}={value}")).collect();
-            format!("topic {name} created as {id}: {} partitions{configs}", partitions.len())
+            let partitions = counted(partitions.len() as u64, "partition", "partitions");
+            format!("topic {name} created as {id}: {partitions}{configs}")
         }
         MetadataRecord::PartitionsAdded { topic, new_count, .. } => {
             format!("topic {topic} grown to {new_count} partitions")
@@ -488,8 +518,12 @@ fn open(path: &Path) -> Result<(File, u64), Failure> {
         Failure::new(format!("cannot read {}", path.display())).because(error)
     };
     let file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    Ok((file, size))
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        let what = format!("{} is a directory", path.display());
+        return Err(Failure::usage(what).fix("name a file in it"));
+    }
+    Ok((file, metadata.len()))
 }
 
 /// Up to `size` bytes from `position` on; fewer at the end of the file.

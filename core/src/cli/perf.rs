@@ -20,7 +20,7 @@ use tidemill_perf::top;
 
 use super::failure::Failure;
 use super::perf_machine::{DiskProbe, MachineProbe};
-use super::{Output, print_line};
+use super::{Output, counted, print_line};
 use crate::admin::{alerts, dashboard};
 use tidemill_perf::machine::Probe;
 
@@ -246,7 +246,8 @@ impl Draw {
         }
         print_line(report.to_text().trim_end())?;
         let page = written.first().map_or_else(String::new, |page| page.display().to_string());
-        print_line(&format!("{page} and {} files beside it", written.len().saturating_sub(1)))
+        let files = counted(written.len().saturating_sub(1) as u64, "file", "files");
+        print_line(&format!("{page} and {files} beside it"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `tidemill produce`: lines from standard input or files become records, as kcat's -P does it.
 //!
 //! With acks=all each line is stored once and in order, also when the broker goes away and comes
-//! back within the retry time. A line is sent at once when no more input is at hand.
+//! back within the retry time. A line is sent at once when no more input is at hand. A topic that is
+//! not there is made with the first line, and that is said: the name may be mistyped.
 //!
 //! Start reading at [`Produce::run`].
 
@@ -13,12 +14,15 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tidemill_client::kafka::ErrorCode;
 use tidemill_client::record::Codec;
-use tidemill_client::{Acks, Error, ErrorKind, Producer, ProducerConfig, Record};
+use tidemill_client::{
+    Acks, Admin, ConfigResource, Error, ErrorKind, Producer, ProducerConfig, Record,
+};
 
 use super::brokers::{Bootstrap, Patience, RETRY_FOR, SILENT_FOR};
 use super::failure::Failure;
-use super::{Progress, template};
+use super::{Progress, counted, template};
 
 /// A batch is sent once it holds so many bytes, uncompressed.
 const BATCH_BYTES: usize = 512 * 1024;
@@ -31,6 +35,9 @@ const LINE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// How much is read ahead.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// What a broker says of a topic that is not there.
+const UNKNOWN: ErrorKind = ErrorKind::Refused(ErrorCode::UnknownTopicOrPartition);
 
 /// `tidemill produce …`
 #[derive(Args, Debug)]
@@ -121,6 +128,9 @@ impl Produce {
         }
         sender.settle()?;
         sender.progress.finish();
+        if sender.makes_topic {
+            eprintln!("tidemill: nothing was sent, and no topic {} was made", self.topic);
+        }
         Ok(())
     }
 
@@ -207,6 +217,8 @@ fn split_key<'a>(line: &'a [u8], delimiter: &[u8]) -> (Option<&'a [u8]>, &'a [u8
 struct Sender<'a> {
     bootstrap: &'a Bootstrap,
     producer: Producer,
+    /// Whether the topic is not there, and the first record makes it.
+    makes_topic: bool,
     /// What all records have in common.
     record: Record,
     patience: Patience,
@@ -216,9 +228,19 @@ struct Sender<'a> {
 impl<'a> Sender<'a> {
     fn open(produce: &'a Produce) -> Result<Self, Failure> {
         let bootstrap = &produce.bootstrap;
-        let asked: Vec<i32> = produce.partition.into_iter().collect();
-        // Told at once, and not only when the first record is given up; and the topic is made.
-        bootstrap.partitions(&mut bootstrap.admin(true)?, &produce.topic, &asked)?;
+        let mut admin = bootstrap.admin(false)?;
+        let makes_topic = match admin.topic(&produce.topic) {
+            Err(error) if error.kind() == UNKNOWN && makes_topics(&mut admin) => true,
+            // Told at once, and not only when the first record is given up.
+            _ => {
+                let asked: Vec<i32> = produce.partition.into_iter().collect();
+                bootstrap.partitions(&mut admin, &produce.topic, &asked)?;
+                false
+            }
+        };
+        if makes_topic && produce.files.is_empty() && std::io::stdin().is_terminal() {
+            eprintln!("there is no topic {} yet: the first record makes it", produce.topic);
+        }
         let failed = |error| bootstrap.failure(error);
         let producer = Producer::open(produce.config()).map_err(failed)?;
         let mut record = Record::to(Arc::from(&*produce.topic));
@@ -232,11 +254,26 @@ impl<'a> Sender<'a> {
             };
         }
         let (patience, progress) = (Patience::default(), Progress::new("sent"));
-        Ok(Self { bootstrap, producer, record, patience, progress })
+        Ok(Self { bootstrap, producer, makes_topic, record, patience, progress })
+    }
+
+    /// Has the broker make the topic, and says so.
+    fn make_topic(&mut self) -> Result<(), Failure> {
+        let (topic, mut admin) = (&self.record.topic, self.bootstrap.admin(true)?);
+        let count = self.bootstrap.topic(&mut admin, topic)?.partitions.len() as u64;
+        let partitions = counted(count, "partition", "partitions");
+        eprintln!("tidemill: there was no topic {topic}: it is made, with {partitions}");
+        let asked: Vec<i32> = self.record.partition.into_iter().collect();
+        self.bootstrap.partitions(&mut admin, topic, &asked)?;
+        self.makes_topic = false;
+        Ok(())
     }
 
     /// Takes a record to be sent; waits while as much as allowed is under way.
     fn take(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), Failure> {
+        if self.makes_topic {
+            self.make_topic()?;
+        }
         let mut record = self.record.clone();
         record.key = key.map(|key| key.to_vec().into());
         record.value = value.map(|value| value.to_vec().into());
@@ -269,8 +306,27 @@ impl<'a> Sender<'a> {
     }
 
     fn failure(&self, error: Error) -> Failure {
-        self.bootstrap.failure(error)
+        let failure = self.bootstrap.failure(error);
+        let too_few = ErrorCode::NotEnoughReplicas.to_string();
+        let cause = failure.explanation.cause.as_deref().unwrap_or_default();
+        if !cause.starts_with(&too_few) || failure.explanation.fix.is_some() {
+            return failure;
+        }
+        let (topic, flag) = (&self.record.topic, self.bootstrap.flag());
+        failure.fix(format!(
+            "`tidemill topic describe {topic}{flag}` shows how many replicas are in sync (ISR): bring \
+             back what is away, or `tidemill topic configure {topic} -X min.insync.replicas=1{flag}`"
+        ))
     }
+}
+
+/// Whether asking for a topic makes it, as far as the broker tells.
+fn makes_topics(admin: &mut Admin) -> bool {
+    let nodes = admin.cluster().map(|cluster| cluster.nodes).unwrap_or_default();
+    let Some(node) = nodes.into_keys().next() else { return true };
+    let configs = admin.describe_configs(&ConfigResource::Node(node)).unwrap_or_default();
+    let value = configs.into_iter().find(|config| config.name == "auto.create.topics.enable");
+    value.and_then(|config| config.value).as_deref() != Some("false")
 }
 
 impl Produce {

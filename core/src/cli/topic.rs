@@ -173,12 +173,38 @@ impl Create {
             let names = topic.configs.iter().map(|(name, _)| name.as_str());
             settings_failure(&self.bootstrap, name, error, names)
         })?;
+        if let Some(replicas) = made.replicas.or(topic.replication_factor) {
+            say_if_too_few(name, i64::from(replicas), &topic.configs);
+        }
         match made.partitions {
             None => print_line(&format!("created {name}")),
             Some(count) => {
                 let partitions = counted(count as u64, "partition", "partitions");
                 print_line(&format!("created {name} with {partitions}"))
             }
+        }
+    }
+}
+
+/// What Kafka takes without a word, and we as well, for there may be more replicas one day.
+fn say_if_too_few(topic: &str, replicas: i64, settings: &[(String, String)]) {
+    let name = "min.insync.replicas";
+    let set = settings.iter().rev().find(|(set, _)| set == name);
+    let Some(wanted) = set.and_then(|(_, value)| value.trim().parse::<i64>().ok()) else { return };
+    if replicas < wanted {
+        let replicas = counted(replicas as u64, "replica", "replicas");
+        eprintln!(
+            "tidemill: {name} is {wanted}, but {topic} has {replicas}: who sends with acks=all is refused"
+        );
+    }
+}
+
+/// Says so if a topic has fewer replicas than it was now set to want.
+pub(super) fn warn_of_replicas(admin: &mut Admin, topic: &str, settings: &[(String, String)]) {
+    if settings.iter().any(|(name, _)| name == "min.insync.replicas") {
+        // Only a hint: what was asked for is done.
+        if let Ok(view) = admin.topic(topic) {
+            say_if_too_few(topic, replicas_of(&view) as i64, settings);
         }
     }
 }
@@ -321,6 +347,7 @@ impl Configure {
         admin.alter_configs(&topic, &changes).map_err(|error| {
             settings_failure(&self.bootstrap, &self.name, error, changes.iter().map(name_of))
         })?;
+        warn_of_replicas(&mut admin, &self.name, &self.set);
         for change in &changes {
             print_line(&format!("{}: {}", self.name, in_words(change)))?;
         }
@@ -377,9 +404,8 @@ impl Trim {
             Place::End => numbers.iter().map(|partition| (*partition, None)).collect(),
             place => self.find(&mut admin, &numbers, place)?,
         };
-        let kept = admin
-            .delete_records(&self.name, &before)
-            .map_err(|error| failure(&self.bootstrap, &self.name, error))?;
+        let kept =
+            admin.delete_records(&self.name, &before).map_err(|error| self.failure(error))?;
         if self.output.is_json() {
             let rows: Vec<_> = kept
                 .iter()
@@ -390,6 +416,20 @@ impl Trim {
         let rows =
             kept.iter().map(|(partition, first)| vec![partition.to_string(), first.to_string()]);
         print_table(&["PARTITION", "START"], rows.collect())
+    }
+
+    fn failure(&self, error: Error) -> Failure {
+        let is_compacted = error.kind() == ErrorKind::Refused(ErrorCode::PolicyViolation);
+        let failure = failure(&self.bootstrap, &self.name, error);
+        if !is_compacted {
+            return failure;
+        }
+        failure.fix(format!(
+            "of a topic that is only compacted the last record of each key stays; `tidemill topic \
+             configure {} --append cleanup.policy=delete{}` allows it",
+            self.name,
+            self.bootstrap.flag()
+        ))
     }
 
     fn find(

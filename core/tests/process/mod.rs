@@ -7,10 +7,10 @@
 // Each test of the binary is a program of its own and uses some of this.
 #![allow(dead_code)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -20,6 +20,27 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The longest a clean stop may take.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Runs a command of the binary to its end.
+pub(crate) fn tidemill(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output of a command that must succeed.
+pub(crate) fn output(arguments: &[&str], input: &str) -> String {
+    let output = tidemill(arguments, input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
 
 /// One broker and its data.
 pub(crate) struct Broker {

@@ -52,7 +52,12 @@ pub(crate) struct Produced {
 impl Client {
     /// Connects.
     pub(crate) fn open(broker: &Broker) -> Client {
-        let stream = TcpStream::connect(broker.address()).unwrap();
+        Self::at(&broker.address())
+    }
+
+    /// Connects to one of the broker's endpoints.
+    pub(crate) fn at(address: &str) -> Client {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client { stream, name: "test" }
     }

@@ -4,6 +4,7 @@
 //! the broker it concerns, tried again while that may help, and ends within the timeout.
 
 mod asking;
+mod configs;
 mod groups;
 mod partitions;
 mod quotas;
@@ -33,7 +34,7 @@ use crate::driver::Driver;
 use crate::error::{Error, ErrorKind};
 
 pub use self::groups::{GroupOffsets, GroupView, ListedGroup, MemberView};
-pub use self::quotas::{Quota, QuotaOf};
+pub use self::quotas::{Quota, QuotaOf, QuotasView};
 pub use self::share_groups::ShareProgress;
 pub use self::transactions::{ListedTransaction, ProducerView, TransactionFilter, TransactionView};
 
@@ -91,6 +92,8 @@ pub struct CreatedTopic {
     pub id: TopicId,
     /// How many partitions it has, if told.
     pub partitions: Option<i32>,
+    /// How many replicas each partition has, if told.
+    pub replicas: Option<i16>,
 }
 
 /// What settings belong to.
@@ -265,7 +268,8 @@ impl Admin {
             Some((made.error_code, made.error_message.clone(), made.clone()))
         })?;
         let partitions = Some(made.num_partitions).filter(|count| 0 < *count);
-        Ok(CreatedTopic { name: topic.name.clone(), id: made.topic_id, partitions })
+        let replicas = Some(made.replication_factor).filter(|count| 0 < *count);
+        Ok(CreatedTopic { name: topic.name.clone(), id: made.topic_id, partitions, replicas })
     }
 
     /// Deletes a topic, and all its records.
@@ -296,7 +300,10 @@ impl Admin {
             timeout_ms: self.timeout_ms(),
             validate_only: false,
         };
-        let what = format!("cannot give topic {topic} {count} partitions");
+        let what = match count {
+            1 => format!("cannot give topic {topic} 1 partition"),
+            _ => format!("cannot give topic {topic} {count} partitions"),
+        };
         self.call(what.clone(), controller, &request, |answer| {
             let grown = answer.results.first()?;
             Some((grown.error_code, grown.error_message.clone(), ()))

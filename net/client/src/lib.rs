@@ -96,7 +96,7 @@ mod versions;
 
 pub use admin::{
     Admin, ClusterView, ConfigChange, ConfigResource, CreatedTopic, GroupOffsets, GroupView,
-    ListedGroup, ListedTransaction, MemberView, NewTopic, ProducerView, Quota, QuotaOf,
+    ListedGroup, ListedTransaction, MemberView, NewTopic, ProducerView, Quota, QuotaOf, QuotasView,
     ShareProgress, TransactionFilter, TransactionView,
 };
 pub use backoff::Backoff;

@@ -391,7 +391,7 @@ mod tests {
             top.take(Ok(reading));
         }
         let text = screen(&top, 80, 24).join("\n");
-        assert!(text.contains("no requests yet"), "{text}");
+        assert!(text.contains("no requests in this time"), "{text}");
         assert!(text.contains("not measured: tidemill perf disk"), "{text}");
     }
 

@@ -69,7 +69,7 @@ pub(super) fn draw(top: &Top, tags: &[String], frame: &mut Frame<'_>, area: Rect
     rule(frame, area);
     if tags.is_empty() && 1 < area.height && top.now().is_some() {
         let line = Rect { y: area.y + 1, height: 1, ..area };
-        frame.render_widget(Paragraph::new("  no requests yet").style(soft()), line);
+        frame.render_widget(Paragraph::new("  no requests in this time").style(soft()), line);
     }
 }
 

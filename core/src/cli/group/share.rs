@@ -9,9 +9,9 @@ use std::sync::Arc;
 use serde_json::json;
 use tidemill_client::{Admin, GroupOffsets, GroupView, ShareProgress};
 
-use super::{NOTHING, Named, ages_of};
+use super::NOTHING;
+use super::describe::{Named, ages_of, behind_in_words};
 use crate::cli::failure::Failure;
-use crate::cli::{print_line, print_table};
 
 /// How far a group has come, where it has begun.
 pub(super) fn starts(progress: BTreeMap<(Arc<str>, i32), ShareProgress>) -> GroupOffsets {
@@ -36,22 +36,17 @@ impl Named {
         admin: &mut Admin,
         group: &GroupView,
     ) -> Result<(), Failure> {
-        let rows = self.share_rows(admin, group)?;
+        let rows = match self.only.has_offsets() {
+            true => self.share_rows(admin, group)?,
+            false => Vec::new(),
+        };
         if self.output.is_json() {
-            let partitions: Vec<_> = rows.iter().map(Row::as_json).collect();
-            return print_line(&self.group_as_json(group, &partitions).to_string());
+            return self.tell_json(group, rows.iter().map(Row::as_json).collect());
         }
-        self.tell_group(group)?;
+        let lags = rows.iter().map(|row| (row.progress.lag, row.lag_seconds));
+        let behind = (!rows.is_empty()).then(|| behind_in_words(lags));
         let heads = ["TOPIC", "PARTITION", "START", "END", "LAG", "LAG_S", "MEMBERS"];
-        print_table(&heads, rows.iter().map(Row::cells).collect())?;
-        if group.members.is_empty() {
-            return Ok(());
-        }
-        let members = group.members.iter().map(|member| {
-            let count = member.partitions.len().to_string();
-            vec![member.name.clone(), member.client.clone(), member.host.clone(), count]
-        });
-        print_table(&["MEMBER", "CLIENT", "HOST", "PARTITIONS"], members.collect())
+        self.tell_text(group, behind, &heads, rows.iter().map(Row::cells).collect())
     }
 
     /// Every partition that the group has begun to read, or that a member reads.

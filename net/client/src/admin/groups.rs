@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_net::kafka::consumer_group_describe::{
-    ConsumerGroupDescribeRequest, ConsumerGroupMember, DescribedAssignment,
+    ConsumerGroupDescribeRequest, ConsumerGroupMember, DescribedAssignment, member_type,
 };
 use tidemill_net::kafka::consumer_protocol::Assignment;
 use tidemill_net::kafka::delete_groups::DeleteGroupsRequest;
@@ -48,6 +48,10 @@ pub struct GroupView {
     pub assignor: String,
     /// The node that looks after it.
     pub coordinator: i32,
+    /// How often its members or what they want have changed; not told of a classic group.
+    pub epoch: Option<i32>,
+    /// The epoch for which its partitions were shared out; not told of a classic group.
+    pub assignment_epoch: Option<i32>,
     /// Who is in it.
     pub members: Vec<MemberView>,
 }
@@ -63,8 +67,15 @@ pub struct MemberView {
     pub client: String,
     /// Where it comes from.
     pub host: String,
+    /// Which protocol it speaks, `classic`, `consumer` or `share`: that of its group, but in a group
+    /// on its way from `classic` to `consumer` or back. Empty if the broker does not say.
+    pub kind: &'static str,
+    /// The epoch it has come to; not told of members of a classic group.
+    pub epoch: Option<i32>,
     /// What it reads; empty if that is not for us to understand.
     pub partitions: Vec<(String, i32)>,
+    /// What it is to read once all have given up and taken what they are to; where that is told.
+    pub target: Option<Vec<(String, i32)>>,
 }
 
 /// Offsets by topic and partition.
@@ -113,6 +124,8 @@ impl Admin {
                     kind: group_type::CONSUMER,
                     assignor: group.assignor_name,
                     coordinator,
+                    epoch: Some(group.group_epoch),
+                    assignment_epoch: Some(group.assignment_epoch),
                     members: group.members.into_iter().map(newer_member).collect(),
                 }));
             }
@@ -275,7 +288,14 @@ pub(super) fn is_other_kind(error: &Error) -> bool {
 
 fn newer_member(member: ConsumerGroupMember) -> MemberView {
     MemberView {
+        kind: match member.member_type {
+            member_type::CLASSIC => group_type::CLASSIC,
+            member_type::CONSUMER => group_type::CONSUMER,
+            _ => "",
+        },
+        epoch: Some(member.member_epoch),
         partitions: named_partitions(member.assignment),
+        target: Some(named_partitions(member.target_assignment)),
         name: member.member_id,
         instance: member.instance_id,
         client: member.client_id,
@@ -298,6 +318,8 @@ fn classic_group(group: DescribedGroup, coordinator: i32) -> GroupView {
         kind: group_type::CLASSIC,
         assignor: group.protocol_data,
         coordinator,
+        epoch: None,
+        assignment_epoch: None,
         members: group.members.into_iter().map(classic_member).collect(),
     }
 }
@@ -310,7 +332,10 @@ fn classic_member(member: DescribedGroupMember) -> MemberView {
         topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
     });
     MemberView {
+        kind: group_type::CLASSIC,
+        epoch: None,
         partitions: partitions.collect(),
+        target: None,
         name: member.member_id,
         instance: member.group_instance_id,
         client: member.client_id,

@@ -97,7 +97,10 @@ impl Admin {
             })?;
             if let Some(state) = unknown.first() {
                 let why = format!("there is no state {state}");
-                return Err(Error::new(ErrorKind::Invalid, what).because(why));
+                return Err(Error::new(ErrorKind::Invalid, what).because(why).fix(
+                    "there are Empty, Ongoing, PrepareCommit, PrepareAbort, CompleteCommit, \
+                     CompleteAbort, PrepareEpochFence and Dead",
+                ));
             }
             all.extend(listed.into_iter().map(|listed| ListedTransaction {
                 id: listed.transactional_id,
@@ -203,7 +206,10 @@ impl Admin {
         let found = usize::try_from(partition).ok().and_then(|at| view.partitions.get(at));
         let Some(leader) = found.and_then(|found| found.leader) else {
             let what = format!("cannot find {topic}-{partition}");
-            let why = format!("topic {topic} has {} partitions", view.partitions.len());
+            let why = match view.partitions.len() {
+                1 => format!("topic {topic} has 1 partition"),
+                count => format!("topic {topic} has {count} partitions"),
+            };
             return Err(Error::new(ErrorKind::Invalid, what).because(why));
         };
         let topic: Arc<str> = topic.into();

@@ -283,7 +283,10 @@ impl Intake {
         let (topic, partition) = (&record.topic, record.partition.unwrap_or(-1));
         let what = format!("cannot send a record to partition {partition} of {topic}");
         let error = Error::new(ErrorKind::Invalid, what)
-            .because(format!("the topic has {count} partitions"))
+            .because(match count {
+                1 => "the topic has 1 partition".to_owned(),
+                _ => format!("the topic has {count} partitions"),
+            })
             .fix("name one that exists, or none");
         self.give_up(record, error);
     }
