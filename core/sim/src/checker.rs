@@ -10,7 +10,8 @@
 //! - [`compacted`]: in a compacted log, that is what each key's last record is;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
 //! - [`shares`]: a record is with one member of a share group at a time, until it is done with;
-//! - [`groups`]: a generation of a group is shared out once; committed offsets never go back;
+//! - [`groups`]: a generation of a group is shared out once; neither generations nor committed offsets
+//!   go back;
 //! - [`transactions`]: they happen as a whole or not at all, and who was fenced writes no more;
 //! - [`topics`]: topics and partitions neither vanish nor return;
 //! - [`quotas`]: quotas stay as they were set.
@@ -153,6 +154,13 @@ impl History {
             self.groups.insert(name.to_owned(), Group::default());
         }
         self.groups.get_mut(name).expect("it is there now")
+    }
+
+    /// How often groups were upgraded, and how often downgraded, as far as their members saw.
+    #[must_use]
+    pub fn changes_of_kind(&self) -> (u64, u64) {
+        let changes = self.groups.values().map(Group::changes_of_kind);
+        changes.fold((0, 0), |(ups, downs), (up, down)| (ups + up, downs + down))
     }
 
     /// All partitions of which anything was observed.

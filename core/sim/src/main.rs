@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 17] = [
+const MISTAKES: [(&str, Planted); 20] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -166,6 +166,9 @@ const MISTAKES: [(&str, Planted); 17] = [
     ("locks-end-together", Planted::Storage(Mistake::LocksEndTogether)),
     ("pass-over-released", Planted::Storage(Mistake::PassOverReleased)),
     ("forget-deliveries", Planted::Storage(Mistake::ForgetDeliveries)),
+    ("begin-anew", Planted::Storage(Mistake::BeginAnew)),
+    ("give-what-is-read", Planted::Storage(Mistake::GiveWhatIsRead)),
+    ("miss-nobody", Planted::Storage(Mistake::MissNobody)),
 ];
 
 fn mistake(text: &str) -> Result<Planted, String> {
@@ -224,7 +227,7 @@ fn run_one(request: &Request) -> u64 {
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
     let (begun, done, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let counts: [AtomicU64; 9] = std::array::from_fn(|_| AtomicU64::new(0));
+    let counts: [AtomicU64; 11] = std::array::from_fn(|_| AtomicU64::new(0));
     let run = || {
         loop {
             let number = begun.fetch_add(1, Relaxed);
@@ -250,9 +253,10 @@ fn run_many(request: &Request) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
     let failures = failures.into_inner();
-    let [records, offsets, shares, transactions, removed, logs, runs, shared, done] =
+    let [records, offsets, shares, transactions, removed, logs, runs, shared, done, up, down] =
         counts.map(AtomicU64::into_inner);
     println!("{records} records and {offsets} offsets acknowledged, {shares} shares given");
+    println!("{up} groups upgraded, {down} downgraded");
     println!("{transactions} transactions committed");
     println!("{removed} records removed by compaction from {logs} logs in {runs} runs");
     println!("{shared} records given to share groups, {done} of them done with");
@@ -284,8 +288,8 @@ fn run_planted(request: &Request) -> u64 {
 
 /// What is wrong with a run, if anything, and how many records and offsets it acknowledged, shares
 /// it gave, transactions it committed and records it removed; from how many logs, and whether any;
-/// and records it gave to share groups and was told to be done with.
-fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 9]) {
+/// records it gave to share groups and was told to be done with; and groups upgraded and downgraded.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 11]) {
     match run_seed(seed, request) {
         Ok(outcome) => {
             let Outcome { acked_records, committed_offsets, shares, transactions, .. } = outcome;
@@ -295,10 +299,23 @@ fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 9]) {
             let any = u64::from(0 < removed);
             let clients = [acked_records, committed_offsets, shares, transactions];
             let [records, offsets, shares, transactions] = clients;
-            let counts = [records, offsets, shares, transactions, removed, logs, any, shared, done];
+            let (up, down) = outcome.changes_of_kind;
+            let counts = [
+                records,
+                offsets,
+                shares,
+                transactions,
+                removed,
+                logs,
+                any,
+                shared,
+                done,
+                up,
+                down,
+            ];
             (trouble, counts)
         }
-        Err(panic) => (Some(panic), [0; 9]),
+        Err(panic) => (Some(panic), [0; 11]),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Outcome {
     pub transactions: u64,
     /// How many shares were given to members of groups.
     pub shares: u64,
+    /// How often groups were upgraded, and how often downgraded, as far as their members saw.
+    pub changes_of_kind: (u64, u64),
     /// How many records were given to members of share groups.
     pub shared_records: u64,
     /// How many of them they said to be done with, and were told that it is noted.
@@ -256,6 +258,7 @@ pub fn run_with<N: Node>(
         committed_offsets: history.committed_offsets,
         transactions: history.transactions.committed,
         shares: history.shares,
+        changes_of_kind: history.changes_of_kind(),
         shared_records: history.sharing.given,
         done_records: history.sharing.done,
         read_records: history.read_records,
@@ -276,6 +279,8 @@ fn live<N: Node>(world: &mut World<N, Workload>, plan: &Plan) -> Verdict {
     start(world, plan.last_shards)?;
     world.clients().drain();
     wait_for(world, "all that was begun comes to its end", Workload::is_drained)?;
+    let rule = "each partition is read by one member of each group";
+    wait_for(world, rule, Workload::is_shared_out)?;
     // What nobody waits for any more may still be on its way.
     let limit = world.now().after(PATIENCE);
     while !world.is_delivered() && world.step(limit) {}

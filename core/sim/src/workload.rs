@@ -60,6 +60,13 @@ pub(crate) fn delete_retention_ms(name: &str) -> Option<i64> {
     rest.split('-').next()?.parse().ok()
 }
 
+/// Whether the topic of this name is compacted and nothing else: its records are not deleted by
+/// request. Of the compacted ones that is every other.
+pub(crate) fn is_only_compacted(name: &str) -> bool {
+    let number = name.rsplit('-').next().and_then(|number| number.parse::<u64>().ok());
+    delete_retention_ms(name).is_some() && number.is_some_and(|number| number % 2 == 1)
+}
+
 /// Appends the record of a value to a batch. In a compacted topic it may delete its key.
 pub(crate) fn append(
     builder: &mut BatchBuilder,
@@ -152,6 +159,15 @@ enum Actor {
     Sharer(Box<Sharer>),
     Transactor(Box<Transactor>),
     Admin(Admin),
+}
+
+impl Actor {
+    fn as_member(&self) -> Option<&Member> {
+        match self {
+            Self::Member(member) => Some(member),
+            _ => None,
+        }
+    }
 }
 
 /// All clients of a run.
@@ -250,6 +266,31 @@ impl Workload {
         })
     }
 
+    /// Whether each partition is read by one member of each group.
+    #[must_use]
+    pub fn is_shared_out(&self) -> bool {
+        let members = || self.actors.iter().filter_map(Actor::as_member);
+        members().all(|member| member.is_of_settled_group(members()))
+    }
+
+    /// Who was told its share in a group of the newer kind has nothing that another member may still
+    /// read.
+    fn check_owners(&mut self, index: usize, now: Instant) -> Verdict {
+        let Actor::Member(member) = &mut self.actors[index] else { return Ok(()) };
+        if !member.take_given() {
+            return Ok(());
+        }
+        let Actor::Member(member) = &self.actors[index] else { return Ok(()) };
+        for other in self.actors.iter().filter_map(Actor::as_member) {
+            let is_itself = std::ptr::eq::<Member>(&**member, other);
+            let both = member.has_of(other, now).filter(|_| !is_itself);
+            check(both.is_none(), "a partition is given away when its reader has let go", || {
+                format!("{both:?}: {}; {}", other.describe(), member.describe())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Why it has not, for people.
     #[must_use]
     pub fn undrained(&self) -> String {
@@ -260,6 +301,7 @@ impl Workload {
             Actor::Transactor(transactor) if !transactor.is_drained() => {
                 Some(transactor.describe())
             }
+            Actor::Member(member) if !self.is_shared_out() => Some(member.describe()),
             Actor::Sharer(sharer) if self.phase == Phase::Settle && !sharer.is_settled() => {
                 Some(sharer.describe())
             }
@@ -354,13 +396,15 @@ impl Workload {
             phase: self.phase,
         };
         scene.history.now_ms = (scene.port.now().nanos / 1_000_000) as i64;
-        if let Err(violation) = act(&mut self.actors[index], &mut scene)
+        let verdict = act(&mut self.actors[index], &mut scene);
+        let now = scene.port.now();
+        for id in scene.port.take_connected() {
+            self.owner_of.insert(id, index);
+        }
+        if let Err(violation) = verdict.and_then(|()| self.check_owners(index, now))
             && self.violation.is_none()
         {
             self.violation = Some(violation);
-        }
-        for id in scene.port.take_connected() {
-            self.owner_of.insert(id, index);
         }
     }
 }

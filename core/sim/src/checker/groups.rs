@@ -1,4 +1,5 @@
-//! A generation is shared out once, and a committed offset never goes back.
+//! A generation is shared out once, and neither generations nor committed offsets go back; whatever
+//! the kind of a group, and however often it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,6 +10,10 @@ use super::{Place, Verdict, check};
 pub struct Group {
     /// Who was given what, in which generation.
     shares: BTreeMap<(i32, Place), String>,
+    /// The last generation that is known to have been shared out.
+    generation: i32,
+    /// Of which kind it was in generations, the newer one or the classic one.
+    kinds: BTreeMap<i32, bool>,
     offsets: BTreeMap<Place, Offsets>,
 }
 
@@ -23,8 +28,38 @@ struct Offsets {
 }
 
 impl Group {
+    /// The generation that who joins from now on must be let into at least.
+    #[must_use]
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    /// Somebody who asked when `floor` was known was let into a generation.
+    pub fn joined(&mut self, generation: i32, floor: i32) -> Verdict {
+        check(floor <= generation, "generations go on, whatever kind a group is of", || {
+            format!("{floor} was shared out, and somebody is let into {generation}")
+        })
+    }
+
+    /// A member of the group in this generation has learned its kind.
+    pub fn is_of_kind(&mut self, generation: i32, is_newer: bool) {
+        self.kinds.insert(generation, is_newer);
+    }
+
+    /// How often it was upgraded, and how often downgraded, as far as its members could see.
+    #[must_use]
+    pub fn changes_of_kind(&self) -> (u64, u64) {
+        let kinds = self.kinds.values().zip(self.kinds.values().skip(1));
+        kinds.fold((0, 0), |(up, down), kinds| match kinds {
+            (false, true) => (up + 1, down),
+            (true, false) => (up, down + 1),
+            _ => (up, down),
+        })
+    }
+
     /// A member was told its share.
     pub fn given(&mut self, generation: i32, member: &str, share: &[Place]) -> Verdict {
+        self.generation = self.generation.max(generation);
         for place in share {
             let owner = self.shares.entry((generation, *place)).or_insert_with(|| member.into());
             check(owner == member, "a partition has one owner in a generation", || {
@@ -83,6 +118,27 @@ mod tests {
         group.given(4, "b", &[PLACE]).unwrap();
         let found = group.given(3, "b", &[PLACE]).unwrap_err();
         assert_eq!(found.rule, "a partition has one owner in a generation");
+    }
+
+    /// Bad history: a change of kind, or a crash within one, begins with the first generation again.
+    #[test]
+    fn a_generation_that_goes_back_is_found() {
+        let mut group = Group::default();
+        let floor = group.generation();
+        group.joined(1, floor).unwrap();
+        group.given(5, "a", &[PLACE]).unwrap();
+        group.joined(1, floor).unwrap();
+        let found = group.joined(1, group.generation()).unwrap_err();
+        assert_eq!(found.rule, "generations go on, whatever kind a group is of");
+    }
+
+    #[test]
+    fn changes_of_kind_are_counted_in_the_order_of_generations() {
+        let mut group = Group::default();
+        for (generation, is_newer) in [(1, false), (3, true), (2, false), (7, false), (4, true)] {
+            group.is_of_kind(generation, is_newer);
+        }
+        assert_eq!(group.changes_of_kind(), (1, 1));
     }
 
     /// Bad history: a commit that was acknowledged is not found again, or an older one is.

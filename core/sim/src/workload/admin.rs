@@ -25,7 +25,9 @@ use tidemill_record::TopicId;
 
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
-use super::{COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene, delete_retention_ms};
+use super::{
+    COMPACTED, Phase, REBORN, REQUEST_TIMEOUT, Scene, delete_retention_ms, is_only_compacted,
+};
 use crate::checker::bounds::Floor;
 use crate::checker::topics::Expected;
 use crate::checker::{Place, Verdict, check};
@@ -49,7 +51,7 @@ enum Ask {
     Create { version: i16, name: String, partitions: i32 },
     Delete { version: i16, topic: TopicId },
     Grow { version: i16, topic: TopicId, name: String, partitions: i32 },
-    Trim { version: i16, place: Place, before: i64, sent: Floor },
+    Trim { version: i16, place: Place, before: i64, sent: Floor, is_allowed: bool },
     SetQuota { version: i16, number: u64 },
     Quotas { version: i16, expected: Vec<u64> },
 }
@@ -142,7 +144,7 @@ impl Admin {
         };
         let mut configs: Vec<_> = kept_codec(scene).into_iter().collect();
         if let Some(retention_ms) = delete_retention_ms(&name) {
-            configs.extend(compaction(retention_ms, scene));
+            configs.extend(compaction(retention_ms, is_only_compacted(&name), scene));
         }
         let partitions = scene.random.between(1, scene.crowd.partitions_max as u64) as i32;
         let version = scene.random.between(2, 7) as i16;
@@ -214,11 +216,14 @@ impl Admin {
         if name.starts_with(REBORN) {
             return;
         }
+        let is_allowed = !is_only_compacted(&name);
         let bounds = &mut scene.history.partition(place).bounds;
         let sent = bounds.floor();
         let all = scene.random.happens(50_000);
         let before = if all { -1 } else { scene.random.between(0, sent.end as u64) as i64 };
-        bounds.trim_asked(before);
+        if is_allowed {
+            bounds.trim_asked(before);
+        }
         let version = scene.random.between(0, 2) as i16;
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
@@ -230,7 +235,8 @@ impl Admin {
             }],
             timeout_ms: 2_000,
         };
-        self.ask(Ask::Trim { version, place, before, sent }, version, &request, scene);
+        let ask = Ask::Trim { version, place, before, sent, is_allowed };
+        self.ask(ask, version, &request, scene);
     }
 
     /// Each quota is for a client of its own, which nobody is, and is set once.
@@ -270,8 +276,9 @@ impl Admin {
             Ask::Grow { version, topic, name, partitions } => {
                 grown(version, topic, &name, partitions, &frame, scene)
             }
-            Ask::Trim { version, place, before, sent } => {
-                trimmed(version, place, before, sent, &frame, scene)
+            Ask::Trim { version, place, before, sent, is_allowed } => {
+                let asked = (before, sent, is_allowed);
+                trimmed(version, place, asked, &frame, scene)
             }
             Ask::SetQuota { version, number } => quota_set(version, number, &frame, scene),
             Ask::Quotas { version, expected } => quotas_told(version, &expected, &frame, scene),
@@ -317,11 +324,15 @@ fn kept_codec(scene: &mut Scene<'_, '_>) -> Option<CreatableTopicConfig> {
 }
 
 /// How a compacted topic wants to be compacted: soon.
-fn compaction(retention_ms: i64, scene: &mut Scene<'_, '_>) -> Vec<CreatableTopicConfig> {
+fn compaction(
+    retention_ms: i64,
+    is_only_compacted: bool,
+    scene: &mut Scene<'_, '_>,
+) -> Vec<CreatableTopicConfig> {
     let random = &mut scene.random;
     let retention_ms = retention_ms.to_string();
     let configs = [
-        ("cleanup.policy", "compact"),
+        ("cleanup.policy", if is_only_compacted { "compact" } else { "compact,delete" }),
         ("min.cleanable.dirty.ratio", *random.pick(&["0.01", "0.01", "0.5"])),
         ("segment.ms", *random.pick(&["20", "50", "200"])),
         ("delete.retention.ms", retention_ms.as_str()),
@@ -400,8 +411,7 @@ fn grown(
 fn trimmed(
     version: i16,
     place: Place,
-    before: i64,
-    sent: Floor,
+    (before, sent, is_allowed): (i64, Floor, bool),
     frame: &Bytes,
     scene: &mut Scene<'_, '_>,
 ) -> Verdict {
@@ -413,10 +423,12 @@ fn trimmed(
     };
     let error = result.error_code;
     if !error.is_none() {
-        return check(error.is_retriable(), "records can be deleted", || {
+        let is_right = error == ErrorCode::PolicyViolation && !is_allowed || error.is_retriable();
+        return check(is_right, "records can be deleted", || {
             format!("{place:?} before {before}, known {sent:?}: {error}")
         });
     }
+    check(is_allowed, "of what is only compacted nothing is deleted", || format!("{place:?}"))?;
     check(before <= result.low_watermark, "what was deleted stays deleted", || {
         format!("{place:?} cut to {before}, told {}", result.low_watermark)
     })?;

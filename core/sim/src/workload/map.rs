@@ -95,6 +95,12 @@ impl Map {
         places
     }
 
+    /// How many they are.
+    pub(crate) fn lasting_places_count(&self) -> usize {
+        let lasting = self.topics.values().filter(|topic| !topic.name.starts_with(REBORN));
+        lasting.map(|topic| topic.leaders.len()).sum()
+    }
+
     /// Whether it is known where the leader of a partition listens.
     pub(crate) fn knows(&self, place: Place) -> bool {
         let known = self.topics.get(&place.topic);

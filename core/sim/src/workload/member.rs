@@ -1,10 +1,12 @@
 //! Members of groups: they join, share partitions out among themselves, commit, leave, and die.
 //!
-//! A member shares out by itself if it leads, as consumers of the classic protocol do; members of
-//! the newer kind ([`newer`]) are told by the broker what they may read. What a member
-//! commits of a partition is always above what it found committed there, so the offsets of a
-//! partition rise for ever, whoever commits them: a commit that is taken from a member which has
-//! lost the partition would show.
+//! Members of the classic protocol share out by themselves if they lead ([`classic`]); those of the
+//! newer one ([`newer`]) are told by the broker what they may read. In some groups there are both: who
+//! begins anew may speak the other protocol, and the group changes its kind with that.
+//!
+//! What a member commits of a partition is always above what it found committed there, so the offsets
+//! of a partition rise for ever, whoever commits them: a commit that is taken from a member which has
+//! lost the partition would show. In the end each partition is read by one member of each group.
 //!
 //! ```text
 //! looking ── joining ── syncing ── fetching ── holding ── …
@@ -12,6 +14,8 @@
 //!    └─────────┴──── errors, rebalances, deaths ──┘
 //! ```
 
+mod classic;
+mod committing;
 mod newer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,29 +23,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::consumer_group_heartbeat::JOIN_EPOCH;
-use tidemill_net::kafka::consumer_protocol::{Assignment, PROTOCOL_TYPE, Subscription};
 use tidemill_net::kafka::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
-use tidemill_net::kafka::heartbeat::{HeartbeatRequest, HeartbeatResponse};
-use tidemill_net::kafka::join_group::{
-    JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse, JoinGroupResponseMember,
-};
-use tidemill_net::kafka::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberIdentity};
-use tidemill_net::kafka::offset_commit::{
-    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-    OffsetCommitResponse,
-};
+use tidemill_net::kafka::heartbeat::HeartbeatResponse;
 use tidemill_net::kafka::offset_fetch::OffsetFetchRequestGroup;
-use tidemill_net::kafka::sync_group::{
-    SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse,
-};
-use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Request, encode_request};
 use tidemill_runtime::edge::Instant;
 
+use self::classic::Classic;
 use self::newer::Newer;
 use super::lines::{Heard, Lines};
 use super::map::{Map, read, unreadable};
-use super::{Phase, Scene, offsets, passed};
+use super::{Phase, REBORN, Scene, offsets, passed};
 use crate::checker::{Place, Verdict, check};
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
 use crate::random::Random;
@@ -52,9 +44,6 @@ const SESSION: Duration = Duration::from_millis(1_500);
 const REBALANCE: Duration = Duration::from_millis(3_000);
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const REFRESH: Duration = Duration::from_millis(700);
-const PROTOCOL: &str = "in-turn";
-/// A group does not take up more partitions than this.
-const PLACES_MAX: usize = 12;
 
 /// One member of a group.
 #[derive(Debug)]
@@ -70,13 +59,22 @@ pub(crate) struct Member {
     id: String,
     /// The generation it is in; of the newer kind, its epoch.
     generation: i32,
-    /// What it keeps as a member of the newer kind.
+    /// What it keeps as a member of the classic kind.
+    classic: Classic,
+    /// What it keeps as a member of the newer kind, if it is one.
     newer: Option<Newer>,
-    leads: Option<Vec<JoinGroupResponseMember>>,
+    /// It is in a group of both kinds, and speaks either protocol from one life to the next.
+    changes: bool,
     step: Step,
     /// Something is asked that the next step depends on.
     busy: bool,
     heartbeat_at: Option<Instant>,
+    /// When it sent the last heartbeat that was answered well.
+    lived_at: Option<Instant>,
+    /// Something that it asked under its name may still come about.
+    is_unsure: bool,
+    /// It was just told its share in a group of the newer kind.
+    was_given: bool,
     /// What it holds, and what was committed last, as far as it knows.
     holds: BTreeMap<Place, i64>,
     /// Commits under way, and where they were sent: two that go different ways may change places.
@@ -119,11 +117,13 @@ enum Step {
 enum Ask {
     Map,
     Find,
-    Join,
+    /// With the generation that it must be let into at least.
+    Join(i32),
     Sync,
-    Heartbeat,
-    /// A heartbeat of the newer kind.
-    Beat,
+    /// With the time it was sent.
+    Heartbeat(Instant),
+    /// A heartbeat of the newer kind; with the epoch that it must be told at least, if it joins.
+    Beat(Option<i32>),
     /// The last one.
     LastBeat,
     Leave,
@@ -147,9 +147,16 @@ impl Member {
             fetch: up_to(1, 10),
         };
         let newer = random.happens(400_000).then(|| Newer::new(&mut random));
-        let kind = if newer.is_some() { "newer" } else { "group" };
+        let classic = Classic::new(&mut random);
+        let changes = random.happens(300_000);
+        let kind = match newer {
+            _ if changes => "both",
+            Some(_) => "newer",
+            None => "group",
+        };
         // Epochs came with this version.
-        let commit = if newer.is_some() { versions.commit.max(9) } else { versions.commit };
+        let knows_epochs = changes || newer.is_some();
+        let commit = if knows_epochs { versions.commit.max(9) } else { versions.commit };
         let versions = Versions { commit, ..versions };
         Self {
             group: format!("{kind}-{}", number % groups.max(1)),
@@ -162,11 +169,15 @@ impl Member {
             coordinator: None,
             id: String::new(),
             generation: JOIN_EPOCH,
+            classic,
             newer,
-            leads: None,
+            changes,
             step: Step::Looking,
             busy: false,
             heartbeat_at: None,
+            lived_at: None,
+            is_unsure: false,
+            was_given: false,
             holds: BTreeMap::new(),
             under_way: 0,
             commits_to: BOOTSTRAP_PORT,
@@ -180,8 +191,28 @@ impl Member {
     }
 
     pub(crate) fn describe(&self) -> String {
-        let Self { group, id, step, under_way, .. } = self;
-        format!("{id:?} of {group} is {step:?}, with {under_way} commits under way")
+        let Self { group, id, step, under_way, generation, holds, .. } = self;
+        let kind = if self.newer.is_some() { "newer" } else { "classic" };
+        let (reads, all) = (holds.len(), self.map.lasting_places().len());
+        format!(
+            "{id:?} of {group}, {kind}, is {step:?} in {generation}, reads {reads} of {all} \
+             partitions, with {under_way} commits under way"
+        )
+    }
+
+    /// Whether each partition that its group wants is read by one member of the group.
+    pub(crate) fn is_of_settled_group<'a>(
+        &self,
+        all: impl Iterator<Item = &'a Member> + Clone,
+    ) -> bool {
+        let others = all.filter(|member| member.group == self.group);
+        let reads: usize = others.clone().map(|member| member.holds.len()).sum();
+        let all_hold = others.clone().all(|member| member.step == Step::Holding);
+        if !all_hold || reads != self.map.lasting_places_count() {
+            return false;
+        }
+        let read: BTreeSet<&Place> = others.flat_map(|member| member.holds.keys()).collect();
+        read.into_iter().copied().eq(self.map.lasting_places())
     }
 
     pub(crate) fn step(&mut self, scene: &mut Scene<'_, '_>) -> Verdict {
@@ -199,6 +230,10 @@ impl Member {
         if scene.phase == Phase::Drain && self.drain == Drain::NotYet {
             self.drain = Drain::Begun;
             self.die(scene)?;
+            // Where one took the place of a leader, nobody would look for new partitions.
+            if self.newer.is_none() {
+                self.instance.iter_mut().for_each(|name| name.push_str("-again"));
+            }
         }
         if scene.phase == Phase::Work && self.random.happens(4_000) {
             self.die(scene)?;
@@ -233,12 +268,32 @@ impl Member {
         }
         self.forget_name();
         self.coordinator = None;
+        if self.changes && self.random.coin() {
+            let newer = self.newer.is_none().then(|| Newer::new(&mut self.random));
+            self.newer = newer;
+            self.classic = Classic::new(&mut self.random);
+        }
         self.begin(Step::Looking);
         Ok(())
     }
 
+    /// Whether it was just told its share in a group of the newer kind.
+    pub(crate) fn take_given(&mut self) -> bool {
+        std::mem::take(&mut self.was_given)
+    }
+
+    /// What it has of another member, which has not let go of it and cannot be taken for dead.
+    pub(crate) fn has_of(&self, other: &Member, now: Instant) -> Option<Place> {
+        let lives = other.lived_at.is_some_and(|at| now.since(at) < SESSION);
+        let is_other = self.group == other.group && lives && !other.is_unsure;
+        let mut held = other.holds.keys().filter(|_| is_other);
+        held.find(|place| self.holds.contains_key(*place)).copied()
+    }
+
     /// It is no member any more, as far as it knows.
     fn forget_name(&mut self) {
+        self.is_unsure = false;
+        self.lived_at = None;
         self.id.clear();
         self.generation = JOIN_EPOCH;
     }
@@ -247,8 +302,12 @@ impl Member {
         self.step = step;
         self.busy = false;
         if matches!(step, Step::Looking | Step::Joining) {
-            self.holds.clear();
-            self.leads = None;
+            // Who keeps what it reads does so while it is a member.
+            let keeps = self.newer.is_none() && self.classic.keeps();
+            if step == Step::Looking || self.id.is_empty() || !keeps {
+                self.holds.clear();
+            }
+            self.classic.forget_share();
             self.newer.iter_mut().for_each(Newer::forget_share);
         }
     }
@@ -282,62 +341,10 @@ impl Member {
         self.ask(Ask::Find, self.versions.find, &request, scene);
     }
 
-    fn join(&mut self, scene: &mut Scene<'_, '_>) {
-        let topics = self.map.topics.values().map(|topic| topic.name.clone());
-        let subscription = Subscription { topics: topics.collect(), ..Subscription::default() };
-        let request = JoinGroupRequest {
-            group_id: self.group.clone(),
-            session_timeout_ms: SESSION.as_millis() as i32,
-            rebalance_timeout_ms: REBALANCE.as_millis() as i32,
-            member_id: self.id.clone(),
-            group_instance_id: self.instance.clone(),
-            protocol_type: PROTOCOL_TYPE.to_owned(),
-            protocols: vec![JoinGroupRequestProtocol {
-                name: PROTOCOL.to_owned(),
-                metadata: subscription.encode(0),
-            }],
-            reason: None,
-        };
-        self.busy = true;
-        self.ask(Ask::Join, self.versions.join, &request, scene);
-    }
-
-    fn sync(&mut self, scene: &mut Scene<'_, '_>) {
-        let assignments =
-            self.leads.as_ref().map_or_else(Vec::new, |members| self.share_out(members));
-        let request = SyncGroupRequest {
-            group_id: self.group.clone(),
-            generation_id: self.generation,
-            member_id: self.id.clone(),
-            group_instance_id: self.instance.clone(),
-            protocol_type: Some(PROTOCOL_TYPE.to_owned()),
-            protocol_name: Some(PROTOCOL.to_owned()),
-            assignments,
-        };
-        self.busy = true;
-        self.ask(Ask::Sync, self.versions.sync, &request, scene);
-    }
-
-    /// Every known partition to one of the members, in turn.
-    fn share_out(&self, members: &[JoinGroupResponseMember]) -> Vec<SyncGroupRequestAssignment> {
-        let mut shares: Vec<Assignment> = vec![Assignment::default(); members.len()];
-        for (turn, place) in self.places().into_iter().enumerate() {
-            let name = self.map.name(place.topic).unwrap_or_default().to_owned();
-            let share = &mut shares[turn % members.len()].assigned_partitions;
-            share.push(TopicPartitions { topic: name, partitions: vec![place.partition] });
-        }
-        let shares = members.iter().zip(shares).map(|(member, share)| SyncGroupRequestAssignment {
-            member_id: member.member_id.clone(),
-            assignment: share.encode(0),
-        });
-        shares.collect()
-    }
-
-    /// What there is to share out.
-    fn places(&self) -> Vec<Place> {
-        let mut places = self.map.lasting_places();
-        places.truncate(PLACES_MAX);
-        places
+    /// The topics it wants: those whose names stand for them for ever.
+    fn topics(&self) -> Vec<String> {
+        let names = self.map.topics.values().map(|topic| &topic.name);
+        names.filter(|name| !name.starts_with(REBORN)).cloned().collect()
     }
 
     fn fetch(&mut self, scene: &mut Scene<'_, '_>) {
@@ -362,6 +369,9 @@ impl Member {
 
     /// It has its share: it says that it lives, commits, and sometimes goes.
     fn hold(&mut self, scene: &mut Scene<'_, '_>) {
+        if self.wants_other() {
+            return self.begin(Step::Joining);
+        }
         let now = scene.port.now();
         if self.newer.is_none() && passed(now, self.heartbeat_at, HEARTBEAT) {
             self.heartbeat_at = Some(now);
@@ -381,85 +391,24 @@ impl Member {
         }
     }
 
-    fn heartbeat(&mut self, scene: &mut Scene<'_, '_>) {
-        let request = HeartbeatRequest {
-            group_id: self.group.clone(),
-            generation_id: self.generation,
-            member_id: self.id.clone(),
-            group_instance_id: self.instance.clone(),
-        };
-        self.ask(Ask::Heartbeat, self.versions.heartbeat, &request, scene);
-    }
-
-    fn commit(&mut self, scene: &mut Scene<'_, '_>) {
-        let group = scene.history.group(&self.group);
-        let mut offsets = Vec::new();
-        for (place, last) in &mut self.holds {
-            let is_fresh = self.newer.as_ref().is_some_and(|newer| newer.fresh.contains(place));
-            if !is_fresh && self.random.coin() {
-                *last += self.random.between(1, 5) as i64;
-                group.committing(*place, *last);
-                offsets.push((*place, *last));
-            }
-        }
-        if offsets.is_empty() {
-            return;
-        }
-        let topics = offsets.iter().map(|(place, offset)| OffsetCommitRequestTopic {
-            name: self.map.name(place.topic).unwrap_or_default().to_owned(),
-            topic_id: place.topic,
-            partitions: vec![OffsetCommitRequestPartition {
-                partition_index: place.partition,
-                committed_offset: *offset,
-                ..OffsetCommitRequestPartition::default()
-            }],
-        });
-        let request = OffsetCommitRequest {
-            group_id: self.group.clone(),
-            generation_id_or_member_epoch: self.generation,
-            member_id: self.id.clone(),
-            group_instance_id: self.instance.clone(),
-            topics: topics.collect(),
-            ..OffsetCommitRequest::default()
-        };
-        if self.under_way == 0 {
-            self.commits_to = self.to();
-        }
-        self.under_way += 1;
-        self.ask(Ask::Commit(offsets), self.versions.commit, &request, scene);
-    }
-
-    fn leave(&mut self, scene: &mut Scene<'_, '_>) {
-        let request = LeaveGroupRequest {
-            group_id: self.group.clone(),
-            member_id: self.id.clone(),
-            members: vec![MemberIdentity {
-                member_id: self.id.clone(),
-                group_instance_id: self.instance.clone().filter(|_| 3 <= self.versions.leave),
-                ..MemberIdentity::default()
-            }],
-        };
-        self.busy = true;
-        self.ask(Ask::Leave, self.versions.leave, &request, scene);
-    }
-
     // Hearing.
 
     fn hear(&mut self, heard: Heard<Ask>, scene: &mut Scene<'_, '_>) -> Verdict {
         let (ask, frame) = match heard {
             Heard::Answer(ask, frame) => (ask, frame),
-            Heard::Lost(Ask::Map | Ask::Heartbeat) => return Ok(()),
+            Heard::Lost(Ask::Map | Ask::Heartbeat(_)) => return Ok(()),
             Heard::Lost(ask) => {
+                self.is_unsure = true;
                 match ask {
                     Ask::Commit(_) => {
                         self.under_way -= 1;
                         // It may still come about, behind what would be committed from now on in
                         // the same epoch. In the classic protocol the next generation is a barrier.
-                        if self.newer.is_some() {
+                        if self.newer.is_some() || self.changes {
                             self.forget_name();
                         }
                     }
-                    Ask::Beat => self.beat_lost(),
+                    Ask::Beat(_) => self.beat_lost(),
                     _ => {}
                 }
                 // What became of it is not known: look again.
@@ -470,27 +419,21 @@ impl Member {
         match ask {
             Ask::Map => self.map = Map::decode_answer(&frame)?,
             Ask::Find => self.found(&frame)?,
-            Ask::Join => self.joined(&frame)?,
+            Ask::Join(floor) => self.joined(floor, &frame, scene)?,
             Ask::Sync => self.synced(&frame, scene)?,
-            Ask::Heartbeat => {
+            Ask::Heartbeat(at) => {
                 let response: HeartbeatResponse = read(self.versions.heartbeat, &frame)?;
                 if self.step == Step::Holding {
+                    self.lived_at = Some(at);
                     self.told(response.error_code)?;
                 }
             }
-            Ask::Beat => self.beaten(&frame, scene)?,
+            Ask::Beat(floor) => self.beaten(floor, &frame, scene)?,
             Ask::LastBeat => {
                 self.forget_name();
                 self.begin(Step::Looking);
             }
-            Ask::Leave => {
-                let response: LeaveGroupResponse = read(self.versions.leave, &frame)?;
-                let member = response.members.first().map(|member| member.error_code);
-                let error = member.unwrap_or(response.error_code);
-                self.id.clear();
-                self.begin(Step::Looking);
-                self.told(error)?;
-            }
+            Ask::Leave => self.left(&frame)?,
             Ask::Commit(offsets) => self.committed(&offsets, &frame, scene)?,
             Ask::Fetch(wanted) => self.fetched(&wanted, &frame, scene)?,
         }
@@ -521,6 +464,11 @@ impl Member {
                 self.begin(Step::Looking);
             }
             ErrorCode::CoordinatorLoadInProgress => self.busy = false,
+            // A member that was out for long, of a group that has ended meanwhile.
+            ErrorCode::GroupIdNotFound if self.changes => {
+                self.forget_name();
+                self.begin(Step::Looking);
+            }
             ErrorCode::NotCoordinator
             | ErrorCode::CoordinatorNotAvailable
             | ErrorCode::GroupIdNotFound => self.begin(Step::Looking),
@@ -547,83 +495,15 @@ impl Member {
         self.told(error)
     }
 
-    fn joined(&mut self, frame: &Bytes) -> Verdict {
-        let response: JoinGroupResponse = read(self.versions.join, frame)?;
-        if self.step != Step::Joining {
-            return Ok(());
-        }
-        self.busy = false;
-        if response.error_code == ErrorCode::MemberIdRequired {
-            self.id = response.member_id;
-            return Ok(());
-        }
-        if !response.error_code.is_none() {
-            return self.told(response.error_code);
-        }
-        self.id = response.member_id;
-        self.generation = response.generation_id;
-        let leads = response.leader == self.id && !response.skip_assignment;
-        self.leads = leads.then_some(response.members);
-        self.step = Step::Syncing;
-        Ok(())
-    }
-
-    fn synced(&mut self, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {
-        let response: SyncGroupResponse = read(self.versions.sync, frame)?;
-        if self.step != Step::Syncing {
-            return Ok(());
-        }
-        self.busy = false;
-        if !response.error_code.is_none() {
-            return self.told(response.error_code);
-        }
-        let share = Assignment::decode(&response.assignment)
-            .map_err(|error| unreadable("assignment", &error))?;
-        let mut mine = BTreeSet::new();
-        for part in share.assigned_partitions {
-            // A topic that this member does not know yet, or not any more, it leaves alone.
-            let topic = self.map.topics.iter().find(|(_, known)| known.name == part.topic);
-            let Some((topic, _)) = topic else { continue };
-            let places = part.partitions.iter();
-            mine.extend(places.map(|partition| Place { topic: *topic, partition: *partition }));
-        }
+    /// It is told its share, in a group of the newer kind or of the classic one.
+    fn given(&mut self, is_newer: bool, share: &[Place], scene: &mut Scene<'_, '_>) -> Verdict {
         // A static member that comes again is the same owner under another name.
         let who = self.instance.as_deref().unwrap_or(&self.id).to_owned();
-        let given: Vec<Place> = mine.iter().copied().collect();
+        self.was_given = is_newer;
         scene.history.shares += 1;
-        scene.history.group(&self.group).given(self.generation, &who, &given)?;
-        self.holds = mine.into_iter().map(|place| (place, 0)).collect();
-        self.step = Step::Fetching;
-        Ok(())
-    }
-
-    fn committed(
-        &mut self,
-        offsets: &[(Place, i64)],
-        frame: &Bytes,
-        scene: &mut Scene<'_, '_>,
-    ) -> Verdict {
-        self.under_way -= 1;
-        let response: OffsetCommitResponse = read(self.versions.commit, frame)?;
-        let results: Vec<ErrorCode> = response
-            .topics
-            .iter()
-            .flat_map(|topic| topic.partitions.iter().map(|partition| partition.error_code))
-            .collect();
-        check(results.len() == offsets.len(), "every offset is answered", || {
-            format!("{results:?}")
-        })?;
-        for ((place, offset), error) in offsets.iter().zip(&results) {
-            if error.is_none() {
-                scene.history.committed_offsets += 1;
-                scene.history.group(&self.group).committed(*place, *offset);
-            }
-        }
-        let first = results.into_iter().find(|error| !error.is_none());
-        match first {
-            Some(error) if self.step == Step::Holding => self.told(error),
-            _ => Ok(()),
-        }
+        let group = scene.history.group(&self.group);
+        group.is_of_kind(self.generation, is_newer);
+        group.given(self.generation, &who, share)
     }
 
     fn fetched(

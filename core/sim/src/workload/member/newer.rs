@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH,
     OWN_MEMBER_ID_FROM, STATIC_LEAVE_EPOCH,
@@ -15,9 +16,11 @@ use tidemill_net::kafka::consumer_group_heartbeat::{
 use tidemill_net::kafka::topic_partitions::TopicIdPartitions;
 
 use super::{Ask, HEARTBEAT, Member, REBALANCE, Step, read};
+use tidemill_runtime::edge::Instant;
+
 use crate::checker::{Place, Verdict, check};
 use crate::random::Random;
-use crate::workload::{REBORN, Scene, passed};
+use crate::workload::{Scene, passed};
 
 /// What a member of the newer kind keeps.
 #[derive(Debug)]
@@ -25,8 +28,9 @@ pub(super) struct Newer {
     /// Of its heartbeats.
     version: i16,
     assignor: Option<&'static str>,
-    /// A heartbeat is not answered yet.
+    /// A heartbeat is not answered yet, and when the last one was sent.
     beats: bool,
+    beaten_at: Option<Instant>,
     /// The next heartbeat says everything.
     says_all: bool,
     /// The coordinator knows what it reads.
@@ -41,6 +45,7 @@ impl Newer {
             version: random.between(0, 1) as i16,
             assignor: *random.pick(&[None, Some("uniform"), Some("range")]),
             beats: false,
+            beaten_at: None,
             says_all: true,
             is_known: false,
             fresh: BTreeSet::new(),
@@ -77,8 +82,7 @@ impl Member {
     }
 
     fn beat(&mut self, scene: &mut Scene<'_, '_>) {
-        let topics = self.map.topics.values().map(|topic| topic.name.clone());
-        let topics: Vec<String> = topics.filter(|name| !name.starts_with(REBORN)).collect();
+        let topics = self.topics();
         let Some(newer) = &mut self.newer else { return };
         if topics.is_empty() {
             // There is nothing to read, and a member must say what it wants.
@@ -90,7 +94,7 @@ impl Member {
         }
         let joins = self.generation == JOIN_EPOCH;
         let all = joins || newer.says_all || self.random.happens(100_000);
-        newer.beats = true;
+        (newer.beats, newer.beaten_at) = (true, Some(scene.port.now()));
         let owned = (all || !newer.is_known).then(|| partitions(self.holds.keys()));
         let (version, assignor) = (newer.version, newer.assignor);
         let request = ConsumerGroupHeartbeatRequest {
@@ -104,7 +108,8 @@ impl Member {
             topic_partitions: owned,
             ..ConsumerGroupHeartbeatRequest::default()
         };
-        self.ask(Ask::Beat, version, &request, scene);
+        let floor = joins.then(|| scene.history.group(&self.group).generation());
+        self.ask(Ask::Beat(floor), version, &request, scene);
     }
 
     /// It goes; a static member perhaps only for a while.
@@ -119,6 +124,7 @@ impl Member {
             instance_id: self.instance.clone(),
             ..ConsumerGroupHeartbeatRequest::default()
         };
+        self.holds.clear();
         self.busy = true;
         self.ask(Ask::LastBeat, version, &request, scene);
     }
@@ -129,8 +135,14 @@ impl Member {
         (newer.beats, newer.says_all, newer.is_known) = (false, true, false);
     }
 
-    /// A heartbeat is answered.
-    pub(super) fn beaten(&mut self, frame: &Bytes, scene: &mut Scene<'_, '_>) -> Verdict {
+    /// A heartbeat is answered; who joins is told an epoch no earlier than the `floor` that others
+    /// knew when it asked.
+    pub(super) fn beaten(
+        &mut self,
+        floor: Option<i32>,
+        frame: &Bytes,
+        scene: &mut Scene<'_, '_>,
+    ) -> Verdict {
         let Some(newer) = &mut self.newer else { return Ok(()) };
         let response: ConsumerGroupHeartbeatResponse = read(newer.version, frame)?;
         if self.step == Step::Looking {
@@ -139,9 +151,15 @@ impl Member {
         }
         newer.beats = false;
         if !response.error_code.is_none() {
+            // Told this, clients end for good.
+            let is_let_in = floor.is_none() || response.error_code != ErrorCode::GroupIdNotFound;
+            check(is_let_in, "who joins a group is let in", || {
+                format!("{} of {}: {:?}", self.id, self.group, response.error_message)
+            })?;
             return self.told(response.error_code);
         }
         (newer.says_all, newer.is_known) = (false, true);
+        self.lived_at = newer.beaten_at;
         if self.id.is_empty() {
             self.id = response.member_id.unwrap_or_default();
         }
@@ -150,6 +168,9 @@ impl Member {
             format!("{} of {}: {before}, then {epoch}", self.id, self.group)
         })?;
         self.generation = epoch;
+        if let Some(floor) = floor {
+            scene.history.group(&self.group).joined(epoch, floor)?;
+        }
         match response.assignment {
             Some(share) => self.take_share(&share.topic_partitions, scene),
             None => {
@@ -168,10 +189,8 @@ impl Member {
         // A topic that it does not know yet, or not any more, it leaves alone.
         let share: BTreeSet<Place> =
             all.filter(|place| self.map.name(place.topic).is_some()).collect();
-        let who = self.instance.as_deref().unwrap_or(&self.id).to_owned();
         let given: Vec<Place> = share.iter().copied().collect();
-        scene.history.shares += 1;
-        scene.history.group(&self.group).given(self.generation, &who, &given)?;
+        self.given(true, &given, scene)?;
 
         let Some(newer) = &mut self.newer else { return Ok(()) };
         newer.is_known = false;
