@@ -10,10 +10,18 @@ import subprocess
 import threading
 import time
 
-from running import KEPT, demand
+from running import KEPT, ROOT, demand
 
 # What only talks needs no just-in-time compiler of the second degree, and starts sooner.
 SOON = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
+def translated(run, source):
+    """Where a program lies that needs nothing but Kafka's jars, translated for this run."""
+    path = ROOT / "core/tests/e2e/java" / source
+    subprocess.run(["javac", "-nowarn", "-cp", f"{KEPT}/kafka/*", "-d", str(run.dir), str(path)],
+                   check=True)
+    return run.dir
 
 
 class Java:

@@ -33,6 +33,8 @@ def check(run):
         broker = run.broker(of, shards=2, settings=settings)
         flow(run, broker, of)
         fencing(run, broker, of)
+        if of == "transactions":
+            too_late(run, broker, of)
         torment(run, broker, of, protocol)
         if of == "transactions":
             tools(run, broker, of)
@@ -83,6 +85,17 @@ def fencing(run, broker, of):
     demand(values == ["second, committed"], f"read_committed shows {values}")
     run.say(f"{of}: a producer that was replaced meets {fenced.split(':')[0]}, then "
             "ProducerFencedException")
+
+
+def too_late(run, broker, of):
+    """Who stays in a transaction for too long has lost it, and nothing else."""
+    make_topic(broker.address, "late")
+    program = Java(run, of, "Late", broker.address, "late")
+    program.end()
+    [late] = program.said("late")
+    values = [value for _, _, value in committed(run, broker, of, "late")]
+    demand(values == ["in time"], f"read_committed shows {values}")
+    run.say(f"{of}: a producer whose time was over meets {late.split(':')[0]}, aborts and goes on")
 
 
 def torment(run, broker, of, protocol):
@@ -182,6 +195,8 @@ def tools(run, broker, of):
     holder.wait_for("held")
     told = tool(TRANSACTIONS, *server, "list")
     demand(re.search(r"^holder\s.*\sOngoing", told, re.MULTILINE), f"list told {told}")
+    listed = [line.split()[0] for line in told.splitlines()[1:] if line.strip()]
+    demand(len(listed) == len(set(listed)), f"list names one twice: {told}")
     told = tool(TRANSACTIONS, *server, "describe", "--transactional-id", "holder")
     demand("Ongoing" in told and "held-0" in told, f"describe told {told}")
     told = tool(TRANSACTIONS, *server, "describe-producers", "--topic", "held", "--partition", "0")

@@ -1,10 +1,9 @@
 """Groups as Apache Kafka's tools see and treat them, and its verifiable clients.
 
 Groups that live: what is described of their members, what is refused while there are some, and that
-verifiable consumers read each record that a verifiable producer was acknowledged. Groups at rest:
-every way to set offsets. Then the configurations of groups,
-deleted records, and the broker's own topic read with Kafka's
-formatter.
+verifiable consumers read each record that a verifiable producer was acknowledged. Java's members find
+topics by patterns. Groups at rest: every way to set offsets. Then the configurations of groups, deleted
+records, and the broker's own topic read with Kafka's formatter.
 """
 
 import collections
@@ -13,9 +12,9 @@ import re
 import time
 
 from clients import make_topic
-from java_programs import Java
-from kafka_tools import (CONFIGS, CONSOLE_CONSUMER, DELETE_RECORDS, FEATURES, GROUPS, LOG_DIRS,
-                         OFFSETS, tool)
+from java_programs import Java, translated
+from kafka_tools import (CONFIGS, CONSOLE_CONSUMER, CONSOLE_PRODUCER, DELETE_RECORDS, FEATURES,
+                         GROUPS, LOG_DIRS, OFFSETS, tool)
 from running import demand
 
 ALL_GROUPS = "org.apache.kafka.tools.GroupsCommand"
@@ -29,6 +28,7 @@ def check(run):
     broker = run.broker(shards=2, settings={"group.initial.rebalance.delay.ms": "0"})
     for protocol in ["classic", "consumer"]:
         alive(run, broker, protocol)
+    by_pattern(run, broker)
     at_rest(run, broker)
     settings(run, broker)
     records(run, broker)
@@ -52,6 +52,25 @@ class Group:
         demand(heads, f"--describe {arguments} told {lines}")
         head = lines[heads[0]]
         return [dict(zip(head, row)) for row in lines[heads[0] + 1:] if row[:1] == [self.name]]
+
+
+def by_pattern(run, broker):
+    """Java's members find topics by patterns of either sort, and an operator takes members out."""
+    topics, each = ["found-a", "found-b"], 50
+    for topic in topics:
+        make_topic(broker.address, topic, PARTITIONS)
+        lines = "".join(f"{number}\n" for number in range(each))
+        text = run.dir / f"{topic}.txt"
+        text.write_text(lines)
+        tool(CONSOLE_PRODUCER, "--bootstrap-server", broker.address, "--topic", topic, feed=text)
+    classes = translated(run, "groups/Subscribed.java")
+    for whose in ["client", "broker"]:
+        member = Java(run, "kafka", "Subscribed", broker.address, f"by-{whose}", whose, "found-.*",
+                      each * len(topics), classes=classes)
+        member.end()
+        demand(member.said("read") == [str(each * len(topics))], f"it read {member.lines}")
+        demand(member.said("removed") == ["0"], f"an operator took it out: {member.lines}")
+    run.say("Java's members of the newer protocol: patterns of either sort, taken out by an operator")
 
 
 def alive(run, broker, protocol):

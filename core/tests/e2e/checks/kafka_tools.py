@@ -132,20 +132,33 @@ def administration(run, broker, server):
 
 
 def quotas(server):
-    """A client that is allowed 200 kB a second takes three seconds and more for 900 kB."""
+    """A client that is allowed 50 kB a second takes three seconds and more for 900 kB: the first
+    500 kB are ten seconds' worth, and free."""
     entity = ["--entity-type", "clients", "--entity-name", "slow"]
-    tool(CONFIGS, *server, *entity, "--alter", "--add-config", "producer_byte_rate=200000")
+    tool(CONFIGS, *server, *entity, "--alter", "--add-config", "producer_byte_rate=50000")
     told = tool(CONFIGS, *server, *entity, "--describe")
-    demand("producer_byte_rate=200000" in told, f"the quota of a client: {told}")
+    demand("producer_byte_rate=50000" in told, f"the quota of a client: {told}")
     begun = time.monotonic()
     tool(PRODUCER_PERFORMANCE, "--topic", "admin", "--num-records", "3000", "--record-size", "300",
          "--throughput", "-1", "--producer-props", f"bootstrap.servers={server[1]}",
          "client.id=slow", "acks=all")
     took = time.monotonic() - begun
-    demand(3 < took < 60, f"900 kB at 200 kB a second took {took:.1f} s")
+    demand(3 < took < 60, f"900 kB at 50 kB a second took {took:.1f} s")
     tool(CONFIGS, *server, *entity, "--alter", "--delete-config", "producer_byte_rate")
     told = tool(CONFIGS, *server, *entity, "--describe")
     demand("producer_byte_rate" not in told, f"the quota is still there: {told}")
+    # Of users it asks for passwords, too.
+    entity = ["--entity-type", "users"]
+    tool(CONFIGS, *server, *entity, "--entity-name", "alice", "--alter", "--add-config",
+         "producer_byte_rate=1000000")
+    for whose in [entity, [*entity, "--entity-name", "alice"]]:
+        told = tool(CONFIGS, *server, *whose, "--describe")
+        demand("producer_byte_rate=1000000" in told, f"the quota of a user: {told}")
+    told = refusal(CONFIGS, *server, *entity, "--entity-name", "alice", "--alter", "--add-config",
+                   "SCRAM-SHA-256=[password=secret]")
+    demand("No password can be set" in told, f"a password was set: {told}")
+    tool(CONFIGS, *server, *entity, "--entity-name", "alice", "--alter", "--delete-config",
+         "producer_byte_rate")
 
 
 def librdkafka(run, broker):

@@ -12,9 +12,9 @@ import subprocess
 import time
 
 from clients import make_topic
-from java_programs import Java
+from java_programs import Java, translated
 from kafka_tools import CONFIGS, CONSOLE_PRODUCER, JAVA, tool
-from running import KEPT, ROOT, demand
+from running import demand
 
 CONSUMER = "org.apache.kafka.tools.consumer.ConsoleShareConsumer"
 GROUPS = "org.apache.kafka.tools.consumer.group.ShareGroupCommand"
@@ -31,7 +31,7 @@ def check(run):
     shared_out(run, broker)
     # Each mostly waits, for a time to be over or for what must not come.
     parts = [given_back, run_out, renewed, in_transactions, from_where]
-    classes = translated(run)
+    classes = translated(run, "share/Member.java")
     with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
         for part in [pool.submit(part, run, broker, classes) for part in parts]:
             part.result()
@@ -75,10 +75,11 @@ def shared_out(run, broker):
     broker.kill()
     broker.start()
 
-    others = [subprocess.Popen([*JAVA, CONSUMER, *server(broker), "--topic", "work", "--group",
-                                "workers", "--timeout-ms", "10000"], stdout=subprocess.PIPE)
-              for _ in range(2)]
-    rest = [member.communicate(timeout=300)[0].decode().split() for member in others]
+    # Side by side to the end: one whose output nobody takes stands still, and its time runs out.
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        members = [pool.submit(consume, broker, "work", "workers", patience_ms=10_000)
+                   for _ in range(2)]
+        rest = [member.result() for member in members]
     seen = collections.Counter(first + rest[0] + rest[1])
     twice = [line for line, times in seen.items() if 1 < times]
     demand(not twice, f"{len(twice)} records were accepted twice: {twice[:5]}")
@@ -101,14 +102,6 @@ def given_back(run, broker, _):
     told = consume(broker, "again", "refusers")
     demand(told == [], f"rejected records came again: {told}")
     run.say(f"released records come {DELIVERIES} times, rejected ones once")
-
-
-def translated(run):
-    """Where the program lies that is a member which does what it is told."""
-    source = ROOT / "core/tests/e2e/java/share/Member.java"
-    subprocess.run(["javac", "-nowarn", "-cp", f"{KEPT}/kafka/*", "-d", str(run.dir), str(source)],
-                   check=True)
-    return run.dir
 
 
 class Member(Java):
@@ -307,6 +300,12 @@ def tools(run, broker):
     tool(GROUPS, *server(broker), *reset, "--execute")
     told = consume(broker, "again", "refusers")
     demand(told == list("abcde"), f"after a reset came {told}")
+    # A group is placed before its first member.
+    place = ["--reset-offsets", "--group", "placed", "--topic", "again", "--to-latest"]
+    tool(GROUPS, *server(broker), *place, "--execute")
+    placed = rows(broker, "placed")
+    demand([row["START-OFFSET"] for row in placed] == ["5"], f"offsets: {placed}")
+    groups.append("placed")
     tool(GROUPS, *server(broker), "--delete-offsets", "--group", "refusers", "--topic", "again")
     demand(rows(broker, "refusers") == [], "offsets are still there")
     tool(GROUPS, *server(broker), "--delete", *sum([["--group", group] for group in groups], []))
