@@ -77,8 +77,12 @@ fn a_producer_is_held_to_its_rate() {
     let broker = Broker::start("produce-quota", &["--shards", "2"]);
     let mut connections = [Client::open(&broker), Client::open(&broker)];
     connections[0].create("t", 2);
-    let set =
-        alter(&mut connections[0], client_id(Some("test")), "producer_byte_rate", Some(RATE as f64));
+    let set = alter(
+        &mut connections[0],
+        client_id(Some("test")),
+        "producer_byte_rate",
+        Some(RATE as f64),
+    );
     assert_eq!(set, ErrorCode::None);
 
     // Ten seconds' worth may be spent at once, a second's worth each time. How soon one connection is

@@ -133,7 +133,9 @@ pub fn measure(
         let Err(trouble) = ended else { continue };
         measured.take_failure(trouble)?;
         all_left.push(left);
-        if waits_since.is_some() && reconnect <= now().since(since) {
+        // Whoever had its record and could not leave makes room for the next one: that waits, too.
+        let since = *waits_since.get_or_insert_with(now);
+        if reconnect <= now().since(since) {
             let within = reconnect.as_secs_f64();
             let why = format!("the broker was lost and not back within {within:.0} s");
             measured.ended_early = Some(why);
