@@ -131,7 +131,7 @@ def dump(segments):
 def consume(broker, count):
     """The whole topic; one record more than there should be is waited for."""
     told = tool(CONSOLE_CONSUMER, *server(broker), "--topic", "accounts", "--from-beginning",
-                "--max-messages", str(count + 1), "--timeout-ms", "5000", "--formatter-property",
+                "--max-messages", str(count + 1), "--timeout-ms", "10000", "--formatter-property",
                 "print.key=true", "--formatter-property", "print.offset=true",
                 "--formatter-property", f"null.literal={NULL}")
     found = re.findall(r"^Offset:(\d+)\t(\S+)\t(\S+)$", told, re.MULTILINE)

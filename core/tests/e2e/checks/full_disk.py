@@ -34,7 +34,7 @@ def check(run):
     for topic in ["kept", "filler"]:
         clients.make_topic(broker.address, topic, 1)
     ledger = Ledger(broker.address)
-    demand(ledger.produce("kept", 1000, 10) == 1000, "there is space at first")
+    demand(ledger.produce("kept", 1000, 60) == 1000, "there is space at first")
 
     fill(run, broker, ledger, "the disk filled up")
     ballast.unlink()
@@ -63,7 +63,7 @@ def starts_again(run, broker, ledger, disk):
         told = "started while it was full"
     except Failure:
         demand("NoSpace" in broker.last_words(), f"refused without a reason: {broker.last_words()}")
-        broker.process.wait(10)
+        broker.process.wait(60)
         broker.process = None
         (disk / "last-ballast").unlink()
         broker.start()

@@ -16,7 +16,7 @@ SETTLED_NS = 2_000_000_000
 # The first record of a new group is promised within 100 ms there.
 FIRST_NS = 100_000_000
 # What a busy machine may take in addition.
-PATIENCE = 5
+PATIENCE = 20
 
 
 def check(run):
@@ -60,7 +60,7 @@ def transactions(run, broker, at):
     for flow in ["older", "newer"]:
         told = clean(["txn", *at, "--topic", f"txn-{flow}", "--flow", flow, "--partitions", 4,
                       "--partitions-each", 2, "--producers", 4, "--records", 20,
-                      "--abort-every", 5, "--seconds", 1 if run.quick else 10, "--warm-up", 0,
+                      "--abort-every", 5, "--seconds", 5 if run.quick else 10, "--warm-up", 0,
                       "--pid", broker.pid])
         demand(0 < told["committed"] and 0 < told["aborted"], f"{flow}: {told}")
         run.say(f"{flow} flow: {told['committed_per_second']:.0f} transactions a second, "

@@ -275,7 +275,7 @@ def records(run, broker):
     told = tool(LOG_DIRS, *server, "--describe", "--topic-list", "rest")
     demand('"partition":"rest-1"' in told, f"kafka-log-dirs told {told}")
     told = tool(CONSOLE_CONSUMER, *server, "--topic", "__consumer_offsets", "--from-beginning",
-                "--formatter", OFFSETS_FORM, "--timeout-ms", "5000")
+                "--formatter", OFFSETS_FORM, "--timeout-ms", "10000")
     found = collections.Counter(re.findall(r'"group":"([^"]+)"', told))
     demand(0 < found["resting"] and 0 < found["living-classic"],
            f"__consumer_offsets told of {found}")

@@ -25,7 +25,7 @@ UNDELIVERED_MAX = 3_000
 LOAD_SECONDS = (0.05, 0.6)
 # There is next to nothing to recover; a start that takes longer has done something needless. Some
 # of it is for machines that have other things to do.
-READY_SECONDS = 10
+READY_SECONDS = 40
 CODECS = ["none", "lz4", "zstd"]
 
 

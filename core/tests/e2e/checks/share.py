@@ -22,8 +22,9 @@ ALL_GROUPS = "org.apache.kafka.tools.GroupsCommand"
 PARTITIONS = 3
 # How often a record is given out at most.
 DELIVERIES = 5
-# For how long a member has what it was given, where that is waited for.
-LOCK_SECONDS = 6
+# For how long a member has what it was given, where that is waited for: long enough for one that is
+# held up for some seconds to ask for more time.
+LOCK_SECONDS = 12
 
 
 def check(run):
@@ -149,15 +150,14 @@ def run_out(run, broker, classes):
     make_group(broker, "late", share_record_lock_duration_ms=LOCK_SECONDS * 1000)
     produce(run, broker, "late", ["a"])
     first = Member(run, broker, classes, "late", "late")
-    given = first.poll(60)
     begun = time.monotonic()
+    given = first.poll(60)
     demand(given == [["0", "1", "a"]], f"the first member was given {given}")
     second = Member(run, broker, classes, "late", "late", "-second")
     given = second.poll(60)
     took = time.monotonic() - begun
     demand(given == [["0", "2", "a"]], f"when its time was over another was given {given}")
-    # The client told of the record a little after it was given out.
-    demand(LOCK_SECONDS - 2 < took, f"after {took:.1f} s another one was given what it had")
+    demand(LOCK_SECONDS <= took, f"after {took:.1f} s another one was given what it had")
     told = first.says("accept", 0)
     demand(told == "InvalidRecordStateException", f"a late word was answered with {told}")
     told = second.says("accept", 0)
