@@ -94,7 +94,7 @@ const LOADS: [(&[&str], &[&str], &str); 5] = [
 fn a_load_goes_on_when_the_broker_is_back() {
     let mut broker = Broker::start("bench-goes-on", &["--shards", "2"]);
     for (arguments, list, word) in [LOADS[0], LOADS[2]] {
-        let mut load = load(&broker, &[arguments, &["--seconds", "4"]].concat());
+        let mut load = load(&broker, &[arguments, &["--seconds", "10"]].concat());
         await_word(&broker, &mut load, list, word);
         broker.kill();
         broker.run();
@@ -155,7 +155,7 @@ const WAITED: Duration = Duration::from_secs(1);
 fn commits_that_fell_due_without_a_broker_count_from_then_on() {
     let mut broker = Broker::start("bench-commits-away", &["--shards", "1"]);
     let groups = ["groups", "commit", "-t", "away", "--groups", "5", "--rate", "20"];
-    let pace = ["--warm-up", "0", "--seconds", "10"];
+    let pace = ["--warm-up", "0", "--seconds", "20"];
     let mut load = load(&broker, &[&groups[..], &pace].concat());
     let groups = await_word(&broker, &mut load, &["group", "list"], "away-");
     let group = groups.split_whitespace().find(|word| word.starts_with("away-")).unwrap();
@@ -169,12 +169,12 @@ fn commits_that_fell_due_without_a_broker_count_from_then_on() {
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(WAITED <= latency(&told, "commit", "max"), "{told}");
     assert!(told.contains("5 connections were lost"), "{told}");
-    let (due, waited) = (10 * 20 * 5, figure(&told, "waited").unwrap());
+    let (due, waited) = (20 * 20 * 5, figure(&told, "waited").unwrap());
     assert!(5 * 15 <= waited, "a second of them waited: {told}");
     let (_, counted) = told.split_once("\"commit_ns\":").unwrap();
     let counted = figure(counted, "count").unwrap();
     assert!(due - 5 <= counted && counted <= due + 5, "{counted} of {due} are told: {told}");
-    assert!(told.contains(" of 10 s  "), "{told}");
+    assert!(told.contains(" of 20 s  "), "{told}");
 }
 
 /// Groups stayed behind when the broker was killed in the middle, those with a member that was lost
@@ -224,18 +224,20 @@ fn a_load_that_aborts_everything_is_clean() {
 fn a_group_cannot_settle_before_its_members_have_heard_of_the_change() {
     let broker = Broker::start("bench-heartbeats", &["--shards", "1"]);
     let group = ["groups", "rebalance", "-t", "beats", "--partitions", "8", "--members", "8"];
-    let pace = ["--rounds", "3", "--protocol", "classic", "--heartbeat", "600", "--seed", "1"];
+    let pace = ["--rounds", "5", "--protocol", "classic", "--heartbeat", "600", "--seed", "1"];
     let output = load(&broker, &[group, pace].concat()).wait_with_output().unwrap();
     let told = text(&output);
     assert!(output.status.success(), "{told}");
     assert_eq!(figure(&told, "heartbeat_ms"), Some(600), "{told}");
     let heard = Duration::from_millis(290);
+    // If the load itself is held up when a change is due, all heartbeats come at once right after it:
+    // most changes are not like that.
     for change in ["leave", "join"] {
-        let settled = latency(&told, change, "min");
+        let settled = latency(&told, change, "p50");
         assert!(heard <= settled, "{change}: settled in {settled:?}: {told}");
     }
     let longest = latency(&told, "leave", "max").max(latency(&told, "join", "max"));
-    let asked = latency(&told, "asked", "max");
+    let asked = latency(&told, "asked", "min");
     // Both are told to three digits.
     assert!(asked + heard <= longest.mul_f64(1.01), "{asked:?} of {longest:?}: {told}");
 }
