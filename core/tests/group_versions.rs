@@ -120,8 +120,8 @@ fn an_old_client_gets_along() {
         assert_eq!(find(&mut client, 0, "g", key_type::GROUP).0, NONE);
         let join = JoinGroupRequest {
             group_id: "g".to_owned(),
-            session_timeout_ms: 10_000,
-            rebalance_timeout_ms: 10_000,
+            session_timeout_ms: 60_000,
+            rebalance_timeout_ms: 60_000,
             protocol_type: "consumer".to_owned(),
             protocols: vec![JoinGroupRequestProtocol {
                 name: "range".to_owned(),
@@ -245,7 +245,7 @@ fn a_member_of_the_newer_kind_is_named_by_who_its_version_says() {
     find(&mut client, 4, "g", key_type::GROUP);
     let joins = ConsumerGroupHeartbeatRequest {
         group_id: "g".to_owned(),
-        rebalance_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
         subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
         topic_partitions: Some(Vec::new()),
         ..ConsumerGroupHeartbeatRequest::default()
@@ -273,7 +273,7 @@ fn what_is_allowed_is_told_to_who_asks() {
     let joins = ConsumerGroupHeartbeatRequest {
         group_id: "newer".to_owned(),
         member_id: "m".to_owned(),
-        rebalance_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
         subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
         topic_partitions: Some(Vec::new()),
         ..ConsumerGroupHeartbeatRequest::default()

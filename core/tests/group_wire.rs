@@ -12,7 +12,7 @@ mod process;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use process::Broker;
@@ -43,7 +43,7 @@ use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
 use tidemill_record::TopicId;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "t";
 
 /// One connection that asks and waits.
@@ -83,7 +83,8 @@ impl Wire {
 
     /// Asks for the coordinator of a group until there is one.
     fn find(&mut self, group: &str) {
-        for _ in 0..100 {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
             let request = FindCoordinatorRequest {
                 key: group.to_owned(),
                 ..FindCoordinatorRequest::default()
@@ -157,8 +158,8 @@ impl Wire {
 fn join(group: &str, member: &str) -> JoinGroupRequest {
     JoinGroupRequest {
         group_id: group.to_owned(),
-        session_timeout_ms: 10_000,
-        rebalance_timeout_ms: 10_000,
+        session_timeout_ms: 60_000,
+        rebalance_timeout_ms: 60_000,
         member_id: member.to_owned(),
         protocol_type: "consumer".to_owned(),
         protocols: vec![JoinGroupRequestProtocol {
@@ -182,7 +183,7 @@ fn scene(name: &str) -> (Broker, Wire, TopicId) {
         ..CreatableTopic::default()
     };
     let create =
-        CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        CreateTopicsRequest { topics: vec![topic], timeout_ms: 60_000, ..Default::default() };
     let created = wire.ask(7, &create);
     assert_eq!(created.topics[0].error_code, ErrorCode::None);
     let id = created.topics[0].topic_id;
@@ -450,7 +451,7 @@ fn the_newer_kind_is_told_from_the_classic_one() {
     let (_broker, mut wire, id) = scene("wire-newer");
     let joins = ConsumerGroupHeartbeatRequest {
         group_id: "newer".to_owned(),
-        rebalance_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
         subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
         topic_partitions: Some(Vec::new()),
         ..ConsumerGroupHeartbeatRequest::default()
@@ -535,7 +536,7 @@ fn a_group_is_read_with_both_protocols() {
     let newer = ConsumerGroupHeartbeatRequest {
         group_id: group.to_owned(),
         member_id: "n".to_owned(),
-        rebalance_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
         subscribed_topic_names: Some(vec![TOPIC.to_owned()]),
         topic_partitions: Some(Vec::new()),
         ..ConsumerGroupHeartbeatRequest::default()

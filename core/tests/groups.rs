@@ -70,7 +70,8 @@ fn client(broker: &Broker) -> ClientConfig {
 }
 
 fn member(broker: &Broker, settings: &[(&str, &str)]) -> (Member, Shares) {
-    let own = [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "200")];
+    // Nobody may be taken for dead here: all who go say so, or come back.
+    let own = [("session.timeout.ms", "45000"), ("heartbeat.interval.ms", "200")];
     subscriber(broker, TOPIC, &[&own, settings].concat())
 }
 
