@@ -132,7 +132,6 @@ fn a_consumer_is_held_to_its_rate() {
         told.throttle_time_ms
     });
     assert!((1900..=2100).contains(&wait_ms), "50,000 bytes of debt: {wait_ms} ms");
-    assert!(begun.elapsed() < Duration::from_millis(wait_ms as u64), "the answer comes at once");
     // It does not wait, and is not read.
     let removed = alter(&mut client, client_id(None), "consumer_byte_rate", None);
     assert_eq!(removed, ErrorCode::None);
@@ -168,12 +167,15 @@ fn one_fetch_brought_any_number_of_seconds_worth() {
     assert!(two_batches.contains(&bytes) && wait_ms == 0, "{bytes} bytes, {wait_ms} ms");
     let (bytes, wait_ms) = fetch(&mut client, "t");
     assert!(two_batches.contains(&bytes) && wait_ms <= 6100, "{bytes} bytes, {wait_ms} ms");
-    // One batch is given whole by an answer, and paid for, however long that takes.
+    // One batch is given whole by an answer, and paid for, however long that takes. The answer itself
+    // comes at once.
+    let begun = Instant::now();
     let (bytes, wait_ms) = fetch(&mut Client::open(&broker), "long");
     assert!(90 * RATE <= bytes && wait_ms == 60_000, "{bytes} bytes, {wait_ms} ms");
     // Until then there is nothing more, also for other connections of the client: only for others.
     let (bytes, wait_ms) = fetch(&mut Client::open(&broker), "t");
     assert!(bytes == 0 && wait_ms == 60_000, "{bytes} bytes, {wait_ms} ms");
+    assert!(begun.elapsed() < Duration::from_secs(35), "who owes for a minute is told so at once");
     let mut free = Client::open(&broker);
     free.name = "free";
     let (bytes, wait_ms) = fetch(&mut free, "t");

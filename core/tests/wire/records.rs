@@ -109,11 +109,15 @@ impl Client {
 
     /// Waits until the broker closes the connection, without a word.
     pub(crate) fn expect_closed(&mut self) {
-        match self.stream.read(&mut [0]) {
-            Ok(0) => {}
-            // What was sent behind the last request that was read.
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-            other => panic!("it goes on: {other:?}"),
+        loop {
+            match self.stream.read(&mut [0]) {
+                Ok(0) => return,
+                // What was sent behind the last request that was read.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                // The process was stopped for a while, and goes on.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => panic!("it goes on: {other:?}"),
+            }
         }
     }
 }
