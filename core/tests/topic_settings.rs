@@ -89,8 +89,10 @@ fn the_brokers_clock_stamps_where_asked() {
         ("message.timestamp.before.max.ms", "1"),
         ("message.timestamp.after.max.ms", "1"),
     ];
-    client.create_with("t", 1, &bounds);
+    // A shard looks at the clock once in each turn, before it sees what has come: a batch is stamped later
+    // than the request before it was sent.
     let before = now_ms();
+    client.create_with("t", 1, &bounds);
     let produced = client.produce("t", 0, &batch(Codec::None, &[5, 1 << 50]));
     assert_eq!(produced.error_code, ErrorCode::None);
     let told = produced.log_append_time_ms;
