@@ -105,6 +105,45 @@ fn each_topic_is_refused_with_its_reason() {
     assert_eq!(names(&mut client), ["a.b", "there"]);
 }
 
+/// What one request names twice is refused, told of once, and left as it is; others are not. The bug: a
+/// topic that was named twice was deleted, and its client was told that it was not.
+#[test]
+fn a_topic_named_twice_was_deleted_and_said_not_to_be() {
+    let (_broker, mut client) = start("topics-twice");
+    let (none, refused) = (ErrorCode::None, ErrorCode::InvalidRequest);
+    let asked = ["a", "b", "a"].map(|name| topic(name, 1, 1)).to_vec();
+    let made = create(&mut client, 7, asked, false);
+    let told: Vec<_> = made.iter().map(|t| (t.name.as_str(), t.error_code)).collect();
+    assert_eq!(told, [("a", refused), ("b", none)]);
+
+    client.create("c", 1);
+    let delete = |client: &mut Client, version, request: DeleteTopicsRequest| {
+        let told = client.ask(version, &request).responses;
+        let told: Vec<_> = told.into_iter().map(|t| (t.name, t.error_code)).collect();
+        (told, names(client))
+    };
+    let by_name = DeleteTopicsRequest {
+        topic_names: ["b", "c", "b"].map(str::to_owned).to_vec(),
+        timeout_ms: 30_000,
+        ..DeleteTopicsRequest::default()
+    };
+    let b = || Some("b".to_owned());
+    let told = vec![(b(), refused), (Some("c".to_owned()), none)];
+    assert_eq!(delete(&mut client, 5, by_name), (told, vec!["b".to_owned()]));
+    let named = DeleteTopicState { name: b(), topic_id: TopicId::ZERO };
+    let by_id = DeleteTopicState { name: None, topic_id: made[1].topic_id };
+    let topics = vec![named, by_id.clone(), by_id];
+    let both = DeleteTopicsRequest { topics, timeout_ms: 30_000, ..Default::default() };
+    let told = vec![(b(), refused), (None, refused)];
+    assert_eq!(delete(&mut client, 6, both), (told, vec!["b".to_owned()]));
+
+    let grown = |count| CreatePartitionsTopic { name: "b".to_owned(), count, assignments: None };
+    let topics = vec![grown(2), grown(3)];
+    let request = CreatePartitionsRequest { topics, timeout_ms: 30_000, validate_only: false };
+    let told = client.ask(3, &request).results;
+    assert_eq!((told.len(), told[0].error_code), (1, refused));
+}
+
 /// Without numbers of its own a topic has the broker's. What was made is told from version 5 on, with
 /// configs that are never null, for Java fails on that; and everybody sees it at once.
 #[test]

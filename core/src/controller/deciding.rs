@@ -131,7 +131,10 @@ impl Shard {
             decisions::decide_create_topics(&self.image, &topics, &controller.defaults, seed);
         let mut records = Vec::new();
         let mut results = Vec::new();
-        for (topic, decision) in topics.iter().zip(decided) {
+        // What is named twice is refused both times, and told of once.
+        let mut told = HashSet::new();
+        let decided = topics.iter().zip(decided);
+        for (topic, decision) in decided.filter(|(topic, _)| told.insert(topic.name.as_str())) {
             match decision {
                 Ok(record) => {
                     results.push(self.created(&record));
@@ -356,21 +359,32 @@ fn create_topic(asked: &CreatableTopic) -> CreateTopic {
 
 fn decide_delete_topics(image: &Image, request: &DeleteTopicsRequest) -> (Vec<Record>, Outcome) {
     let mut records: Vec<Record> = Vec::new();
-    let mut named = HashSet::new();
-    let mut responses = Vec::new();
-    for DeleteTopicState { name, topic_id } in request.all_topics() {
-        let decision = match &name {
-            Some(name) => decisions::decide_delete_topic(image, name),
-            None => decisions::decide_delete_topic_id(image, topic_id),
-        };
-        let decision = decision.and_then(|record| {
-            let Record::TopicDeleted { id } = &record else {
-                unreachable!("that is what was asked for");
+    let mut times: HashMap<TopicId, u32> = HashMap::new();
+    let decided: Vec<_> = request
+        .all_topics()
+        .map(|asked| {
+            let decision = match &asked.name {
+                Some(name) => decisions::decide_delete_topic(image, name),
+                None => decisions::decide_delete_topic_id(image, asked.topic_id),
             };
-            match named.insert(*id) {
-                true => Ok(record),
-                false => Err(Error::InvalidRequest("the topic is named twice".to_owned())),
+            if let Ok(Record::TopicDeleted { id }) = &decision {
+                *times.entry(*id).or_default() += 1;
             }
+            (asked, decision)
+        })
+        .collect();
+    let mut told = HashSet::new();
+    let mut responses = Vec::new();
+    for (DeleteTopicState { name, topic_id }, decision) in decided {
+        if !told.insert((name.clone(), topic_id)) {
+            continue;
+        }
+        // As in Kafka: who names a topic twice may not mean what it says, so it stays.
+        let decision = decision.and_then(|record| match &record {
+            Record::TopicDeleted { id } if 1 < times[id] => {
+                Err(Error::InvalidRequest("the topic is named twice".to_owned()))
+            }
+            _ => Ok(record),
         });
         let mut response =
             DeletableTopicResult { name, topic_id, ..DeletableTopicResult::default() };
@@ -403,7 +417,8 @@ fn decide_create_partitions(
     for topic in &request.topics {
         *named.entry(&topic.name).or_default() += 1;
     }
-    for topic in &request.topics {
+    let mut told = HashSet::new();
+    for topic in request.topics.iter().filter(|topic| told.insert(&topic.name)) {
         let assignments: Option<Vec<Vec<NodeId>>> = topic.assignments.as_ref().map(|assigned| {
             assigned.iter().map(|one| placement::nodes_of(&one.broker_ids)).collect()
         });
