@@ -35,6 +35,7 @@ use tidemill_net::kafka::describe_user_scram_credentials::{
 use tidemill_net::kafka::elect_leaders::ElectLeadersRequest;
 use tidemill_net::kafka::list_config_resources::ListConfigResourcesRequest;
 use tidemill_net::kafka::list_partition_reassignments::ListPartitionReassignmentsRequest;
+use tidemill_net::kafka::metadata::MetadataRequest;
 use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::update_features::{FeatureUpdateKey, UpdateFeaturesRequest, upgrade_type};
 use tidemill_net::kafka::{ErrorCode, TopicRef};
@@ -247,7 +248,8 @@ fn partitions_are_described_in_pieces() {
 /// for or does not exist is left out.
 #[test]
 fn sizes_of_partitions_are_told() {
-    let broker = Broker::start("sizes", &["--shards", "2"]);
+    let set = ["--shards", "2", "--set", "tidemill.routing=node"];
+    let broker = Broker::start("sizes", &set);
     let mut client = Client::open(&broker);
     client.create("t", 2);
     client.create("empty", 1);
@@ -277,6 +279,43 @@ fn sizes_of_partitions_are_told() {
     let some = vec![partitions("t", &[1, 1, 5]), partitions("no", &[0])];
     assert_eq!(ask(Some(some)), [of("t", 1, size)]);
     assert_eq!(ask(Some(Vec::new())), []);
+}
+
+/// What all brokers tell of sizes, added up as Kafka's tools do it, names each partition once, and its
+/// leader tells it; who names partitions is told of them by everybody. The bug: the endpoint of each
+/// shard told of all of them, so that every byte was counted once for each shard.
+#[test]
+fn sizes_were_told_once_for_each_shard() {
+    for (routing, brokers) in [("owner", 2), ("node", 1)] {
+        let name = format!("sizes-{routing}");
+        let set = format!("tidemill.routing={routing}");
+        let broker = Broker::start(&name, &["--shards", "2", "--set", &set]);
+        let mut client = Client::open(&broker);
+        client.create("t", 8);
+        let all = MetadataRequest { topics: None, ..MetadataRequest::default() };
+        let told = client.ask(9, &all);
+        let led = told.topics[0].partitions.iter().map(|p| (p.partition_index, p.leader_id));
+        let mut led: Vec<(i32, i32)> = led.collect();
+        led.sort_unstable();
+        assert_eq!(told.brokers.len(), brokers);
+
+        let mut sizes = Vec::new();
+        for node in &told.brokers {
+            let mut client = Client::at(&format!("{}:{}", node.host, node.port));
+            let mut ask = |topics| {
+                let mut told = client.ask(4, &DescribeLogDirsRequest { topics });
+                assert_eq!((told.error_code, told.results.len()), (ErrorCode::None, 1));
+                let told = told.results.remove(0).topics.into_iter();
+                let told = told.flat_map(|topic| topic.partitions);
+                told.map(|p| p.partition_index).collect::<Vec<i32>>()
+            };
+            sizes.extend(ask(None).into_iter().map(|partition| (partition, node.node_id)));
+            let numbers: Vec<i32> = (0..8).collect();
+            assert_eq!(ask(Some(vec![partitions("t", &numbers)])), numbers, "{routing}");
+        }
+        sizes.sort_unstable();
+        assert_eq!(sizes, led, "{routing}");
+    }
 }
 
 /// Without an authorizer there are no rules to tell, make or delete; each part of a request gets

@@ -3,6 +3,9 @@
 //! Each home tells the size of its partitions: the bytes of the batches they hold, which is what
 //! Kafka calls the size of a log. The background executor asks the file system how large it is and
 //! what is left of it. User interfaces draw it, and fail without it.
+//!
+//! Whoever asks for all is told of what this endpoint leads, for clients ask every broker they know and
+//! add up what those say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use tidemill_net::kafka::describe_log_dirs::{
 };
 use tidemill_net::kafka::{ErrorCode, TopicRef};
 use tidemill_record::{PartitionId, TopicPartition};
+use tidemill_replication::metadata::Topic;
 
 use super::{Collect, Job, Purpose, ReplyForm, deadline_of};
 use crate::limits::REQUEST_WAIT_MS_DEFAULT;
@@ -54,10 +58,16 @@ impl Shard {
     /// What does not exist is left out, as in Kafka; what is named twice is told once.
     fn log_dirs_asked(&self, request: &DescribeLogDirsRequest) -> BTreeMap<Arc<str>, Vec<i32>> {
         let Some(asked) = &request.topics else {
-            let all = self.image.topics();
-            let numbers = |count: usize| (0..count as i32).collect();
-            return all
-                .map(|topic| (Arc::clone(&topic.name), numbers(topic.partitions.len())))
+            let led = |topic: &Topic| -> Vec<i32> {
+                let id =
+                    |number| TopicPartition { topic: topic.id, partition: PartitionId(number) };
+                let numbers = 0..topic.partitions.len() as i32;
+                numbers.filter(|&number| self.lists_what_is_in(id(number))).collect()
+            };
+            return self
+                .image
+                .topics()
+                .map(|topic| (Arc::clone(&topic.name), led(topic)))
                 .collect();
         };
         let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
