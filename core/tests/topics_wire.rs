@@ -144,6 +144,21 @@ fn a_topic_named_twice_was_deleted_and_said_not_to_be() {
     assert_eq!((told.len(), told[0].error_code), (1, refused));
 }
 
+/// Without a policy records are kept whatever their age, as in Kafka: it takes the empty list. The bug:
+/// it was refused.
+#[test]
+fn a_topic_without_a_cleanup_policy_was_refused() {
+    let (_broker, mut client) = start("topics-no-policy");
+    client.create_with("t", 1, &[("cleanup.policy", "")]);
+    assert_eq!(client.config("t", "cleanup.policy"), (String::new(), source::ON_TOPIC));
+    client.create_with("u", 1, &[("cleanup.policy", "delete")]);
+    let without = [("cleanup.policy", operation::SUBTRACT, Some("delete"))];
+    assert_eq!(client.alter(resource::TOPIC, "u", &without), ErrorCode::None);
+    assert_eq!(client.config("u", "cleanup.policy"), (String::new(), source::ON_TOPIC));
+    let unknown = [("cleanup.policy", operation::SET, Some("keep"))];
+    assert_eq!(client.alter(resource::TOPIC, "u", &unknown), ErrorCode::InvalidConfig);
+}
+
 /// Without numbers of its own a topic has the broker's. What was made is told from version 5 on, with
 /// configs that are never null, for Java fails on that; and everybody sees it at once.
 #[test]

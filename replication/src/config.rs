@@ -65,7 +65,7 @@ pub enum Kind {
     Long(i64, i64),
     /// A decimal fraction within these bounds, both inclusive.
     Double(f64, f64),
-    /// Values of these, comma-separated; of any, if none are named.
+    /// Values of these, comma-separated, or none; of any, if none are named.
     List(&'static [&'static str]),
     /// Any text.
     Text,
@@ -168,9 +168,7 @@ impl Kind {
                 value.trim().parse().is_ok_and(|n: f64| (min..=max).contains(&n))
             }
             Self::List([]) | Self::Text => true,
-            Self::List(allowed) => {
-                !value.is_empty() && list(value).all(|item| allowed.contains(&item))
-            }
+            Self::List(allowed) => list(value).all(|item| allowed.contains(&item)),
         };
         if fits { Ok(()) } else { Err(ValueError { value: value.to_owned(), kind: self }) }
     }

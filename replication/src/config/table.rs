@@ -14,7 +14,7 @@ pub static TOPIC_CONFIGS: &[Definition] = &[
         List(&["delete", "compact"]),
         "delete",
         &synonyms([("log.cleanup.policy", 1)]),
-        "What becomes of old records: deleted, or compacted to the last one per key.",
+        "What becomes of old records: deleted, or compacted to the last one per key; empty: they stay.",
     ),
     define(
         "compression.gzip.level",

@@ -47,7 +47,7 @@ pub struct TopicConfig {
     pub unclean_leader_election: bool,
 }
 
-/// What becomes of old records: either or both.
+/// What becomes of old records: either, both, or neither.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cleanup {
     /// Old segments are deleted.
@@ -189,5 +189,6 @@ mod tests {
         };
         assert_eq!(set("compact,delete"), Cleanup { delete: true, compact: true });
         assert_eq!(set("compact"), Cleanup { delete: false, compact: true });
+        assert_eq!(set(""), Cleanup { delete: false, compact: false });
     }
 }
