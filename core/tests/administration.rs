@@ -318,6 +318,38 @@ fn sizes_were_told_once_for_each_shard() {
     }
 }
 
+/// The bug: `kafka-reassign-partitions --throttle` was refused, and so was the `--verify` that takes the
+/// throttle away, because brokers did not know its rates. There is nothing that they could slow down.
+#[test]
+fn throttles_of_reassignments_were_refused() {
+    let broker = Broker::start("throttles", &["--shards", "1"]);
+    let mut client = Client::open(&broker);
+    client.create("t", 1);
+    for name in [
+        "leader.replication.throttled.rate",
+        "follower.replication.throttled.rate",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+    ] {
+        let mut change = |op, value| {
+            let error = client.alter(resource::BROKER, "1", &[(name, op, value)]);
+            let told = client.configs(resource::BROKER, "1", name);
+            (error, told.results[0].configs.first().and_then(|config| config.value.clone()))
+        };
+        let unlimited = Some(i64::MAX.to_string());
+        let refused = change(operation::SET, Some("-1"));
+        assert_eq!(refused, (ErrorCode::InvalidConfig, unlimited.clone()), "{name}");
+        let set = change(operation::SET, Some("5000"));
+        assert_eq!(set, (ErrorCode::None, Some("5000".to_owned())), "{name}");
+        assert_eq!(change(operation::DELETE, None), (ErrorCode::None, unlimited), "{name}");
+    }
+    for name in ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"]
+    {
+        let set = [(name, operation::SET, Some("0:1"))];
+        assert_eq!(client.alter(resource::TOPIC, "t", &set), ErrorCode::None);
+        assert_eq!(client.config("t", name).0, "0:1");
+    }
+}
+
 /// Without an authorizer there are no rules to tell, make or delete; each part of a request gets
 /// its own answer, for that is where clients look.
 #[test]

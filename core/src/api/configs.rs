@@ -143,8 +143,26 @@ impl Shard {
                 doc: setting.doc,
             })
             .chain(facts())
+            .chain(throttles())
             .collect()
     }
+}
+
+/// What tools set on each node while they move replicas, and take back afterwards. There is nothing that
+/// it could slow down.
+fn throttles() -> impl Iterator<Item = NodeConfig> {
+    let names = [
+        "follower.replication.throttled.rate",
+        "leader.replication.throttled.rate",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+    ];
+    names.into_iter().map(|name| NodeConfig {
+        name: name.to_owned(),
+        value: i64::MAX.to_string(),
+        default: i64::MAX.to_string(),
+        kind: Kind::Long(0, i64::MAX),
+        doc: "Accepted for Kafka's sake: no replica moves to another node.",
+    })
 }
 
 /// What is a setting in Kafka and a fact here: told as it is, since tools look it up by name.

@@ -257,8 +257,11 @@ pub static TOPIC_CONFIGS: &[Definition] = &[
 /// Configs of nodes that no topic inherits and that can be changed while a node runs. Their bounds
 /// are those of the node's own settings, and so are their defaults.
 pub static NODE_CONFIGS: &[NodeKind] = &[
+    NodeKind { name: "follower.replication.throttled.rate", kind: Long(0, i64::MAX) },
+    NodeKind { name: "leader.replication.throttled.rate", kind: Long(0, i64::MAX) },
     NodeKind { name: "max.connections", kind: Int(1, 1_000_000) },
     NodeKind { name: "producer.id.expiration.ms", kind: Int(1, INT_MAX) },
+    NodeKind { name: "replica.alter.log.dirs.io.max.bytes.per.second", kind: Long(0, i64::MAX) },
 ];
 
 /// What values a config of nodes takes.
