@@ -11,6 +11,7 @@ use tidemill_net::kafka::ErrorCode;
 use tidemill_net::kafka::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use tidemill_net::kafka::find_coordinator::FindCoordinatorRequest;
 use tidemill_net::kafka::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use tidemill_net::kafka::metadata::{MetadataRequest, MetadataRequestTopic};
 use tidemill_net::kafka::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -21,14 +22,19 @@ use tidemill_net::kafka::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic,
 };
 use tidemill_net::kafka::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment};
+use tidemill_net::kafka::topic_partitions::TopicPartitions;
 use tidemill_net::kafka::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
+use tidemill_net::kafka::write_txn_markers::{WritableTxnMarker, WriteTxnMarkersRequest};
 use tidemill_record::Producer;
 use wire::Client;
 use wire::transactions::{
     ID, NEWER_END, TOPIC, broker, end, end_and_settle, init, patiently, producer, settle,
 };
+
+/// The topic that groups are kept in.
+const OFFSETS: &str = "__consumer_offsets";
 
 fn offsets(producer: Producer, offset: i64) -> TxnOffsetCommitRequest {
     TxnOffsetCommitRequest {
@@ -133,6 +139,43 @@ fn offsets_count_with_their_transaction() {
     {
         assert_eq!(commit(&mut client, version, &offsets(writer, 9)), error);
     }
+}
+
+/// WriteTxnMarkers ends what a transaction has committed to groups, as in Kafka, where the way to the
+/// offsets is the same as to records. The bug: it was refused, and what hung there could not be ended.
+#[test]
+fn offsets_that_hung_could_not_be_ended_by_hand() {
+    let (_broker, mut client) = broker("txn-wire-offsets-hanging");
+    find_group(&mut client);
+    let writer = init(&mut client);
+    let topic = MetadataRequestTopic { name: Some(OFFSETS.to_owned()), ..Default::default() };
+    let request = MetadataRequest { topics: Some(vec![topic]), ..MetadataRequest::default() };
+    let count = client.ask(12, &request).topics[0].partitions.len();
+    // Java's hash of "g".
+    let place = (103 % count) as i32;
+    let write = |client: &mut Client, partition, transaction_result| {
+        let topic = TopicPartitions { topic: OFFSETS.to_owned(), partitions: vec![partition] };
+        let marker = WritableTxnMarker {
+            producer_id: writer.id.0,
+            producer_epoch: writer.epoch.0,
+            transaction_result,
+            topics: vec![topic],
+            ..WritableTxnMarker::default()
+        };
+        let told = client.ask(1, &WriteTxnMarkersRequest { markers: vec![marker] });
+        told.markers[0].topics[0].partitions[0].error_code
+    };
+    let mut before = -1;
+    for (offset, commits) in [(5, true), (6, false)] {
+        assert_eq!(name_group(&mut client, writer), ErrorCode::None);
+        assert_eq!(commit(&mut client, 3, &offsets(writer, offset)), ErrorCode::None);
+        assert_eq!(committed(&mut client, 8, true), Err(ErrorCode::UnstableOffsetCommit));
+        assert_eq!(write(&mut client, place, commits), ErrorCode::None);
+        before = if commits { offset } else { before };
+        assert_eq!(committed(&mut client, 8, true), Ok(before), "{offset}");
+    }
+    let unknown = write(&mut client, count as i32, true);
+    assert_eq!(unknown, ErrorCode::UnknownTopicOrPartition);
 }
 
 /// From version 3 on the consumer is named, and one that is not (any more) a member of the group in

@@ -1,7 +1,9 @@
 //! WriteTxnMarkers and DescribeProducers: how transactions stand in single partitions.
 //!
 //! Our own coordinators tell partitions in another way; these are for an administrator who finds a
-//! transaction that hangs (DescribeProducers) and ends it (WriteTxnMarkers).
+//! transaction that hangs (DescribeProducers) and ends it (WriteTxnMarkers). What a transaction has
+//! committed to groups ends so, too: their coordinator is told instead of their partition, for it keeps
+//! no markers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,11 +17,13 @@ use tidemill_net::kafka::write_txn_markers::{
     WritableTxnMarker, WritableTxnMarkerResult, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
 use tidemill_record::{Marker, Outcome, Producer, ProducerEpoch, ProducerId};
+use tidemill_replication::controller::OFFSETS_TOPIC;
 use tidemill_storage::ProducerState;
 use tidemill_storage::transactions::NO_COORDINATOR;
 
 use super::offsets::{Asked, error_of};
 use super::{Purpose, ReplyForm, name_once};
+use crate::coordinator::request::{Reply as GroupReply, Request as GroupRequest};
 use crate::message::{Answer, Call};
 use crate::partition::Times;
 use crate::shard::Shard;
@@ -38,7 +42,7 @@ impl Shard {
             each(&marker.topics).map(move |(topic, partition)| Asked {
                 topic,
                 partition,
-                call: mark(marker),
+                call: if topic == OFFSETS_TOPIC { end(marker) } else { mark(marker) },
             })
         });
         let targets = self.targets(asked);
@@ -54,6 +58,7 @@ impl Shard {
         let mut result = |partition_index| {
             let error_code = match answers.next().expect("an answer per partition") {
                 Answer::Appended { .. } => ErrorCode::None,
+                Answer::Group(reply) => error_of_groups(&reply),
                 other => error_of(other),
             };
             PartitionError { partition_index, error_code }
@@ -122,12 +127,33 @@ fn each(topics: &[TopicPartitions]) -> impl Iterator<Item = (&str, i32)> {
 }
 
 fn mark(marker: &WritableTxnMarker) -> Call {
-    let producer = Producer {
-        id: ProducerId(marker.producer_id),
-        epoch: ProducerEpoch(marker.producer_epoch),
-    };
     let outcome = if marker.transaction_result { Outcome::Commit } else { Outcome::Abort };
-    Call::Mark { producer, marker: Marker { outcome, coordinator_epoch: marker.coordinator_epoch } }
+    let coordinator_epoch = marker.coordinator_epoch;
+    Call::Mark { producer: producer(marker), marker: Marker { outcome, coordinator_epoch } }
+}
+
+/// The same for a partition of groups.
+fn end(marker: &WritableTxnMarker) -> Call {
+    let (producer, commit) = (producer(marker), marker.transaction_result);
+    Call::Group(Box::new(GroupRequest::EndTransaction { producer, commit }))
+}
+
+fn producer(marker: &WritableTxnMarker) -> Producer {
+    Producer { id: ProducerId(marker.producer_id), epoch: ProducerEpoch(marker.producer_epoch) }
+}
+
+/// What groups say, in a word that belongs to a partition: as in Kafka, who asks comes again.
+fn error_of_groups(reply: &GroupReply) -> ErrorCode {
+    match reply {
+        GroupReply::TransactionEnded => ErrorCode::None,
+        GroupReply::Refused(
+            ErrorCode::CoordinatorNotAvailable
+            | ErrorCode::CoordinatorLoadInProgress
+            | ErrorCode::NotCoordinator,
+        ) => ErrorCode::NotLeaderOrFollower,
+        GroupReply::Refused(error) => *error,
+        other => unreachable!("groups were told of an end, and say {other:?}"),
+    }
 }
 
 fn told_producer(state: &ProducerState) -> ToldProducer {
