@@ -334,6 +334,31 @@ fn what_is_named_twice_is_told_once() {
     broker.stop();
 }
 
+/// Only what there is can be forgotten: of a topic that the group has read nothing of, it is said that
+/// there was nothing, as in Kafka. The bug: it was said to be done.
+#[test]
+fn what_was_never_read_was_said_to_be_forgotten() {
+    let mut broker = scene("share-never-read");
+    let mut client = Client::open(&broker);
+    client.create("other", 2);
+    let mut member = Member::join(&broker, "first");
+    assert_eq!(member.fetch(5000), [(0, 9, 1)]);
+    assert_eq!(member.accept(0, 3), ErrorCode::None);
+    member.leave();
+    let mut forget = |names: &[&str]| {
+        let name = |name: &&str| ShareGroupTopicToDelete { topic_name: (*name).to_owned() };
+        let topics = names.iter().map(name).collect();
+        let delete = DeleteShareGroupOffsetsRequest { group_id: GROUP.to_owned(), topics };
+        let told = client.ask(0, &delete).responses.into_iter();
+        let told = told.map(|topic| (topic.error_code, topic.error_message.is_some()));
+        told.collect::<Vec<_>>()
+    };
+    let (done, nothing) = ((ErrorCode::None, false), (ErrorCode::UnknownTopicOrPartition, true));
+    assert_eq!(forget(&["other", TOPIC, "no"]), [nothing, done, nothing]);
+    assert_eq!(forget(&[TOPIC]), [nothing], "it is forgotten already");
+    broker.stop();
+}
+
 /// The first share group of all may be one that is placed and has no member yet: who places it is told
 /// to come again until there is a topic for what share groups have read.
 #[test]

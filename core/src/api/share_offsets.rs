@@ -55,7 +55,7 @@ enum Then {
     Alter(AlterShareGroupOffsetsRequest),
     /// Whether it begins elsewhere now.
     Altered(AlterShareGroupOffsetsResponse),
-    /// Whether the group has members.
+    /// Whether the group has members, and what it has read.
     Delete(DeleteShareGroupOffsetsRequest),
     /// Whether that is forgotten.
     Deleted(DeleteShareGroupOffsetsResponse),
@@ -76,7 +76,6 @@ impl Shard {
     ) {
         let mut seen = HashSet::new();
         request.groups.retain(|group| seen.insert(group.group_id.clone()));
-        let everywhere = self.partitions_of::<Coordinator>();
         let mut calls = Vec::new();
         for group in request.groups.iter().take(SHARE_GROUPS_DESCRIBED_MAX) {
             let group: Arc<str> = group.group_id.as_str().into();
@@ -85,11 +84,7 @@ impl Shard {
                 return self.reply_message(reply, &response);
             };
             calls.push(asked);
-            let list = |at: &TopicPartition| {
-                let request = Request::List { group: Arc::clone(&group) };
-                (*at, Call::Share(Box::new(request)))
-            };
-            calls.extend(everywhere.iter().map(list));
+            calls.extend(self.list_share(&group));
         }
         self.begin_share_work(reply, calls, Then::Describe(request), times);
     }
@@ -135,24 +130,10 @@ impl Shard {
         group: ShareGroupToDescribe,
         answers: Vec<Answer>,
     ) -> ShareGroupOffsets {
-        let mut known: BTreeMap<(TopicId, i32), Listed> = BTreeMap::new();
-        let mut failed = None;
-        for answer in answers {
-            match answer {
-                Answer::Share(reply) => match *reply {
-                    Reply::Listed(all) => {
-                        known.extend(all.into_iter().map(|one| ((one.topic, one.partition), one)));
-                    }
-                    Reply::Refused(error) => failed = Some(error),
-                    other => unreachable!("a list was asked for, not {other:?}"),
-                },
-                Answer::Refused { error, .. } => failed = Some(error),
-                other => unreachable!("a list was asked for, not {other:?}"),
-            }
-        }
-        if let Some(error) = failed {
-            return ShareGroupOffsets::failed(group.group_id, error);
-        }
+        let known = match listed(answers.into_iter()) {
+            Ok(known) => known,
+            Err(error) => return ShareGroupOffsets::failed(group.group_id, error),
+        };
         let named: Vec<(TopicId, String, Vec<i32>)> = match group.topics {
             Some(topics) => {
                 let mut topics = topics;
@@ -292,7 +273,11 @@ impl Shard {
         request: DeleteShareGroupOffsetsRequest,
         times: Times,
     ) {
-        let calls = self.describe_share(&request.group_id).into_iter().collect();
+        let group: Arc<str> = request.group_id.as_str().into();
+        let calls = match self.describe_share(&group) {
+            Some(asked) => std::iter::once(asked).chain(self.list_share(&group)).collect(),
+            None => Vec::new(),
+        };
         self.begin_share_work(reply, calls, Then::Delete(request), times);
     }
 
@@ -300,8 +285,13 @@ impl Shard {
         &mut self,
         reply: ReplyForm,
         request: DeleteShareGroupOffsetsRequest,
+        known: &BTreeMap<(TopicId, i32), Listed>,
         times: Times,
     ) {
+        let has_read = |topic: TopicId| {
+            let first = known.range((topic, i32::MIN)..).next();
+            first.is_some_and(|((found, _), _)| *found == topic)
+        };
         let group: Arc<str> = request.group_id.as_str().into();
         let mut topics = request.topics;
         let mut seen = HashSet::new();
@@ -309,15 +299,20 @@ impl Shard {
         let mut ids = BTreeSet::new();
         let topics = topics.into_iter().map(|topic| {
             let found = self.image.topic_named(&topic.topic_name).map(|found| found.id);
-            ids.extend(found);
+            let read = match found {
+                Some(id) if has_read(id) => Ok(id),
+                Some(_) => Err("the group has read nothing of this topic"),
+                None => Err("there is no such topic"),
+            };
+            ids.extend(read);
             DeletedShareGroupTopic {
                 topic_name: topic.topic_name,
-                topic_id: found.unwrap_or(TopicId::ZERO),
-                error_code: match found {
-                    Some(_) => ErrorCode::None,
-                    None => ErrorCode::UnknownTopicOrPartition,
+                topic_id: read.unwrap_or(TopicId::ZERO),
+                error_code: match read {
+                    Ok(_) => ErrorCode::None,
+                    Err(_) => ErrorCode::UnknownTopicOrPartition,
                 },
-                error_message: None,
+                error_message: read.err().map(str::to_owned),
             }
         });
         let responses = topics.collect();
@@ -373,6 +368,16 @@ impl Shard {
         let calls = everywhere.map(|at| {
             let (group, topics) = (Arc::clone(&group), topics.clone());
             let request = Request::Forget { group, topics };
+            (at, Call::Share(Box::new(request)))
+        });
+        calls.collect()
+    }
+
+    /// The calls by which it is asked what a group has read.
+    fn list_share(&self, group: &Arc<str>) -> Vec<(TopicPartition, Call)> {
+        let everywhere = self.partitions_of::<Coordinator>().into_iter();
+        let calls = everywhere.map(|at| {
+            let request = Request::List { group: Arc::clone(group) };
             (at, Call::Share(Box::new(request)))
         });
         calls.collect()
@@ -454,10 +459,12 @@ impl Shard {
                 }
                 self.reply_message(reply, &response);
             }
-            Then::Delete(request) => match check_changeable(answers.next()) {
-                Ok(()) => self.delete_share_offsets(reply, request, times),
-                Err(error) => self.reply_message(reply, &request.error_response(error)),
-            },
+            Then::Delete(request) => {
+                match check_changeable(answers.next()).and_then(|()| listed(answers)) {
+                    Ok(known) => self.delete_share_offsets(reply, request, &known, times),
+                    Err(error) => self.reply_message(reply, &request.error_response(error)),
+                }
+            }
             Then::Deleted(mut response) => {
                 let error = answers.map(|answer| error_of_share(&answer));
                 if let Some(error) = error.into_iter().find(|error| !error.is_none()) {
@@ -496,6 +503,27 @@ fn check_empty(told: &GroupReply, must_be_empty: bool) -> Result<(), ErrorCode> 
 /// group of all.
 fn check_changeable(answer: Option<Answer>) -> Result<(), ErrorCode> {
     check_empty(&answer.map_or(GroupReply::ShareDescribed(None), reply_of), true)
+}
+
+/// What a group has read, as all coordinators of share groups tell it.
+fn listed(
+    answers: impl Iterator<Item = Answer>,
+) -> Result<BTreeMap<(TopicId, i32), Listed>, ErrorCode> {
+    let mut known = BTreeMap::new();
+    for answer in answers {
+        match answer {
+            Answer::Share(reply) => match *reply {
+                Reply::Listed(all) => {
+                    known.extend(all.into_iter().map(|one| ((one.topic, one.partition), one)));
+                }
+                Reply::Refused(error) => return Err(error),
+                other => unreachable!("a list was asked for, not {other:?}"),
+            },
+            Answer::Refused { error, .. } => return Err(error),
+            other => unreachable!("a list was asked for, not {other:?}"),
+        }
+    }
+    Ok(known)
 }
 
 /// The partitions of a topic whose end is asked for.
