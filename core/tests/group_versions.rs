@@ -201,8 +201,8 @@ fn a_groups_error_stands_where_its_version_looks() {
     }
 }
 
-/// In every version the coordinator is found by its key; the empty key is no group's and no
-/// transaction's, and kinds of keys that nobody knows are refused.
+/// In every version the coordinator is found by its key, also by the empty one, as in Kafka: a group
+/// without a name may keep offsets. Kinds of keys that nobody knows are refused.
 #[test]
 fn coordinators_are_found_in_every_version() {
     let (_broker, mut client) = start("group-find");
@@ -210,14 +210,18 @@ fn coordinators_are_found_in_every_version() {
     for version in 0..=6 {
         let (error, node) = find(&mut client, version, "g", key_type::GROUP);
         assert!(error.is_none() && 0 <= node, "version {version}");
-        let empty = find(&mut client, version, "", key_type::GROUP);
-        assert_eq!(empty, nowhere(ErrorCode::InvalidGroupId), "version {version}");
+        let (error, node) = find(&mut client, version, "", key_type::GROUP);
+        assert!(error.is_none() && 0 <= node, "version {version}");
+        let long = find(&mut client, version, &"g".repeat(4_097), key_type::GROUP);
+        assert_eq!(long, nowhere(ErrorCode::InvalidGroupId), "version {version}");
         if version == 0 {
             continue;
         }
-        let (error, node) = find(&mut client, version, "x", key_type::TRANSACTION);
-        assert!(error.is_none() && 0 <= node, "version {version}");
-        for (key, kind) in [("", key_type::TRANSACTION), ("g", 9), ("g", -1)] {
+        for key in ["x", ""] {
+            let (error, node) = find(&mut client, version, key, key_type::TRANSACTION);
+            assert!(error.is_none() && 0 <= node, "version {version}");
+        }
+        for (key, kind) in [("g", key_type::SHARE), ("", key_type::SHARE), ("g", 9), ("g", -1)] {
             let told = find(&mut client, version, key, kind);
             assert_eq!(told, nowhere(ErrorCode::InvalidRequest), "{key:?} {kind} {version}");
         }

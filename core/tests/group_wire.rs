@@ -309,19 +309,19 @@ fn commits_are_refused_one_by_one() {
     }
 }
 
-/// Each key of a question for coordinators has its own answer; the empty name is no group's.
+/// Each key of a question for coordinators has its own answer.
 #[test]
 fn coordinators_are_found_key_by_key() {
     let (_broker, mut wire, _) = scene("wire-find");
     let request = FindCoordinatorRequest {
-        coordinator_keys: vec!["g".to_owned(), String::new(), "h".to_owned()],
+        coordinator_keys: vec!["g".to_owned(), "x".repeat(4_097), String::new()],
         ..FindCoordinatorRequest::default()
     };
     let response = wire.ask(4, &request);
-    let told: Vec<(&str, ErrorCode)> =
-        response.coordinators.iter().map(|c| (c.key.as_str(), c.error_code)).collect();
+    let told: Vec<(usize, ErrorCode)> =
+        response.coordinators.iter().map(|c| (c.key.len(), c.error_code)).collect();
     let none = ErrorCode::None;
-    assert_eq!(told, [("g", none), ("", ErrorCode::InvalidGroupId), ("h", none)]);
+    assert_eq!(told, [(1, none), (4_097, ErrorCode::InvalidGroupId), (0, none)]);
     assert!(0 < response.coordinators[0].port && response.coordinators[1].node_id == -1);
 }
 

@@ -12,12 +12,10 @@ use tidemill_net::kafka::find_coordinator::{
 use tidemill_record::TopicPartition;
 use tidemill_replication::controller::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
-use super::groups::is_group_name;
-use super::transactions::is_transactional_id;
 use super::{Job, ReplyForm, deadline_of};
 use crate::config::Routing;
 use crate::controller::{Outcome, Proposal};
-use crate::limits::REQUEST_WAIT_MS_DEFAULT;
+use crate::limits::{GROUP_NAME_BYTES_MAX, REQUEST_WAIT_MS_DEFAULT};
 use crate::partition::Times;
 use crate::placement;
 use crate::shard::Shard;
@@ -89,11 +87,12 @@ impl Shard {
             return Coordinator { error_message: message, ..failed };
         }
         let of_groups = kind == key_type::GROUP;
-        if of_groups && !is_group_name(key) {
-            return Coordinator::failed(key.to_owned(), ErrorCode::InvalidGroupId);
-        }
-        if !of_groups && !is_transactional_id(key) {
-            return Coordinator::failed(key.to_owned(), ErrorCode::InvalidRequest);
+        // The empty key is one like others, as in Kafka: a group without a name may keep offsets. What
+        // else needs a name is refused by the coordinator.
+        if GROUP_NAME_BYTES_MAX < key.len() {
+            let error =
+                if of_groups { ErrorCode::InvalidGroupId } else { ErrorCode::InvalidRequest };
+            return Coordinator::failed(key.to_owned(), error);
         }
         let found = match of_groups {
             true => self.partition_of_group(key),
