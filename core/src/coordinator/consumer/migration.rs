@@ -47,8 +47,9 @@ impl Upgraded {
         for migrant in classic.migrants() {
             settle(&mut draft, migrant, &protocol, epoch, image)?;
         }
-        // What is shared out stands until topics or members change; in a rebalance nothing does.
-        if classic.is_settled() {
+        // What is shared out stands until topics or members change; in a rebalance nothing does. Nor
+        // if something is read by nobody: the leader may not have seen yet that a topic has grown.
+        if classic.is_settled() && draft.group.reads_all(image) {
             let hash = draft.group.hash_topics(None, image);
             draft.write_first(ConsumerRecord::Epoch(Some((epoch, hash))));
         }

@@ -1,6 +1,6 @@
 //! The topics that the members of a group read: by name, and by pattern.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
@@ -34,6 +34,14 @@ impl Consumer {
         let patterns = self.tally.patterns.iter().filter(|(regex, givers)| counts(regex, **givers));
         let matching = patterns.flat_map(|(regex, _)| matching(regex, image));
         named.chain(matching).map(|topic| (topic.id, topic)).collect()
+    }
+
+    /// Whether there is a member for each partition of the topics that are read.
+    pub(super) fn reads_all(&self, image: &Image) -> bool {
+        let shared: usize =
+            self.targets.values().flat_map(|share| share.values()).map(BTreeSet::len).sum();
+        let topics = self.topics_read(None, image);
+        shared == topics.values().map(|topic| topic.partitions.len()).sum::<usize>()
     }
 
     /// Tells of topics whether a member reads them.

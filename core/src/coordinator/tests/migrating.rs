@@ -420,6 +420,24 @@ fn static_members_change_their_protocol_one_by_one() {
     }
 }
 
+/// A topic had grown, and the leader of a classic group went before it looked. Its next process, which
+/// spoke the newer protocol, took its place and its share; the new partitions were read by nobody.
+#[test]
+fn partitions_that_came_before_an_upgrade_were_read_by_nobody() {
+    let (mut scene, _) = Scene::of_older(rules(), vec![Older::new(true, Some("one"))]);
+    let grown = metadata::Record::PartitionsAdded {
+        topic: TopicId([1; 16]),
+        new_count: 6,
+        partitions: vec![vec![NodeId(1)]; 2],
+    };
+    scene.image.replay(&grown).unwrap();
+    let mut reader = Reader { instance: Some("one".into()), ..Reader::new("n") };
+    for _ in 0..3 {
+        scene.live(&mut reader).unwrap();
+    }
+    assert_eq!(reader.owned[&TopicId([1; 16])].len(), 6);
+}
+
 /// Where the policy forbids a change, the newer member is told that there is no such group, and
 /// classic members that are left alone are still served by the broker's shares.
 #[test]
