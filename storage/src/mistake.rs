@@ -41,6 +41,16 @@ pub enum Mistake {
     GiveWhatIsRead,
     /// Who is silent in a group that is classic again is not missed, and nobody shares out anew.
     MissNobody,
+    /// In a transaction, anybody commits offsets, whatever generation of the group it is of.
+    TakeFromFenced,
+    /// What a transaction commits has its place where that ends, and hides what was committed since.
+    CountFromEnd,
+    /// The offsets of an aborted transaction count.
+    AbortedOffsetsCount,
+    /// Who deletes a committed offset leaves alone what open transactions have committed.
+    KeepPending,
+    /// It is not written that the offsets of a deleted group are gone.
+    ForgetGroupOnly,
 }
 
 #[cfg(feature = "mistakes")]

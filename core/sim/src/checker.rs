@@ -10,8 +10,9 @@
 //! - [`compacted`]: in a compacted log, that is what each key's last record is;
 //! - [`bounds`]: the ends of a log never go back; what was deleted stays deleted;
 //! - [`shares`]: a record is with one member of a share group at a time, until it is done with;
-//! - [`groups`]: a generation of a group is shared out once; neither generations nor committed offsets
-//!   go back;
+//! - [`groups`]: a generation of a group is shared out once, and generations never go back;
+//! - [`offsets`]: of two commits the later one counts; none that was aborted, deleted, or sent by a
+//!   member that was out, ever shows;
 //! - [`transactions`]: they happen as a whole or not at all, and who was fenced writes no more;
 //! - [`topics`]: topics and partitions neither vanish nor return;
 //! - [`quotas`]: quotas stay as they were set.
@@ -20,6 +21,7 @@ pub mod acked;
 pub mod bounds;
 pub mod compacted;
 pub mod groups;
+pub mod offsets;
 pub mod order;
 pub mod quotas;
 pub mod records;
@@ -35,6 +37,7 @@ use tidemill_record::{Outcome, TopicId};
 use self::acked::Acked;
 use self::bounds::Bounds;
 use self::groups::Group;
+use self::offsets::{DeletionEnd, Offsets};
 use self::order::Order;
 use self::quotas::Quotas;
 use self::records::{Records, Times};
@@ -122,6 +125,10 @@ pub struct History {
     partitions: BTreeMap<Place, Partition>,
     producer_ids: BTreeSet<i64>,
     groups: BTreeMap<String, Group>,
+    /// Committed offsets, by what was said of them.
+    pub offsets: Offsets,
+    /// Deletions of groups of which nobody knows what came of them.
+    deletions_lost: Vec<String>,
     /// Share groups, by what their members were given and have said.
     pub sharing: Shares,
     /// Transactions, by what was said of them.
@@ -130,6 +137,12 @@ pub struct History {
     pub acked_records: u64,
     /// How many commits of offsets were acknowledged.
     pub committed_offsets: u64,
+    /// How many of them members committed in transactions.
+    pub offsets_in_transactions: u64,
+    /// How many commits in transactions were refused, since their members were out.
+    pub fenced_commits: u64,
+    /// How often a group or an offset of one was deleted.
+    pub deletions_in_groups: u64,
     /// How many shares were given to members of groups.
     pub shares: u64,
     /// How many records were read, each reader's reads counted.
@@ -154,6 +167,49 @@ impl History {
             self.groups.insert(name.to_owned(), Group::default());
         }
         self.groups.get_mut(name).expect("it is there now")
+    }
+
+    /// Somebody asks to delete a group, or the offset of a partition. The number is for
+    /// [`History::deletion_over`].
+    pub fn deleting(&mut self, group: &str, of: Option<Place>) -> usize {
+        if of.is_none() {
+            self.group(group).deleting();
+        }
+        self.offsets.deleting(group, of)
+    }
+
+    /// That was answered, or will not be.
+    pub fn deletion_over(
+        &mut self,
+        group: &str,
+        of: Option<Place>,
+        number: usize,
+        end: DeletionEnd,
+    ) {
+        self.offsets.deletion_over(group, number, end);
+        match end {
+            DeletionEnd::Unknown if of.is_none() => self.deletions_lost.push(group.to_owned()),
+            end if of.is_none() => self.group(group).deletion_over(end == DeletionEnd::Done),
+            _ => {}
+        }
+        self.deletions_in_groups += u64::from(end == DeletionEnd::Done);
+    }
+
+    /// What a fetch of a committed offset that is sent now must find at least, by who waits for what
+    /// is not decided yet or does not.
+    pub fn floor_of_offset(&mut self, group: &str, place: Place, waits: bool) -> offsets::Floor {
+        self.offsets.floor(group, place, waits, &self.transactions)
+    }
+
+    /// A committed offset was fetched.
+    pub fn offset_fetched(
+        &mut self,
+        group: &str,
+        place: Place,
+        found: Option<i64>,
+        floor: offsets::Floor,
+    ) -> Verdict {
+        self.offsets.fetched(group, place, found, floor, &mut self.transactions)
     }
 
     /// How often groups were upgraded, and how often downgraded, as far as their members saw.
@@ -184,6 +240,10 @@ impl History {
     /// The node starts again. What compaction had removed last may be there again.
     pub fn starts(&mut self) {
         self.started_ms = self.now_ms;
+        self.offsets.starts();
+        for name in std::mem::take(&mut self.deletions_lost) {
+            self.group(&name).deletion_over(true);
+        }
         for partition in self.partitions.values_mut() {
             partition.records.starts();
         }

@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 20] = [
+const MISTAKES: [(&str, Planted); 25] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -169,6 +169,11 @@ const MISTAKES: [(&str, Planted); 20] = [
     ("begin-anew", Planted::Storage(Mistake::BeginAnew)),
     ("give-what-is-read", Planted::Storage(Mistake::GiveWhatIsRead)),
     ("miss-nobody", Planted::Storage(Mistake::MissNobody)),
+    ("take-from-fenced", Planted::Storage(Mistake::TakeFromFenced)),
+    ("count-from-end", Planted::Storage(Mistake::CountFromEnd)),
+    ("aborted-offsets-count", Planted::Storage(Mistake::AbortedOffsetsCount)),
+    ("keep-pending", Planted::Storage(Mistake::KeepPending)),
+    ("forget-group-only", Planted::Storage(Mistake::ForgetGroupOnly)),
 ];
 
 fn mistake(text: &str) -> Result<Planted, String> {
@@ -227,7 +232,7 @@ fn run_one(request: &Request) -> u64 {
 fn run_many(request: &Request) -> u64 {
     let began = Instant::now();
     let (begun, done, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let counts: [AtomicU64; 11] = std::array::from_fn(|_| AtomicU64::new(0));
+    let counts: [AtomicU64; 14] = std::array::from_fn(|_| AtomicU64::new(0));
     let run = || {
         loop {
             let number = begun.fetch_add(1, Relaxed);
@@ -253,10 +258,13 @@ fn run_many(request: &Request) -> u64 {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(run))));
     let failures = failures.into_inner();
-    let [records, offsets, shares, transactions, removed, logs, runs, shared, done, up, down] =
-        counts.map(AtomicU64::into_inner);
+    let counts = counts.map(AtomicU64::into_inner);
+    let [records, offsets, shares, transactions, removed, logs, runs, ..] = counts;
+    let [.., shared, done, up, down, within, fenced, deletions] = counts;
     println!("{records} records and {offsets} offsets acknowledged, {shares} shares given");
     println!("{up} groups upgraded, {down} downgraded");
+    println!("{within} offsets committed in transactions of members, {fenced} commits fenced");
+    println!("{deletions} groups and offsets deleted");
     println!("{transactions} transactions committed");
     println!("{removed} records removed by compaction from {logs} logs in {runs} runs");
     println!("{shared} records given to share groups, {done} of them done with");
@@ -288,8 +296,9 @@ fn run_planted(request: &Request) -> u64 {
 
 /// What is wrong with a run, if anything, and how many records and offsets it acknowledged, shares
 /// it gave, transactions it committed and records it removed; from how many logs, and whether any;
-/// records it gave to share groups and was told to be done with; and groups upgraded and downgraded.
-fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 11]) {
+/// records it gave to share groups and was told to be done with; groups upgraded and downgraded; and
+/// offsets that members committed in transactions, were not let, and that were deleted.
+fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 14]) {
     match run_seed(seed, request) {
         Ok(outcome) => {
             let Outcome { acked_records, committed_offsets, shares, transactions, .. } = outcome;
@@ -312,10 +321,13 @@ fn trouble(seed: u64, request: &Request) -> (Option<String>, [u64; 11]) {
                 done,
                 up,
                 down,
+                outcome.offsets_in_transactions,
+                outcome.fenced_commits,
+                outcome.deletions_in_groups,
             ];
             (trouble, counts)
         }
-        Err(panic) => (Some(panic), [0; 11]),
+        Err(panic) => (Some(panic), [0; 14]),
     }
 }
 

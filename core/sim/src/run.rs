@@ -31,6 +31,12 @@ pub struct Outcome {
     pub acked_records: u64,
     /// How many commits of offsets were acknowledged.
     pub committed_offsets: u64,
+    /// How many of them members of groups committed in transactions.
+    pub offsets_in_transactions: u64,
+    /// How many of their commits were refused, since they were out.
+    pub fenced_commits: u64,
+    /// How often a group or an offset of one was deleted.
+    pub deletions_in_groups: u64,
     /// How many transactions were committed.
     pub transactions: u64,
     /// How many shares were given to members of groups.
@@ -180,6 +186,7 @@ fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
     let of_groups = &mut Random::new(seed).fork("groups");
     let of_transactions = &mut Random::new(seed).fork("transactions");
     let of_compaction = &mut Random::new(seed).fork("compaction");
+    let of_forgetting = &mut Random::new(seed).fork("forgetting");
     let of_shares = &mut Random::new(seed).fork("share groups");
     Crowd {
         sharers: *of_shares.pick(&[0, 0, 1, 2, 3]),
@@ -201,6 +208,7 @@ fn draw_crowd(random: &mut Random, seed: u64) -> Crowd {
         pause_max: Duration::from_millis(*random.pick(&[2, 10, 10, 50])),
         topic_deletions: *random.pick(&[0, 0, 10_000, 50_000]),
         record_deletions: *random.pick(&[0, 0, 20_000, 100_000]),
+        group_deletions: *of_forgetting.pick(&[0, 20_000, 100_000]),
         quotas: 50_000,
     }
 }
@@ -256,6 +264,9 @@ pub fn run_with<N: Node>(
         notes,
         acked_records: history.acked_records,
         committed_offsets: history.committed_offsets,
+        offsets_in_transactions: history.offsets_in_transactions,
+        fenced_commits: history.fenced_commits,
+        deletions_in_groups: history.deletions_in_groups,
         transactions: history.transactions.committed,
         shares: history.shares,
         changes_of_kind: history.changes_of_kind(),

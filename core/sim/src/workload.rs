@@ -4,9 +4,11 @@
 //! - `producer`: idempotent ones, which must never duplicate or reorder, and plain ones;
 //! - `reader`: readers that start at the beginning, follow, and ask for ends of logs;
 //! - `transactor`: producers of transactions, some of which share a transactional id;
-//! - `member`: members of groups, which share partitions, commit, leave and die;
+//! - `member`: members of groups, which share partitions, commit, in transactions and outside, leave and
+//!   die;
 //! - `sharer`: members of share groups, which read the same partitions together;
-//! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas.
+//! - `admin`: creates and deletes topics, adds partitions, deletes records, sets quotas, makes groups
+//!   forget.
 //!
 //! The names of ordinary topics are never used again, so that a request which names its topic
 //! cannot meet another one. Names that begin with `REBORN` are, and are used by id only. Topics
@@ -122,6 +124,8 @@ pub struct Crowd {
     pub topic_deletions: u32,
     /// Parts per million of an administrator's steps that delete records.
     pub record_deletions: u32,
+    /// Parts per million of an administrator's steps that delete a group or an offset of one.
+    pub group_deletions: u32,
     /// Parts per million of the topics that are compacted.
     pub compacted_topics: u32,
     /// Parts per million of an administrator's steps that set a quota, and of those that ask for

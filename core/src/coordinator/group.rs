@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tidemill_net::kafka::ErrorCode;
 use tidemill_record::ProducerId;
+use tidemill_storage::mistake::{self, Mistake};
 
 use super::classic::Classic;
 use super::consumer::{Consumer, Watch};
@@ -403,6 +404,7 @@ impl Group {
                     Err(ErrorCode::StaleMemberEpoch) => Err(ErrorCode::IllegalGeneration),
                     // It is in the generation, though it waits for its share.
                     Err(ErrorCode::RebalanceInProgress) => Ok(()),
+                    Err(_) if mistake::is_made(Mistake::TakeFromFenced) => Ok(()),
                     allowed => allowed,
                 };
                 match allowed {
@@ -532,7 +534,11 @@ impl Group {
         let goes = |topic: &Arc<str>, partition: i32| {
             gone.get(topic).is_some_and(|partitions| partitions.contains(&partition))
         };
-        decision.outcome.records.extend(self.offsets.remove(decision.group, goes));
+        let mut removed = self.offsets.remove(decision.group, goes);
+        if mistake::is_made(Mistake::KeepPending) {
+            removed.retain(|record| !matches!(record, Record::PendingRemoved { .. }));
+        }
+        decision.outcome.records.extend(removed);
         Reply::OffsetsDeleted(results)
     }
 
@@ -540,7 +546,11 @@ impl Group {
         if !self.is_empty() {
             return ErrorCode::NonEmptyGroup;
         }
-        self.forget(self.offsets.remove_all(decision.group), decision);
+        let mut offsets = self.offsets.remove_all(decision.group);
+        if mistake::is_made(Mistake::ForgetGroupOnly) {
+            offsets.retain(|record| !matches!(record, Record::OffsetRemoved { .. }));
+        }
+        self.forget(offsets, decision);
         ErrorCode::None
     }
 

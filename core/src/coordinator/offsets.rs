@@ -23,6 +23,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use tidemill_record::ProducerId;
+use tidemill_storage::mistake::{self, Mistake};
 
 use super::record::Record;
 
@@ -180,7 +181,9 @@ impl Offsets {
         let of_producer = self.pending_of(producer);
         let counts = of_producer.clone().filter_map(|((_, topic, partition), pending)| {
             let unstable = self.unstable_of(topic, *partition).expect("it is pending");
-            if !commit || pending.order <= unstable.overtaken {
+            let counts = commit || mistake::is_made(Mistake::AbortedOffsetsCount);
+            let is_last = unstable.overtaken < pending.order;
+            if !counts || !is_last && !mistake::is_made(Mistake::CountFromEnd) {
                 return None;
             }
             Some(Record::Offset {

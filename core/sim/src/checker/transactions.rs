@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tidemill_record::{Outcome, Producer};
 
-use super::{Place, Verdict, check};
+use super::{Verdict, check};
 use crate::value::Value;
 
 /// All that was observed of transactions.
@@ -24,8 +24,6 @@ pub struct Transactions {
     forbidden: BTreeSet<Value>,
     /// Who was given which epoch.
     epochs: BTreeMap<(i64, i16), u32>,
-    offsets: BTreeMap<(String, Place), BTreeMap<i64, usize>>,
-    next_offset: i64,
     next_writer: u32,
     /// How many were committed, as far as their producers know.
     pub committed: u64,
@@ -208,50 +206,22 @@ impl Transactions {
         Ok(())
     }
 
-    /// An offset for a transaction to commit: above all before.
-    pub fn offset_for(&mut self, group: &str, place: Place, transaction: usize) -> i64 {
-        self.next_offset += 1;
-        let offsets = self.offsets.entry((group.to_owned(), place)).or_default();
-        offsets.insert(self.next_offset, transaction);
-        self.next_offset
-    }
-
-    /// What a fetch of offsets that is sent now must find at least.
+    /// Whether a transaction was committed, as far as anybody knows.
     #[must_use]
-    pub fn floor(&self, group: &str, place: Place) -> Option<i64> {
-        let offsets = self.offsets.get(&(group.to_owned(), place))?;
-        let counts = |transaction: &usize| self.begun[*transaction].is_committed();
-        offsets.iter().rev().find(|(_, of)| counts(of)).map(|(offset, _)| *offset)
+    pub fn is_committed(&self, transaction: usize) -> bool {
+        self.begun[transaction].is_committed()
     }
 
-    /// An offset was fetched, by a request sent when `floor` was committed.
-    pub fn fetched(
-        &mut self,
-        group: &str,
-        place: Place,
-        found: Option<i64>,
-        floor: Option<i64>,
-    ) -> Verdict {
-        check(floor <= found, "an offset stays committed with its transaction", || {
-            format!("{place:?} of {group}: committed {floor:?}, found {found:?}")
-        })?;
-        let Some(found) = found else { return Ok(()) };
-        let offsets = self.offsets.get(&(group.to_owned(), place));
-        let Some(of) = offsets.and_then(|offsets| offsets.get(&found)).copied() else {
-            return check(false, "an offset was committed by somebody", || {
-                format!("{place:?} of {group}: {found}")
-            });
-        };
-        self.shown_of(of, Outcome::Commit, || format!("offset {found} of {place:?}"))
+    /// An offset that a transaction has committed was told to somebody.
+    pub fn shown_offset(&mut self, transaction: usize, what: impl FnOnce() -> String) -> Verdict {
+        self.shown_of(transaction, Outcome::Commit, what)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemill_record::{ProducerEpoch, ProducerId, TopicId};
-
-    const PLACE: Place = Place { topic: TopicId([1; 16]), partition: 0 };
+    use tidemill_record::{ProducerEpoch, ProducerId};
 
     fn producer(epoch: i16) -> Producer {
         Producer { id: ProducerId(7), epoch: ProducerEpoch(epoch) }
@@ -343,23 +313,5 @@ mod tests {
         let (mut transactions, _, _) = begun();
         let asked = transactions.asking("x");
         assert!(transactions.granted("x", asked, producer(0)).is_err());
-    }
-
-    /// Bad history: offsets of an aborted transaction count, or those of a committed one do not.
-    #[test]
-    fn offsets_that_do_not_follow_their_transaction_are_found() {
-        let (mut transactions, _, first) = begun();
-        let committed = transactions.offset_for("g", PLACE, first);
-        transactions.asking_to_commit(first);
-        transactions.told(first, Outcome::Commit).unwrap();
-        let second = transactions.begins();
-        let aborted = transactions.offset_for("g", PLACE, second);
-        transactions.told(second, Outcome::Abort).unwrap();
-        let floor = transactions.floor("g", PLACE);
-        assert_eq!(floor, Some(committed));
-        transactions.fetched("g", PLACE, floor, floor).unwrap();
-        assert!(transactions.fetched("g", PLACE, None, floor).is_err());
-        assert!(transactions.fetched("g", PLACE, Some(aborted), floor).is_err());
-        assert!(transactions.fetched("g", PLACE, Some(99), floor).is_err());
     }
 }

@@ -1,5 +1,7 @@
-//! The administrator: creates and deletes topics, adds partitions, deletes records, sets quotas; one
-//! thing at a time, and each only once it knows how the last one ended.
+//! The administrator: creates and deletes topics, adds partitions, deletes records, sets quotas, makes
+//! groups forget; one thing at a time, and each only once it knows how the last one ended.
+
+mod forgetting;
 
 use bytes::{Bytes, BytesMut};
 use tidemill_net::kafka::alter_client_quotas::{
@@ -23,6 +25,7 @@ use tidemill_net::kafka::describe_client_quotas::{
 use tidemill_net::kafka::{ErrorCode, Request, decode_response, encode_request};
 use tidemill_record::TopicId;
 
+use self::forgetting::Forget;
 use super::lines::{Heard, Lines};
 use super::map::{Map, unreadable};
 use super::{
@@ -52,6 +55,7 @@ enum Ask {
     Delete { version: i16, topic: TopicId },
     Grow { version: i16, topic: TopicId, name: String, partitions: i32 },
     Trim { version: i16, place: Place, before: i64, sent: Floor, is_allowed: bool },
+    Forget(Forget),
     SetQuota { version: i16, number: u64 },
     Quotas { version: i16, expected: Vec<u64> },
 }
@@ -103,6 +107,8 @@ impl Admin {
             self.delete(scene);
         } else if scene.random.happens(scene.crowd.record_deletions) {
             self.trim(scene);
+        } else if scene.random.happens(scene.crowd.group_deletions) {
+            self.forget(scene);
         } else if scene.random.happens(20_000) {
             self.create(scene);
         } else if scene.random.happens(20_000) {
@@ -261,6 +267,10 @@ impl Admin {
         self.busy = false;
         let (ask, frame) = match heard {
             Heard::Answer(ask, frame) => (ask, frame),
+            Heard::Lost(Ask::Forget(forget)) => {
+                forgetting::lost(&forget, scene);
+                return Ok(());
+            }
             // What became of it, the next look at the map tells.
             Heard::Lost(_) => return Ok(()),
         };
@@ -280,6 +290,7 @@ impl Admin {
                 let asked = (before, sent, is_allowed);
                 trimmed(version, place, asked, &frame, scene)
             }
+            Ask::Forget(forget) => forgetting::forgotten(&forget, &frame, scene),
             Ask::SetQuota { version, number } => quota_set(version, number, &frame, scene),
             Ask::Quotas { version, expected } => quotas_told(version, &expected, &frame, scene),
         }

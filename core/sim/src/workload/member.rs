@@ -4,9 +4,9 @@
 //! newer one ([`newer`]) are told by the broker what they may read. In some groups there are both: who
 //! begins anew may speak the other protocol, and the group changes its kind with that.
 //!
-//! What a member commits of a partition is always above what it found committed there, so the offsets
-//! of a partition rise for ever, whoever commits them: a commit that is taken from a member which has
-//! lost the partition would show. In the end each partition is read by one member of each group.
+//! Each offset that is sent is above all before, whoever commits it, so the committed offsets of a
+//! partition rise for ever. Some members commit in transactions, too ([`transacting`]). In the end each
+//! partition is read by one member of each group.
 //!
 //! ```text
 //! looking ── joining ── syncing ── fetching ── holding ── …
@@ -17,8 +17,9 @@
 mod classic;
 mod committing;
 mod newer;
+mod transacting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,9 +32,12 @@ use tidemill_runtime::edge::Instant;
 
 use self::classic::Classic;
 use self::newer::Newer;
+use self::transacting::Transacting;
 use super::lines::{Heard, Lines};
 use super::map::{Map, read, unreadable};
 use super::{Phase, REBORN, Scene, offsets, passed};
+use crate::checker::groups::{Era, Who};
+use crate::checker::offsets::Floor;
 use crate::checker::{Place, Verdict, check};
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
 use crate::random::Random;
@@ -59,12 +63,18 @@ pub(crate) struct Member {
     id: String,
     /// The generation it is in; of the newer kind, its epoch.
     generation: i32,
+    /// The era of the group in which it asked to be let in, if that can be told.
+    era: Option<Era>,
     /// What it keeps as a member of the classic kind.
     classic: Classic,
     /// What it keeps as a member of the newer kind, if it is one.
     newer: Option<Newer>,
     /// It is in a group of both kinds, and speaks either protocol from one life to the next.
     changes: bool,
+    /// What it keeps to commit in transactions, if it does.
+    transacting: Option<Box<Transacting>>,
+    /// It waits for what is not decided yet before it reads.
+    waits: bool,
     step: Step,
     /// Something is asked that the next step depends on.
     busy: bool,
@@ -75,8 +85,7 @@ pub(crate) struct Member {
     is_unsure: bool,
     /// It was just told its share in a group of the newer kind.
     was_given: bool,
-    /// What it holds, and what was committed last, as far as it knows.
-    holds: BTreeMap<Place, i64>,
+    holds: BTreeSet<Place>,
     /// Commits under way, and where they were sent: two that go different ways may change places.
     under_way: usize,
     commits_to: u16,
@@ -129,7 +138,7 @@ enum Ask {
     Leave,
     Commit(Vec<(Place, i64)>),
     /// With what must be found at least.
-    Fetch(Vec<(Place, Option<i64>)>),
+    Fetch(Vec<(Place, Floor)>),
 }
 
 impl Member {
@@ -158,6 +167,9 @@ impl Member {
         let knows_epochs = changes || newer.is_some();
         let commit = if knows_epochs { versions.commit.max(9) } else { versions.commit };
         let versions = Versions { commit, ..versions };
+        let transacts = random.coin();
+        let transacting = transacts.then(|| Box::new(Transacting::new(number, &mut random)));
+        let waits = random.happens(700_000);
         Self {
             group: format!("{kind}-{}", number % groups.max(1)),
             instance: is_static.then(|| format!("instance-{number}")),
@@ -169,16 +181,19 @@ impl Member {
             coordinator: None,
             id: String::new(),
             generation: JOIN_EPOCH,
+            era: None,
             classic,
             newer,
             changes,
+            transacting,
+            waits,
             step: Step::Looking,
             busy: false,
             heartbeat_at: None,
             lived_at: None,
             is_unsure: false,
             was_given: false,
-            holds: BTreeMap::new(),
+            holds: BTreeSet::new(),
             under_way: 0,
             commits_to: BOOTSTRAP_PORT,
             drain: Drain::NotYet,
@@ -211,7 +226,7 @@ impl Member {
         if !all_hold || reads != self.map.lasting_places_count() {
             return false;
         }
-        let read: BTreeSet<&Place> = others.flat_map(|member| member.holds.keys()).collect();
+        let read: BTreeSet<&Place> = others.flat_map(|member| &member.holds).collect();
         read.into_iter().copied().eq(self.map.lasting_places())
     }
 
@@ -222,6 +237,7 @@ impl Member {
         if scene.phase == Phase::Audit {
             return Ok(());
         }
+        self.transact(scene)?;
         let now = scene.port.now();
         if passed(now, self.map_asked, REFRESH) {
             self.map_asked = Some(now);
@@ -253,10 +269,10 @@ impl Member {
     }
 
     pub(crate) fn handle(&mut self, event: ClientEvent, scene: &mut Scene<'_, '_>) -> Verdict {
-        for heard in self.lines.handle(event, scene.port)? {
+        for heard in self.lines.handle(event.clone(), scene.port)? {
             self.hear(heard, scene)?;
         }
-        Ok(())
+        self.transaction_heard(event, scene)
     }
 
     /// Its process ends without a word, and another one takes its place, perhaps much later.
@@ -265,6 +281,9 @@ impl Member {
             for heard in self.lines.hang_up(to, scene.port) {
                 self.hear(heard, scene)?;
             }
+        }
+        if let Some(transacting) = &mut self.transacting {
+            transacting.die(&mut self.random, scene);
         }
         self.forget_name();
         self.coordinator = None;
@@ -286,8 +305,8 @@ impl Member {
     pub(crate) fn has_of(&self, other: &Member, now: Instant) -> Option<Place> {
         let lives = other.lived_at.is_some_and(|at| now.since(at) < SESSION);
         let is_other = self.group == other.group && lives && !other.is_unsure;
-        let mut held = other.holds.keys().filter(|_| is_other);
-        held.find(|place| self.holds.contains_key(*place)).copied()
+        let mut held = other.holds.iter().filter(|_| is_other);
+        held.find(|place| self.holds.contains(*place)).copied()
     }
 
     /// It is no member any more, as far as it knows.
@@ -348,10 +367,12 @@ impl Member {
     }
 
     fn fetch(&mut self, scene: &mut Scene<'_, '_>) {
-        let group = scene.history.group(&self.group);
-        let fresh = self.holds.keys().filter(|place| self.is_fresh(place));
-        let wanted: Vec<(Place, Option<i64>)> =
-            fresh.map(|place| (*place, group.floor(*place))).collect();
+        // What it sees in the end is to be the last word.
+        let waits = self.waits || self.drain != Drain::NotYet;
+        let fresh = self.holds.iter().filter(|place| self.is_fresh(place));
+        let floor =
+            |place: &Place| (*place, scene.history.floor_of_offset(&self.group, *place, waits));
+        let wanted: Vec<(Place, Floor)> = fresh.map(floor).collect();
         if wanted.is_empty() {
             return self.begin(Step::Holding);
         }
@@ -362,7 +383,7 @@ impl Member {
             ..OffsetFetchRequestGroup::default()
         };
         let places = wanted.iter().map(|(place, _)| place);
-        let request = offsets::question(asker, places, &self.map, true);
+        let request = offsets::question(asker, places, &self.map, waits);
         self.busy = true;
         self.ask(Ask::Fetch(wanted), self.versions.fetch, &request, scene);
     }
@@ -377,7 +398,8 @@ impl Member {
             self.heartbeat_at = Some(now);
             self.heartbeat(scene);
         }
-        if scene.phase == Phase::Work && self.under_way < 4 && self.random.happens(300_000) {
+        let may_commit = self.under_way < 4 && !self.is_committing_in_transaction();
+        if scene.phase == Phase::Work && may_commit && self.random.happens(300_000) {
             self.commit(scene);
         }
         if scene.phase == Phase::Work && self.random.happens(4_000) {
@@ -402,6 +424,7 @@ impl Member {
                 match ask {
                     Ask::Commit(_) => {
                         self.under_way -= 1;
+                        self.give_up_transaction();
                         // It may still come about, behind what would be committed from now on in
                         // the same epoch. In the classic protocol the next generation is a barrier.
                         if self.newer.is_some() || self.changes {
@@ -463,7 +486,10 @@ impl Member {
                 self.forget_name();
                 self.begin(Step::Looking);
             }
-            ErrorCode::CoordinatorLoadInProgress => self.busy = false,
+            // A transaction is not at its end.
+            ErrorCode::CoordinatorLoadInProgress | ErrorCode::UnstableOffsetCommit => {
+                self.busy = false;
+            }
             // A member that was out for long, of a group that has ended meanwhile.
             ErrorCode::GroupIdNotFound if self.changes => {
                 self.forget_name();
@@ -497,18 +523,27 @@ impl Member {
 
     /// It is told its share, in a group of the newer kind or of the classic one.
     fn given(&mut self, is_newer: bool, share: &[Place], scene: &mut Scene<'_, '_>) -> Verdict {
-        // A static member that comes again is the same owner under another name.
-        let who = self.instance.as_deref().unwrap_or(&self.id).to_owned();
         self.was_given = is_newer;
         scene.history.shares += 1;
-        let group = scene.history.group(&self.group);
-        group.is_of_kind(self.generation, is_newer);
-        group.given(self.generation, &who, share)
+        let who = self.who();
+        scene.history.group(&self.group).given(&who, is_newer, share)
+    }
+
+    /// How it shows itself. A static member that comes again is the same under another name.
+    fn who(&self) -> Who {
+        let name = self.instance.as_deref().unwrap_or(&self.id).to_owned();
+        Who { name, generation: self.generation, era: self.era }
+    }
+
+    /// Whether a commit in this name that is sent now must be refused.
+    fn is_fenced(&self, who: &Who, place: Place, scene: &mut Scene<'_, '_>) -> bool {
+        let is_classic = !self.changes && self.newer.is_none();
+        scene.history.group(&self.group).is_fenced(who, place, is_classic)
     }
 
     fn fetched(
         &mut self,
-        wanted: &[(Place, Option<i64>)],
+        wanted: &[(Place, Floor)],
         frame: &Bytes,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
@@ -533,10 +568,7 @@ impl Member {
                 continue;
             }
             let offset = (0 <= found.committed_offset).then_some(found.committed_offset);
-            scene.history.group(&self.group).fetched(*place, offset, *floor)?;
-            if let Some(held) = self.holds.get_mut(place) {
-                *held = offset.unwrap_or(0);
-            }
+            scene.history.offset_fetched(&self.group, *place, offset, *floor)?;
             if let Some(newer) = &mut self.newer {
                 newer.fresh.remove(place);
             }

@@ -32,6 +32,7 @@ use self::writing::Part;
 use super::lines::Lines;
 use super::map::Map;
 use super::{Phase, REQUEST_TIMEOUT, Scene, passed};
+use crate::checker::offsets::Floor;
 use crate::checker::transactions::Granted;
 use crate::checker::{Place, Verdict, check};
 use crate::network::{BOOTSTRAP_PORT, ClientEvent};
@@ -146,7 +147,7 @@ enum Ask {
     CommitOffsets,
     End,
     /// With what must be found at least.
-    FetchOffsets(Vec<(Place, Option<i64>)>),
+    FetchOffsets(Vec<(Place, Floor)>),
 }
 
 impl Flow {

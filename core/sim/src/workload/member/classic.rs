@@ -102,14 +102,16 @@ impl Member {
         };
         self.busy = true;
         // Who has something to give up first is told of its share in the generation it is in.
-        let known = scene.history.group(&self.group).generation();
+        let group = scene.history.group(&self.group);
+        self.era = group.era();
+        let known = group.generation();
         let floor = if self.holds.is_empty() { known } else { self.generation };
         self.ask(Ask::Join(floor), self.versions.join, &request, scene);
     }
 
     /// What it reads, by the names of topics.
     fn owned(&self) -> Vec<TopicPartitions> {
-        let named = self.holds.keys().filter_map(|place| {
+        let named = self.holds.iter().filter_map(|place| {
             let topic = self.map.name(place.topic)?.to_owned();
             Some(TopicPartitions { topic, partitions: vec![place.partition] })
         });
@@ -207,7 +209,7 @@ impl Member {
             return self.told(response.error_code);
         }
         let generation = response.generation_id;
-        scene.history.group(&self.group).joined(generation, floor)?;
+        scene.history.group(&self.group).joined(generation, floor, self.era)?;
         let chosen = response.protocol_name.filter(|name| !name.is_empty());
         let knows = |name: &String| self.classic.knows.contains(&name.as_str());
         check(chosen.as_ref().is_some_and(knows), "a group works as all its members can", || {
@@ -248,13 +250,13 @@ impl Member {
         let given: Vec<Place> = mine.iter().copied().collect();
         self.given(!self.classic.is_led, &given, scene)?;
         // Who has given something up says so, now or when it is told to.
-        let has_lost = self.holds.keys().any(|place| !mine.contains(place));
+        let has_lost = self.holds.iter().any(|place| !mine.contains(place));
         if has_lost && self.random.coin() {
-            self.holds.retain(|place, _| mine.contains(place));
+            self.holds.retain(|place| mine.contains(place));
             self.begin(Step::Joining);
             return Ok(());
         }
-        self.holds = mine.into_iter().map(|place| (place, 0)).collect();
+        self.holds = mine;
         self.step = Step::Fetching;
         Ok(())
     }

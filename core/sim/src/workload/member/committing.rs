@@ -1,5 +1,4 @@
-//! What members of groups commit: always more than they have found committed, of some of what they
-//! hold.
+//! What members of groups commit outside of transactions: of some of what they hold.
 
 use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
@@ -13,15 +12,21 @@ use crate::checker::{Place, Verdict, check};
 use crate::workload::Scene;
 
 impl Member {
+    /// What it reads and knows the committed offsets of.
+    pub(super) fn known(&self) -> Vec<Place> {
+        let newer = self.newer.as_ref();
+        let is_fresh = |place: &Place| newer.is_some_and(|newer| newer.fresh.contains(place));
+        self.holds.iter().filter(|place| !is_fresh(place)).copied().collect()
+    }
+
     pub(super) fn commit(&mut self, scene: &mut Scene<'_, '_>) {
-        let group = scene.history.group(&self.group);
+        let who = self.who();
         let mut offsets = Vec::new();
-        for (place, last) in &mut self.holds {
-            let is_fresh = self.newer.as_ref().is_some_and(|newer| newer.fresh.contains(place));
-            if !is_fresh && self.random.coin() {
-                *last += self.random.between(1, 5) as i64;
-                group.committing(*place, *last);
-                offsets.push((*place, *last));
+        for place in self.known() {
+            if self.random.coin() {
+                let is_forbidden = self.is_fenced(&who, place, scene);
+                let commits = &mut scene.history.offsets;
+                offsets.push((place, commits.committing(&self.group, place, None, is_forbidden)));
             }
         }
         if offsets.is_empty() {
@@ -70,10 +75,13 @@ impl Member {
         for ((place, offset), error) in offsets.iter().zip(&results) {
             if error.is_none() {
                 scene.history.committed_offsets += 1;
-                scene.history.group(&self.group).committed(*place, *offset);
+                scene.history.offsets.committed(&self.group, *place, *offset)?;
             }
         }
         let first = results.into_iter().find(|error| !error.is_none());
+        if first.is_some() {
+            self.give_up_transaction();
+        }
         match first {
             Some(error) if self.step == Step::Holding => self.told(error),
             _ => Ok(()),

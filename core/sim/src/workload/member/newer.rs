@@ -95,7 +95,7 @@ impl Member {
         let joins = self.generation == JOIN_EPOCH;
         let all = joins || newer.says_all || self.random.happens(100_000);
         (newer.beats, newer.beaten_at) = (true, Some(scene.port.now()));
-        let owned = (all || !newer.is_known).then(|| partitions(self.holds.keys()));
+        let owned = (all || !newer.is_known).then(|| partitions(self.holds.iter()));
         let (version, assignor) = (newer.version, newer.assignor);
         let request = ConsumerGroupHeartbeatRequest {
             group_id: self.group.clone(),
@@ -108,7 +108,11 @@ impl Member {
             topic_partitions: owned,
             ..ConsumerGroupHeartbeatRequest::default()
         };
-        let floor = joins.then(|| scene.history.group(&self.group).generation());
+        let group = scene.history.group(&self.group);
+        let floor = joins.then(|| group.generation());
+        if joins {
+            self.era = group.era();
+        }
         self.ask(Ask::Beat(floor), version, &request, scene);
     }
 
@@ -169,7 +173,7 @@ impl Member {
         })?;
         self.generation = epoch;
         if let Some(floor) = floor {
-            scene.history.group(&self.group).joined(epoch, floor)?;
+            scene.history.group(&self.group).joined(epoch, floor, self.era)?;
         }
         match response.assignment {
             Some(share) => self.take_share(&share.topic_partitions, scene),
@@ -194,11 +198,11 @@ impl Member {
 
         let Some(newer) = &mut self.newer else { return Ok(()) };
         newer.is_known = false;
-        self.holds.retain(|place, _| share.contains(place));
+        self.holds.retain(|place| share.contains(place));
         newer.fresh.retain(|place| share.contains(place));
-        let fresh = share.into_iter().filter(|place| !self.holds.contains_key(place));
+        let fresh = share.into_iter().filter(|place| !self.holds.contains(place));
         let fresh: Vec<Place> = fresh.collect();
-        self.holds.extend(fresh.iter().map(|place| (*place, 0)));
+        self.holds.extend(&fresh);
         newer.fresh.extend(fresh);
         self.step = if newer.fresh.is_empty() { Step::Holding } else { Step::Fetching };
         Ok(())

@@ -12,6 +12,7 @@ use tidemill_net::kafka::txn_offset_commit::{
 };
 
 use super::{Ask, Scene, Step, Transactor, Whose};
+use crate::checker::offsets::Floor;
 use crate::checker::{Place, Verdict};
 use crate::network::BOOTSTRAP_PORT;
 use crate::workload::offsets;
@@ -105,9 +106,14 @@ impl Transactor {
         if open.offsets.is_empty() && !places.is_empty() {
             for _ in 0..self.random.between(1, 2) {
                 let place = *self.random.pick(&places);
-                let offset = scene.history.transactions.offset_for(&self.group, place, open.number);
+                let (number, offsets) = (open.number, &mut scene.history.offsets);
+                let offset = offsets.committing(&self.group, place, Some(number), false);
                 open.offsets.retain(|(other, _)| *other != place);
                 open.offsets.push((place, offset));
+            }
+        } else {
+            for (place, offset) in &open.offsets {
+                scene.history.offsets.committing_again(&self.group, *place, *offset);
             }
         }
         open.is_known = true;
@@ -168,13 +174,9 @@ impl Transactor {
         // At the end it waits. At other times what is not decided must not show, and what was just
         // committed need not show yet: the group may not have heard.
         let waits = self.step == Step::Looking;
-        let transactions = &scene.history.transactions;
-        let wanted: Vec<(Place, Option<i64>)> = self
-            .map
-            .lasting_places()
-            .into_iter()
-            .map(|place| (place, waits.then(|| transactions.floor(&self.group, place)).flatten()))
-            .collect();
+        let places = self.map.lasting_places().into_iter();
+        let floor = |place| (place, scene.history.floor_of_offset(&self.group, place, waits));
+        let wanted: Vec<(Place, Floor)> = places.map(floor).collect();
         if wanted.is_empty() {
             self.is_done = self.step == Step::Looking;
             return Ok(());

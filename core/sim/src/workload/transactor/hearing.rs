@@ -12,6 +12,7 @@ use tidemill_net::kafka::{ApiKey, ErrorCode, TopicRef, parse_response_header};
 use tidemill_record::{Outcome, Producer, ProducerEpoch, ProducerId};
 
 use super::{Ask, Scene, Step, Transactor, Whose};
+use crate::checker::offsets::Floor;
 use crate::checker::{Place, Verdict, Violation, check};
 use crate::workload::lines::Heard;
 use crate::workload::map::{Map, read, unreadable};
@@ -291,6 +292,9 @@ impl Transactor {
             && let Some(open) = &mut self.open
         {
             open.has_offsets = true;
+            for (place, offset) in &open.offsets {
+                scene.history.offsets.committed(&self.group, *place, *offset)?;
+            }
             self.step = Step::Ending;
         }
         Ok(())
@@ -298,7 +302,7 @@ impl Transactor {
 
     fn fetched(
         &mut self,
-        wanted: &[(Place, Option<i64>)],
+        wanted: &[(Place, Floor)],
         answer: &Answer,
         scene: &mut Scene<'_, '_>,
     ) -> Verdict {
@@ -322,7 +326,7 @@ impl Transactor {
                 });
             }
             let offset = (0 <= found.committed_offset).then_some(found.committed_offset);
-            scene.history.transactions.fetched(&self.group, *place, offset, *floor)?;
+            scene.history.offset_fetched(&self.group, *place, offset, *floor)?;
         }
         self.is_done = self.step == Step::Looking;
         Ok(())
