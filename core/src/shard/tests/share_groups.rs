@@ -21,7 +21,7 @@ use tidemill_replication::controller::SHARE_STATE_TOPIC;
 use super::*;
 use crate::coordinator::request::{Reply as GroupReply, ShareDescription};
 use crate::limits::SHARE_GROUPS_DESCRIBED_MAX;
-use crate::share::request::{Reply as ShareReply, Request as ShareRequest};
+use crate::share::request::{Listed, Reply as ShareReply, Request as ShareRequest};
 
 /// A question shard 0 was asked, and the place of its answer.
 type Asked = (JobId, u32, Call);
@@ -245,7 +245,11 @@ fn a_topic_that_is_named_many_times_is_forgotten_once() {
     let (group_id, topics) = ("g".to_owned(), topics.to_vec());
     scene.send_request(0, &DeleteShareGroupOffsetsRequest { group_id, topics });
     let asked = scene.asked();
-    scene.answer_each(asked, |_| nobody());
+    let read = Listed { topic: TOPIC_ID, partition: 0, start: 1, done_past_start: 0 };
+    scene.answer_each(asked, |call| match call {
+        Call::Share(_) => of_share(ShareReply::Listed(vec![read.clone()])),
+        _ => nobody(),
+    });
 
     let asked = scene.asked();
     let [(_, _, Call::Share(forget))] = &asked[..] else { panic!("{} calls", asked.len()) };
