@@ -53,7 +53,7 @@ pub struct Connection {
     pub software: Option<String>,
     /// What the client calls itself, once it has said so.
     pub client_id: Option<Box<str>>,
-    /// When the last request arrived.
+    /// When the last bytes arrived, or the last ones sent were taken.
     pub last_active: Instant,
     frame_bytes_max: usize,
     incoming: BytesMut,

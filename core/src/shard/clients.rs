@@ -83,6 +83,7 @@ impl Shard {
             measured.stamps.end(RequestStage::Respond, now);
             self.measures.ended(measured, now, client_id, &self.image);
         });
+        connection.last_active = self.now;
         self.measures.meter.traffic.bytes_out += bytes as u64;
         self.touched.push(index);
     }

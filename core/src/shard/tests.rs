@@ -384,6 +384,24 @@ fn changes_beyond_the_bound_are_refused_when_they_come() {
     assert!(scene.world.sent.is_empty());
 }
 
+/// The bug: a client was closed as silent though it had just been answered: the time it had been kept
+/// waiting for that counted.
+#[test]
+fn a_client_was_closed_for_the_time_it_was_kept_waiting() {
+    let mut scene = Scene::new(8 << 20);
+    let kept = scene.shard.settings.config.connection_idle.unwrap();
+    scene.send(&fetches(1, 1, 60_000));
+    let read = scene.reads()[0];
+    scene.answer_read(read, 0);
+    scene.pass(Duration::from_secs(61));
+    scene.reads().into_iter().for_each(|read| scene.answer_read(read, 0));
+    assert!(!scene.replies().is_empty(), "its time is up");
+    scene.pass(kept.checked_sub(Duration::from_secs(5)).unwrap());
+    assert_eq!(scene.world.closed, 0);
+    scene.pass(Duration::from_secs(10));
+    assert_eq!(scene.world.closed, 1);
+}
+
 /// The bug: a request that came a byte at a time held its memory for as long as it liked.
 #[test]
 fn a_connection_whose_request_never_ends_is_closed() {
