@@ -94,6 +94,8 @@ impl Home {
         }
         if *acks == Acks::InSync && partition.rules.replicas < partition.rules.min_in_sync {
             self.answers.push((reply_to, refused(ErrorCode::NotEnoughReplicas)));
+            // The next batch may find enough.
+            partition.remember_refused(&queued);
             return None;
         }
         let number = validated.producer().zip(validated.base_sequence());

@@ -109,6 +109,25 @@ fn appends_that_wait_for_the_disk_are_bounded_by_bytes() {
     assert_eq!(home.queued_bytes, 0, "what is gone holds nothing");
 }
 
+/// The bug: of two batches that were under way the first was refused for too few replicas, and the
+/// second was taken as `min.insync.replicas` was set back between them. So the first could never be.
+#[test]
+fn a_batch_overtook_one_that_found_too_few_replicas() {
+    let mut home = home(100_000);
+    let require = |home: &mut Home, replicas| {
+        home.partitions.get_mut(&PARTITION).unwrap().rules.min_in_sync = replicas;
+    };
+    require(&mut home, 2);
+    append(&mut home, 0, batch(0, b"first"));
+    require(&mut home, 1);
+    append(&mut home, 1, batch(1, b"second"));
+    let (few, early) = (ErrorCode::NotEnoughReplicas, ErrorCode::OutOfOrderSequenceNumber);
+    assert_eq!(refusals(&mut home), [(0, few), (1, early)]);
+    append(&mut home, 2, batch(0, b"first"));
+    append(&mut home, 3, batch(1, b"second"));
+    assert_eq!(refusals(&mut home), [], "they wait for the disk");
+}
+
 fn done(chore: &Chore) -> Result<Done, tidemill_runtime::edge::Fault> {
     let Chore::Compute(computation) = chore else { panic!("{chore:?}") };
     Ok(Done::Computed((computation.work)(&computation.bytes, computation.wanted)))
