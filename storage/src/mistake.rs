@@ -47,8 +47,6 @@ pub enum Mistake {
     CountFromEnd,
     /// The offsets of an aborted transaction count.
     AbortedOffsetsCount,
-    /// Who deletes a committed offset leaves alone what open transactions have committed.
-    KeepPending,
     /// It is not written that the offsets of a deleted group are gone.
     ForgetGroupOnly,
 }

@@ -148,7 +148,7 @@ impl Planted {
     }
 }
 
-const MISTAKES: [(&str, Planted); 25] = [
+const MISTAKES: [(&str, Planted); 24] = [
     ("acknowledge-early", Planted::Disk(PlantedInDisk::AcknowledgeBeforeDurable)),
     ("skip-directory-sync", Planted::Disk(PlantedInDisk::SkipDirectorySync)),
     ("skip-file-sync", Planted::Disk(PlantedInDisk::SkipFileSync)),
@@ -172,7 +172,6 @@ const MISTAKES: [(&str, Planted); 25] = [
     ("take-from-fenced", Planted::Storage(Mistake::TakeFromFenced)),
     ("count-from-end", Planted::Storage(Mistake::CountFromEnd)),
     ("aborted-offsets-count", Planted::Storage(Mistake::AbortedOffsetsCount)),
-    ("keep-pending", Planted::Storage(Mistake::KeepPending)),
     ("forget-group-only", Planted::Storage(Mistake::ForgetGroupOnly)),
 ];
 

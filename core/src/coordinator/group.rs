@@ -534,11 +534,7 @@ impl Group {
         let goes = |topic: &Arc<str>, partition: i32| {
             gone.get(topic).is_some_and(|partitions| partitions.contains(&partition))
         };
-        let mut removed = self.offsets.remove(decision.group, goes);
-        if mistake::is_made(Mistake::KeepPending) {
-            removed.retain(|record| !matches!(record, Record::PendingRemoved { .. }));
-        }
-        decision.outcome.records.extend(removed);
+        decision.outcome.records.extend(self.offsets.remove(decision.group, goes));
         Reply::OffsetsDeleted(results)
     }
 
