@@ -15,19 +15,17 @@ const PRODUCERS_MAX: usize = 1024;
 /// The batches of one partition that were refused for now.
 #[derive(Debug, Default)]
 pub(super) struct RefusedBatches {
-    /// By producer id: its epoch, and the lowest sequence refused.
-    lowest: BTreeMap<i64, (i16, Sequence)>,
+    /// The lowest sequence refused, by the producer's id and epoch. Each epoch counts for itself: what
+    /// is left of an older one may still come.
+    lowest: BTreeMap<(i64, i16), Sequence>,
 }
 
 impl RefusedBatches {
     /// A batch was refused; its producer will send it again.
     pub(super) fn remember(&mut self, producer: Producer, base_sequence: Sequence) {
-        let (id, epoch) = (producer.id.0, producer.epoch.0);
-        match self.lowest.get(&id) {
-            Some((known, lowest)) if *known == epoch && !is_before(base_sequence, *lowest) => {}
-            _ => {
-                self.lowest.insert(id, (epoch, base_sequence));
-            }
+        let lowest = self.lowest.entry(key(producer)).or_insert(base_sequence);
+        if is_before(base_sequence, *lowest) {
+            *lowest = base_sequence;
         }
         if PRODUCERS_MAX < self.lowest.len() {
             self.lowest.pop_first();
@@ -36,14 +34,18 @@ impl RefusedBatches {
 
     /// Whether a batch would overtake one that was refused. If not, what was waited for has come.
     pub(super) fn would_overtake(&mut self, producer: Producer, base_sequence: Sequence) -> bool {
-        let id = producer.id.0;
-        let Some((epoch, lowest)) = self.lowest.get(&id) else { return false };
-        if *epoch == producer.epoch.0 && is_before(*lowest, base_sequence) {
+        let key = key(producer);
+        let Some(lowest) = self.lowest.get(&key) else { return false };
+        if is_before(*lowest, base_sequence) {
             return true;
         }
-        self.lowest.remove(&id);
+        self.lowest.remove(&key);
         false
     }
+}
+
+fn key(producer: Producer) -> (i64, i16) {
+    (producer.id.0, producer.epoch.0)
 }
 
 /// Whether `one` comes before `other`; sequences begin again at 0 after the highest.
@@ -73,9 +75,21 @@ mod tests {
         assert!(!refused.would_overtake(producer(0), Sequence(3)));
     }
 
+    /// The bug: what an older epoch had still under way was refused, and what the newer one had been
+    /// refused was forgotten: its next batch went first, and its first one could never come.
+    #[test]
+    fn a_late_batch_of_an_older_epoch_let_one_of_the_newer_overtake() {
+        let mut refused = RefusedBatches::default();
+        refused.remember(producer(4), Sequence(0));
+        refused.remember(producer(3), Sequence(0));
+        assert!(refused.would_overtake(producer(4), Sequence(3)));
+        assert!(refused.would_overtake(producer(3), Sequence(7)));
+        assert!(!refused.would_overtake(producer(4), Sequence(0)));
+    }
+
     /// A producer that begins anew under another epoch waits for nothing.
     #[test]
-    fn a_new_epoch_forgets() {
+    fn a_new_epoch_waits_for_nothing() {
         let mut refused = RefusedBatches::default();
         refused.remember(producer(0), Sequence(3));
         assert!(!refused.would_overtake(producer(1), Sequence(9)));
