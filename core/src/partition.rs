@@ -21,6 +21,7 @@ pub mod transactions;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
 use tidemill_perf::lateness::Lateness;
 use tidemill_record::{IdMap, LeaderEpoch, Offset, TopicPartition};
@@ -121,7 +122,12 @@ struct DiskRead {
 }
 
 enum DiskReadKind {
-    Fetch { diverging: Option<(LeaderEpoch, Offset)>, call: ReadCall },
+    Fetch {
+        diverging: Option<(LeaderEpoch, Offset)>,
+        call: ReadCall,
+        /// Batches in front of it of which compaction has left nothing.
+        emptied: Vec<Bytes>,
+    },
     Lookup,
 }
 

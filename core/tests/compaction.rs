@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
-use tidemill_client::{Admin, NewTopic};
+use tidemill_client::{Admin, ConfigChange, ConfigResource, NewTopic};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const TOPIC: &str = "accounts";
@@ -249,6 +249,39 @@ fn what_a_compaction_has_moved_is_told_while_it_runs() {
         std::thread::yield_now();
     }
     assert_eq!(figure(&broker, "tidemill_compaction_rounds_total"), 0.0, "it takes minutes");
+}
+
+/// The bug: of each sealed segment a batch stays, to say where it ends, be nothing left in it. A fetch
+/// reads from one segment; of many emptied ones in a row a consumer was given one empty batch after the
+/// other, took that for batches too large for it, and failed (MSG_SIZE_TOO_LARGE).
+#[test]
+fn emptied_segments_in_a_row_were_an_error_to_consumers() {
+    const SEGMENTS: usize = 30;
+    let set = ["--set", "tidemill.admin.listener=127.0.0.1:0"];
+    let broker = broker_with("compaction-emptied", &set);
+    let mut admin = Admin::open(&broker.address()).unwrap();
+    let topic = ConfigResource::Topic(TOPIC.to_owned());
+    let lag = "min.compaction.lag.ms".to_owned();
+    // So that all of it is compacted in one round.
+    let later = ConfigChange::Set(lag.clone(), "86400000".to_owned());
+    admin.alter_configs(&topic, &[later]).unwrap();
+    let writer = writer(&broker, "none");
+    let large = "x".repeat(9000);
+    for _ in 0..SEGMENTS {
+        send(&writer, "the key", Some(&large));
+        writer.flush(PATIENCE).unwrap();
+    }
+    send(&writer, "the key", Some("last"));
+    writer.flush(PATIENCE).unwrap();
+    admin.alter_configs(&topic, &[ConfigChange::Reset(lag)]).unwrap();
+    let start = Instant::now();
+    while figure(&broker, "tidemill_compaction_rounds_total") == 0.0 {
+        assert!(start.elapsed() < PATIENCE, "nothing is compacted");
+        std::thread::yield_now();
+    }
+    let found = read(&broker);
+    let (offset, value) = found["the key"].last().unwrap();
+    assert_eq!((*offset, value.as_deref()), (SEGMENTS as i64, Some("last")));
 }
 
 /// A record without a key is refused by a compacted topic, and named; those that came with it are

@@ -2,13 +2,14 @@
 //! offsets by time.
 //!
 //! A reader sees what is durable, or with `read_committed` what is stable. A read of the disk that
-//! a trim has passed is refused: which of it was aborted is not known any more.
+//! a trim has passed is refused: which of it was aborted is not known any more. Batches that compaction
+//! has emptied are passed over where records come behind them.
 //!
 //! Start reading at `Home::read`.
 
 use bytes::Bytes;
 use tidemill_net::kafka::ErrorCode;
-use tidemill_record::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use tidemill_record::{Batch, LeaderEpoch, Offset, Timestamp, TopicPartition};
 use tidemill_storage::{Durability, Lookup, Read, ReadError, ReadId};
 
 use super::checks::{offset_answer, refused, refused_read};
@@ -73,7 +74,7 @@ impl Home {
                 self.answers.push((reply_to, answer));
             }
             Ok(Read::Disk(read)) => {
-                let kind = DiskReadKind::Fetch { diverging, call };
+                let kind = DiskReadKind::Fetch { diverging, call, emptied: Vec::new() };
                 self.reads.insert(read, DiskRead { partition: id, reply_to, kind });
             }
             Err(error) => self.answers.push((reply_to, refused_read(&error))),
@@ -112,25 +113,44 @@ impl Home {
 
     pub(super) fn read_done(&mut self, read: ReadId, result: Result<Vec<Bytes>, ReadError>) {
         let Some(DiskRead { partition, reply_to, kind }) = self.reads.remove(&read) else { return };
-        let answer = match (result, kind) {
-            (Ok(batches), DiskReadKind::Fetch { diverging, call }) => {
-                let found = self.partitions.get(&partition);
-                let start = found.map(|found| self.storage.log(found.log).start());
-                if start.is_some_and(|start| call.from < start) {
-                    // Trimmed meanwhile: which of it was aborted is not known any more.
-                    return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
-                }
-                let end = found.map(|found| self.visible_end(found, call.read_committed));
-                let held_back = batches.is_empty() && end.is_some_and(|end| call.from < end);
-                let mut answer = self.read_answer(partition, &call, batches, diverging, held_back);
-                if let Answer::Read(read) = &mut answer {
-                    read.from_disk = true;
-                }
-                answer
-            }
-            (Ok(_), DiskReadKind::Lookup) => unreachable!("a lookup ends with LookupDone"),
-            (Err(error), _) => refused_read(&error),
+        let DiskReadKind::Fetch { diverging, mut call, emptied } = kind else {
+            let error = result.expect_err("a lookup that ends well ends with LookupDone");
+            return self.answers.push((reply_to, refused_read(&error)));
         };
+        let mut batches = match result {
+            Ok(batches) if !batches.is_empty() => batches,
+            // Whoever reads gets on by these, and is told of what is behind them when it comes there.
+            _ if !emptied.is_empty() => emptied,
+            Ok(nothing) => nothing,
+            Err(error) => return self.answers.push((reply_to, refused_read(&error))),
+        };
+        let found = self.partitions.get(&partition);
+        let start = found.map(|found| self.storage.log(found.log).start());
+        if start.is_some_and(|start| call.from < start) {
+            // Trimmed meanwhile: which of it was aborted is not known any more.
+            return self.answers.push((reply_to, refused(ErrorCode::OffsetOutOfRange)));
+        }
+        let end = found.map(|found| self.visible_end(found, call.read_committed));
+        if let Some((next, end)) = end_of_emptied(&batches).zip(end)
+            && next < end
+        {
+            call.from = next;
+            let log = self.partitions[&partition].log;
+            match self.storage.read(log, next, end, call.limit_bytes, true) {
+                Ok(Read::Disk(read)) => {
+                    let kind = DiskReadKind::Fetch { diverging, call, emptied: batches };
+                    self.reads.insert(read, DiskRead { partition, reply_to, kind });
+                    return;
+                }
+                Ok(Read::Ready { batches: behind, .. }) if !behind.is_empty() => batches = behind,
+                Ok(Read::Ready { .. }) | Err(_) => {}
+            }
+        }
+        let held_back = batches.is_empty() && end.is_some_and(|end| call.from < end);
+        let mut answer = self.read_answer(partition, &call, batches, diverging, held_back);
+        if let Answer::Read(read) = &mut answer {
+            read.from_disk = true;
+        }
         self.answers.push((reply_to, answer));
     }
 
@@ -228,4 +248,22 @@ impl Home {
         };
         self.answers.push((reply_to, answer));
     }
+}
+
+/// Where batches end of which compaction has left nothing but where they were; none if a record is in
+/// them. A client that gets no record for its fetch may think that the next one is too large for what
+/// it asks for, and asks for more each time: librdkafka gives up after ten.
+fn end_of_emptied(runs: &[Bytes]) -> Option<Offset> {
+    let mut end = None;
+    for run in runs {
+        let mut rest = &run[..];
+        while let Ok((batch, behind)) = Batch::parse(rest) {
+            if 0 < batch.records_count() {
+                return None;
+            }
+            end = Some(batch.next_offset());
+            rest = behind;
+        }
+    }
+    end
 }

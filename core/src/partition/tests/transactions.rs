@@ -294,7 +294,7 @@ fn what_is_trimmed_while_it_is_read_is_not_given_out_as_committed() {
         current_leader_epoch: None,
         last_fetched_epoch: None,
     };
-    let kind = DiskReadKind::Fetch { diverging: None, call };
+    let kind = DiskReadKind::Fetch { diverging: None, call, emptied: Vec::new() };
     let under_way = DiskRead { partition: PARTITION, reply_to: reply_to(asked), kind };
     scene.home.reads.insert(read, under_way);
     let trim = scene.call(Call::Trim { before: 2 });
